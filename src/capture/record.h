@@ -1,0 +1,71 @@
+/* What the evaluator tells the recorder, and what it asks.
+ *
+ * The evaluator (eval*.c) runs Python for real. While it does, it reports every read of state that existed before the
+ * call, every object it makes, every write, every call of C code. The recorder (rec*.c) turns reads into guards,
+ * ATen operators (which reach it through its dispatch mode) into segments, and decides whether the call can be
+ * replayed. Together the reads form a read set: if each gives the identical object again, so does the evaluation,
+ * and the operators it executes are the same.
+ *
+ * `r` is the recording of this thread, or NULL when frames are only evaluated (conformance runs): every call here
+ * accepts NULL and then does nothing. All object arguments are borrowed. Functions returning int give 0, or -1 with a
+ * Python exception set for out of memory alone: they never fail the user's program for any other reason.
+ * Holding rule: the recorder keeps its own references to all it must find again. */
+#ifndef FL_CAPTURE_RECORD_H
+#define FL_CAPTURE_RECORD_H
+
+#include <Python.h>
+#include <stdbool.h>
+
+typedef struct fl_rec fl_rec;
+
+fl_rec *fl_rec_current(void); /* of this thread */
+
+/* --- reads: each becomes a guard unless the object is fresh, was written in this call, or is covered by a guard
+ * on the arguments --- */
+
+/* dict[key] was looked up and gave `value` (NULL: absent). For instance, module, class and global namespaces and for
+ * ordinary dicts. */
+int fl_rec_read_item(fl_rec *r, PyObject *dict, PyObject *key, PyObject *value);
+/* An attribute of `obj` was looked up: its type, and which dict is its __dict__, mattered. */
+int fl_rec_read_instance(fl_rec *r, PyObject *obj);
+/* `name` was looked up along type's MRO and gave `value` (NULL: absent). */
+int fl_rec_read_type(fl_rec *r, PyTypeObject *type, PyObject *name, PyObject *value);
+/* A closure cell held `value` (NULL: empty). */
+int fl_rec_read_cell(fl_rec *r, PyObject *cell, PyObject *value);
+/* A Python function was called: its code, defaults, keyword defaults and closure mattered. */
+int fl_rec_read_function(fl_rec *r, PyObject *function);
+/* A data descriptor in C (slot member, getset) on `obj` gave `value`: checked by getting it again and comparing
+ * identity, or equality for exact int, float, str, bool, tuple of those, None. */
+int fl_rec_read_descr(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *value);
+/* Everything directly in a mutable container mattered (list, dict, set, deque, ...; len, iteration, `in`, ==). Immutable and
+ * unknown objects are ignored. */
+int fl_rec_read_contents(fl_rec *r, PyObject *container);
+/* A C function that only reads interpreter or library state was called with these arguments and gave `result`
+ * (torch.is_grad_enabled, ContextVar.get, os.environ lookups ...): checked by calling it again and comparing as above. */
+int fl_rec_read_query(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargs, PyObject *kwnames,
+                      PyObject *result);
+
+/* --- objects and writes --- */
+
+/* `obj` was made by this call and nothing outside knows it yet. */
+int fl_rec_fresh(fl_rec *r, PyObject *obj);
+bool fl_rec_is_fresh(fl_rec *r, PyObject *obj);
+
+typedef enum fl_write_kind {
+  FL_WRITE_ATTR,     /* obj.key = value, or del when value is NULL */
+  FL_WRITE_ITEM,     /* obj[key] = value, or del */
+  FL_WRITE_GLOBAL,   /* obj is the globals dict */
+  FL_WRITE_CELL,     /* obj is the cell, key NULL */
+  FL_WRITE_METHOD    /* a mutating C method of a container ran: key is the method's name, value NULL */
+} fl_write_kind;
+/* Called before the write is done. Writes to fresh objects cost nothing; others are effects. */
+int fl_rec_write(fl_rec *r, fl_write_kind kind, PyObject *obj, PyObject *key, PyObject *value);
+
+/* --- trouble --- */
+
+/* From here on this call cannot be replayed, for this reason; it goes on plainly and its answer stands. `reason` is a
+ * row of breaks.def ("unknown C function"), `detail` names the thing. The current user line is added by the recorder. */
+void fl_rec_give_up(fl_rec *r, const char *reason, const char *detail);
+bool fl_rec_gave_up(const fl_rec *r);
+
+#endif

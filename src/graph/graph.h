@@ -1,0 +1,99 @@
+/* The engine's graph: nodes over typed values, static shapes, single assignment, in execution order.
+ *
+ * A graph owns everything in it; ids are indexes and stay valid until fl_graph_compact. Nodes form a doubly
+ * linked list so that passes may insert and remove in place. Thread rule: one thread at a time. */
+#ifndef FL_GRAPH_GRAPH_H
+#define FL_GRAPH_GRAPH_H
+
+#include <stdio.h>
+
+#include "base/alloc.h"
+#include "base/status.h"
+#include "graph/op.h"
+
+typedef uint32_t fl_vid; /* value id */
+typedef uint32_t fl_nid; /* node id */
+#define FL_NO_VALUE UINT32_MAX
+#define FL_NO_NODE UINT32_MAX
+#define FL_NO_SLOT UINT32_MAX
+
+typedef enum fl_value_kind { FL_VALUE_INPUT, FL_VALUE_WEIGHT, FL_VALUE_LITERAL, FL_VALUE_RESULT } fl_value_kind;
+
+typedef struct fl_value {
+  fl_type type;
+  fl_value_kind kind;
+  fl_nid node;                    /* RESULT: the producer */
+  int index;                      /* RESULT: which of its outputs; INPUT: position in graph inputs */
+  uint32_t slot;                  /* WEIGHT: the caller's weight slot; several values may share one */
+  const void *data;               /* LITERAL: dense, owned by the graph. WEIGHT: borrowed, may be NULL (text graphs) */
+  int64_t strides[FL_MAX_RANK];   /* INPUT, WEIGHT: as the caller holds it; LITERAL: contiguous */
+} fl_value;
+
+typedef struct fl_node {
+  fl_op op;
+  int n_inputs, n_outputs;
+  fl_vid *inputs;                 /* FL_NO_VALUE = absent */
+  fl_vid *outputs;
+  fl_attrs attrs;
+  fl_pw_program *program;         /* FL_OP_POINTWISE only */
+  uint32_t origin;                /* index of the recorded operator it came from, for reports; UINT32_MAX = none */
+  fl_nid prev, next;              /* order of execution */
+  bool dead;
+} fl_node;
+
+typedef struct fl_graph {
+  fl_arena arena;
+  FL_VEC(fl_value) values;
+  FL_VEC(fl_node) nodes;
+  fl_nid first, last;
+  FL_VEC(fl_vid) inputs;
+  FL_VEC(fl_vid) outputs;
+} fl_graph;
+
+FL_MUST_USE fl_status fl_graph_create(fl_graph **out_graph);
+void fl_graph_destroy(fl_graph *g);                                  /* takes; NULL allowed */
+
+FL_MUST_USE fl_status fl_graph_input(fl_graph *g, const fl_type *type, const int64_t *strides, fl_vid *out);
+FL_MUST_USE fl_status fl_graph_weight(fl_graph *g, const fl_type *type, const int64_t *strides, uint32_t slot,
+                                      const void *data, fl_vid *out);
+/* Copies fl_type_bytes(type) from `data`. */
+FL_MUST_USE fl_status fl_graph_literal(fl_graph *g, const fl_type *type, const void *data, fl_vid *out);
+/* A rank-0 literal of `dtype` with this value (rounded; integers from |v| < 2^53 exact). */
+FL_MUST_USE fl_status fl_graph_scalar(fl_graph *g, fl_dtype dtype, double v, fl_vid *out);
+
+/* Appends a node (or inserts it before `before`, if that is not FL_NO_NODE), infers and creates its results.
+ * FL_INVALID with operator, operand and rule when inputs or attributes break one.
+ * out_results has room for ops.def's number of outputs (POINTWISE: program->n_outputs). `program` is copied. */
+FL_MUST_USE fl_status fl_graph_add(fl_graph *g, fl_nid before, fl_op op, const fl_vid *inputs, int n_inputs,
+                                   const fl_attrs *attrs, const fl_pw_program *program, fl_vid *out_results);
+/* Shorthand for one result, appended. attrs may be NULL. */
+FL_MUST_USE fl_status fl_graph_op(fl_graph *g, fl_op op, const fl_vid *inputs, int n_inputs, const fl_attrs *attrs,
+                                  fl_vid *out);
+FL_MUST_USE fl_status fl_graph_output(fl_graph *g, fl_vid v);
+
+/* Editing, for passes. */
+void fl_graph_replace_uses(fl_graph *g, fl_vid from, fl_vid to);     /* types must be equal */
+void fl_graph_remove(fl_graph *g, fl_nid n);                         /* its results must have no uses */
+int fl_graph_use_count(const fl_graph *g, fl_vid v);                 /* graph outputs count as uses */
+/* True when the value is known before any input is: weight, literal, or computed from those alone. */
+bool fl_graph_is_const(const fl_graph *g, fl_vid v);
+int fl_graph_node_count(const fl_graph *g);                          /* live nodes */
+int fl_graph_count_op(const fl_graph *g, fl_op op);
+
+/* FL_INTERNAL naming the first broken rule (unknown id, use before definition, wrong type, attribute missing). */
+FL_MUST_USE fl_status fl_graph_verify(const fl_graph *g);
+
+/* Text form, one node a line, parsed back to an equal graph (weights by slot, no data):
+ *   graph(%0: f32[1,3,8,8], %1: weight 0 f32[4,3,3,3], %2: literal f32[] = [1.5]) {
+ *     %3 = conv2d(%0, %1, _, _) stride=[1,1] pad=[1,1,1,1] dilation=[1,1] groups=1 act=relu : f32[1,4,8,8]
+ *     return %3
+ *   }
+ * pointwise programs print as {r2 = add f32 r0 r1; r3 = relu f32 r2; yield r3}. */
+FL_MUST_USE fl_status fl_graph_print(const fl_graph *g, char **out_text); /* new; free with fl_free */
+FL_MUST_USE fl_status fl_graph_parse(const char *text, fl_graph **out_graph);
+
+/* Result types of `op`: the rule of ops.def. Used by fl_graph_add and the verifier. */
+FL_MUST_USE fl_status fl_infer(fl_op op, const fl_type *const *inputs, int n_inputs, const fl_attrs *attrs,
+                               const fl_pw_program *program, fl_type *out_types);
+
+#endif

@@ -1,0 +1,90 @@
+/* A plan: everything a run needs, decided beforehand, as plain data.
+ *
+ * Steps in order, each a kernel and its operands; operands name a memory space and an offset. Two programs:
+ * `init` computes what depends on weights alone (folded batch norms, packed matrices) into the constant block, and is
+ * run again, step by step where weights changed; `run` computes the answer in one arena sized by the interval planner.
+ * A plan is immutable once built. */
+#ifndef FL_PLAN_PLAN_H
+#define FL_PLAN_PLAN_H
+
+#include "base/alloc.h"
+#include "cpu/kernel.h"
+#include "graph/graph.h"
+
+typedef enum fl_space {
+  FL_SPACE_NONE,   /* absent operand */
+  FL_SPACE_INPUT,  /* index: caller's input */
+  FL_SPACE_OUTPUT, /* index: caller's output */
+  FL_SPACE_WEIGHT, /* index: weight slot, as the caller holds it */
+  FL_SPACE_CONST,  /* offset into the constant block */
+  FL_SPACE_ARENA   /* offset into the execution context's arena */
+} fl_space;
+
+typedef struct fl_operand {
+  fl_space space;
+  uint32_t index;
+  size_t offset;   /* bytes, added to the space's base in every space */
+  fl_type type;
+  int64_t strides[FL_MAX_RANK];
+} fl_operand;
+
+typedef enum fl_step_kind {
+  FL_STEP_KERNEL, /* kernel->run */
+  FL_STEP_PACK,   /* kernel->pack of operand `pack_operand`: in[0] -> out[0] (raw bytes). init program only */
+  FL_STEP_COPY    /* strided copy in[0] -> out[0] */
+} fl_step_kind;
+
+typedef struct fl_step {
+  fl_step_kind kind;
+  int kernel;               /* id in kernels.def */
+  int pack_operand;
+  uint32_t operands;        /* first of n_in + n_out operands in plan->operands */
+  int n_in, n_out;
+  const void *params;
+  size_t scratch;           /* arena offset; SIZE_MAX = none */
+  const fl_problem *problem; /* for pack, reports and tests */
+  uint32_t origin;          /* recorded operator, or UINT32_MAX */
+  uint32_t deps;            /* init: first of n_deps weight slots in plan->deps that it depends on, directly or not */
+  int n_deps;
+} fl_step;
+
+typedef struct fl_plan {
+  fl_arena arena;           /* owns everything below */
+  FL_VEC(fl_step) init;
+  FL_VEC(fl_step) run;
+  FL_VEC(fl_operand) operands;
+  FL_VEC(uint32_t) deps;
+  int n_inputs, n_outputs;
+  uint32_t n_weights;       /* slots: 0..n_weights-1 */
+  fl_operand *inputs;       /* types and strides that fl_engine_run expects */
+  fl_operand *outputs;      /* types and strides it gives */
+  size_t arena_bytes, const_bytes;
+  size_t arena_unshared_bytes; /* what the arena would take without reuse, for reports */
+  const void *literals;     /* copied to the start of the constant block */
+  size_t literal_bytes;
+} fl_plan;
+
+typedef struct fl_plan_options {
+  int threads;
+  double tactic_budget_ms;  /* time to spend on measuring kernels against each other; 0 = cost model alone */
+} fl_plan_options;
+
+/* Plans an optimized graph. FL_UNSUPPORTED with node and reason if no kernel serves one. Borrows the graph;
+ * weights' data must be valid when tactics are measured. */
+FL_MUST_USE fl_status fl_plan_build(const fl_graph *g, const fl_plan_options *options, fl_plan **out);
+void fl_plan_destroy(fl_plan *p); /* takes; NULL allowed */
+
+/* Text of a plan for tests and reports: one line a step with kernel, operands and bytes. New; fl_free. */
+FL_MUST_USE fl_status fl_plan_print(const fl_plan *p, char **out_text);
+
+/* The interval planner: offsets for blocks that live from step `first` to step `last` (inclusive), so that blocks
+ * alive together never overlap. Returns the total in bytes; offsets are 64-byte aligned. Pure.
+ * Greedy by size, best fit (Pisarchyk & Lee 2020, "Efficient memory management for deep neural net inference"). */
+typedef struct fl_interval {
+  int first, last;
+  size_t bytes;
+  size_t offset; /* out */
+} fl_interval;
+FL_MUST_USE fl_status fl_memplan(fl_interval *blocks, int n, size_t *out_total);
+
+#endif

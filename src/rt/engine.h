@@ -1,0 +1,31 @@
+/* The engine: a plan, its constants, and what runs it.
+ *
+ * Any number of threads may run one engine at once: each run borrows an execution context (arena) from the engine.
+ * Weight updates take a lock against each other only; as in eager, changing weights while a call is running gives
+ * that call a mixture. */
+#ifndef FL_RT_ENGINE_H
+#define FL_RT_ENGINE_H
+
+#include "plan/plan.h"
+
+typedef struct fl_engine fl_engine;
+
+/* Takes the plan (also on failure). `weights` holds, for each slot, the tensor's current data pointer; borrowed until
+ * replaced by fl_engine_update. Runs the init program. `pool` is borrowed and must outlive the engine. */
+FL_MUST_USE fl_status fl_engine_create(fl_plan *plan, const void *const *weights, uint32_t n_weights, fl_pool *pool,
+                                       fl_engine **out);
+void fl_engine_destroy(fl_engine *e); /* takes; NULL allowed */
+const fl_plan *fl_engine_plan(const fl_engine *e);
+
+/* Computes outputs from inputs. inputs[i] and outputs[i] are the data pointers of tensors with exactly the types and
+ * strides of plan->inputs[i] and plan->outputs[i]; outputs do not overlap inputs or each other. Only FL_OOM can
+ * happen (the first run on a new context). */
+FL_MUST_USE fl_status fl_engine_run(fl_engine *e, const void *const *inputs, void *const *outputs);
+
+/* Weights in `slots` have new contents or a new place: sets pointers and runs the init steps that depend on them. */
+FL_MUST_USE fl_status fl_engine_update(fl_engine *e, const uint32_t *slots, const void *const *data, int n);
+
+/* Like fl_engine_run, and adds each step's wall time in microseconds to us[plan->run.len]. */
+FL_MUST_USE fl_status fl_engine_profile(fl_engine *e, const void *const *inputs, void *const *outputs, double *us);
+
+#endif
