@@ -53,6 +53,9 @@ typedef struct fl_run_args {
   const fl_tensor *out;
   void *scratch;
   fl_pool *pool;
+  int *fault;           /* may be NULL. A kernel stores 1 where eager would raise (index out of range, integer division
+                           by zero), from any of its threads; it never reads or writes out of bounds. The runner zeroes
+                           it before the first step, and turns it into FL_INVALID after the last. */
 } fl_run_args;
 
 typedef struct fl_kernel {
