@@ -23,11 +23,15 @@ void fl_pool_destroy(fl_pool *pool);               /* takes; NULL allowed */
 int fl_pool_threads(const fl_pool *pool);          /* 1 for NULL */
 
 /* Runs fn(arg, begin, end, thread) over [0, count) in chunks of at least `grain`, handed out dynamically;
- * returns when all is done. `thread` is 0..threads-1 and no two chunks with the same number run at once,
+ * each beginning at a multiple of `grain`; returns when all is done. `thread` is 0..threads-1 and no two chunks with the same number run at once,
  * so it may index scratch memory. Not re-entrant: a call made inside fn, or while another thread uses
  * the pool, runs on the calling thread alone (thread = the caller's own number inside fn, else 0).
  * A NULL pool runs on the caller. */
 typedef void (*fl_range_fn)(void *arg, int64_t begin, int64_t end, int thread);
 void fl_parallel(fl_pool *pool, int64_t count, int64_t grain, fl_range_fn fn, void *arg);
+
+/* Around a run of many short fl_parallel calls: wakes the workers and lets them spin between the calls. Nests. */
+void fl_pool_hold(fl_pool *pool);
+void fl_pool_release(fl_pool *pool);
 
 #endif
