@@ -1,0 +1,100 @@
+# framelift: build, test, measure. `make` alone prints the targets.
+#
+# Everything is installed into $(VENV); stamp files there say what is done, so a second call starts at once.
+# torch is installed before everything else and pinned by the constraints file from then on.
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+BUILD ?= build
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check install -q -c requirements/constraints.txt
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+
+SOURCES := CMakeLists.txt pyproject.toml $(shell find src include python cli -type f \
+             \( -name '*.[ch]' -o -name '*.def' -o -name '*.inl' -o -name '*.inc' -o -name '*.py' \) 2>/dev/null)
+C_FILES = $(shell find src include cli -type f -name '*.[ch]' 2>/dev/null)
+
+.PHONY: help setup demo test ctest pytest lint format conformance bench dev clean distclean
+.DEFAULT_GOAL := help
+
+help: ## print this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+
+# --- what is installed ---
+
+$(VENV)/.base: requirements/base.txt requirements/constraints.txt
+	@echo "== $(VENV): torch and build tools"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PIP) $$(grep '^torch==' requirements/base.txt)
+	@$(PIP) -r requirements/base.txt
+	@touch $@
+
+$(VENV)/.models: $(VENV)/.base requirements/models.txt requirements/models-no-deps.txt
+	@echo "== $(VENV): models"
+	@$(PIP) --no-deps -r requirements/models-no-deps.txt
+	@$(PIP) -r requirements/models.txt
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.base requirements/test.txt
+	@echo "== $(VENV): test tools"
+	@$(PIP) -r requirements/test.txt
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.models requirements/bench.txt
+	@echo "== $(VENV): the peers"
+	@$(PIP) -r requirements/bench.txt
+	@touch $@
+
+$(VENV)/.framelift: $(VENV)/.base $(SOURCES)
+	@echo "== framelift: building and installing the wheel"
+	@$(PIP) --no-build-isolation --no-deps --force-reinstall .
+	@touch $@
+
+setup: $(VENV)/.framelift $(VENV)/.models $(VENV)/.test ## install everything the tests need
+
+# --- what is run ---
+
+demo: $(VENV)/.framelift $(VENV)/.models ## compile a sentence model and resnet50, beside eager PyTorch
+	$(PY) -m framelift.demo
+
+test: ctest pytest lint ## everything CI runs: C tests, wheel, Python tests, linters
+
+ctest: $(VENV)/.base ## C unit tests under address and undefined-behaviour sanitizers
+	cmake -S . -B $(BUILD)/asan -GNinja -Wno-dev --log-level=WARNING \
+	  -DFL_TESTS=ON -DFL_PYTHON=OFF -DFL_SANITIZE=address,undefined
+	cmake --build $(BUILD)/asan -j $(JOBS)
+	ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS)
+
+pytest: setup ## Python tests against the installed wheel (ARGS="-k name" selects)
+	$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/.test ## ruff, clang-format, include layers
+	ruff check python tests tools
+	ruff format --check python tests tools
+	clang-format --dry-run -Werror $(C_FILES)
+	$(PY) tools/check_layers.py
+
+format: $(VENV)/.test ## rewrite Python and C files in the project's format
+	ruff check --fix python tests tools
+	ruff format python tests tools
+	clang-format -i $(C_FILES)
+
+conformance: setup ## CPython's own tests under our evaluator (LIST="test_grammar test_dict")
+	$(PY) -m framelift.conformance $(LIST)
+
+bench: $(VENV)/.framelift $(VENV)/.bench ## every model against eager, torch.compile, OpenVINO, ONNX Runtime (ARGS=...)
+	$(PY) -m framelift bench $(ARGS)
+
+dev: $(VENV)/.base ## build the extension into python/framelift, for PYTHONPATH=python
+	cmake -S . -B $(BUILD)/dev -GNinja -Wno-dev --log-level=WARNING -DFL_TESTS=ON \
+	  -DPython_EXECUTABLE=$(abspath $(PY))
+	cmake --build $(BUILD)/dev -j $(JOBS)
+
+clean: ## remove build outputs
+	rm -rf $(BUILD) dist .pytest_cache .ruff_cache .hypothesis $(VENV)/.framelift
+	find python -name '*.so' -delete -o -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## remove build outputs and the virtual environment
+	rm -rf $(VENV)
