@@ -9,7 +9,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 BUILD ?= build
 
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check install -q -c requirements/constraints.txt
+PIP := $(PY) -m pip --disable-pip-version-check install -qq -c requirements/constraints.txt
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 SOURCES := CMakeLists.txt pyproject.toml $(shell find src include python cli -type f \

@@ -1,0 +1,12 @@
+"""framelift makes an unmodified PyTorch model answer faster.
+
+fast = framelift.compile(model)
+y = fast(x)                      # the first call records, checks and builds; later calls run the engine
+print(framelift.explain(fast))   # what was captured, what runs in the engine, what stayed eager and why
+"""
+
+from framelift.api import compile, explain, refresh, reset
+from framelift.report import Explanation
+
+__version__ = "0.1.0"
+__all__ = ["Explanation", "__version__", "compile", "explain", "refresh", "reset"]

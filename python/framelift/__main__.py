@@ -1,0 +1,3 @@
+from framelift.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,125 @@
+"""compile, explain, reset, refresh: the checks of their arguments, and the call into C."""
+
+import inspect
+import math
+
+from framelift import _C
+from framelift.report import Explanation
+
+BACKENDS = ("framelift", "eager")
+PRECISIONS = ("fp32",)
+FALLBACKS = ("eager", "error")
+DEFAULT_TACTIC_MS = 200.0
+
+_MISSING = object()
+
+
+def compile(
+    model=_MISSING,
+    *,
+    backend="framelift",
+    precision="fp32",
+    fallback="eager",
+    threads=None,
+    verify=True,
+    tactic_ms=DEFAULT_TACTIC_MS,
+):
+    """Returns a callable that gives `model`'s answers faster. Works as a decorator too, with and without options.
+
+    The first call with new arguments runs the model for real while recording its operators, builds an engine from
+    them and checks the engine against the recorded outputs; later calls check guards and run the engine. What cannot
+    be lowered stays eager; explain() tells what and why. Calls run without grad: compile is for inference.
+
+    model      a torch.nn.Module, function, method or other callable; it is neither changed nor copied, and changes
+               made to it later (weights, attributes, mode, hooks) take effect on the next call
+    backend    "framelift": the engine; "eager": recorded and replayed operator by operator, to see where a
+               difference comes from
+    precision  "fp32"
+    fallback   "eager": run natively what cannot be captured or lowered; "error": raise RuntimeError instead
+    threads    threads of the engine; None: as many as torch.get_num_threads()
+    verify     compare each new engine with the recorded outputs before it is used
+    tactic_ms  milliseconds to spend on timing kernels against each other while building; 0: cost model alone
+    """
+    options = {
+        "backend": _one_of("backend", backend, BACKENDS),
+        "precision": _one_of("precision", precision, PRECISIONS),
+        "fallback": _one_of("fallback", fallback, FALLBACKS),
+        "threads": _thread_count(threads),
+        "verify": _boolean("verify", verify),
+        "tactic_ms": _milliseconds("tactic_ms", tactic_ms),
+    }
+    if model is _MISSING:
+        return lambda decorated: _C.compile(_compilable(decorated), options)
+    return _C.compile(_compilable(model), options)
+
+
+def explain(compiled):
+    """What framelift made of this compiled callable so far: an Explanation, readable with print()."""
+    return Explanation(_C.report(_compiled("explain", compiled)))
+
+
+def reset(compiled):
+    """Forgets every trace and engine of this compiled callable; the next call records anew."""
+    _C.reset(_compiled("reset", compiled))
+
+
+def refresh(compiled):
+    """Makes the engines read all weights again on the next call.
+
+    Needed only after an edit that PyTorch itself does not see, such as `p.data.add_(1)`; in-place operations,
+    load_state_dict, `p.data = t` and replaced parameters take effect without it.
+    """
+    _C.refresh(_compiled("refresh", compiled))
+
+
+def _compilable(model):
+    if isinstance(model, _C.Compiled):
+        raise ValueError(f"compile: model is already compiled: {model!r}; pass the original callable")
+    if inspect.isclass(model):
+        raise TypeError(f"compile: model is the class {model.__name__}; pass an instance of it")
+    if not callable(model):
+        raise TypeError(f"compile: model must be callable, not {_described(model)}")
+    return model
+
+
+def _compiled(function, compiled):
+    if not isinstance(compiled, _C.Compiled):
+        raise TypeError(f"{function}: compiled must come from framelift.compile, not {_described(compiled)}")
+    return compiled
+
+
+def _one_of(name, value, choices):
+    if not isinstance(value, str):
+        raise TypeError(f"compile: {name} must be a string, not {_described(value)}")
+    if value not in choices:
+        raise ValueError(f"compile: {name} is {value!r}; must be one of {', '.join(map(repr, choices))}")
+    return value
+
+
+def _thread_count(threads):
+    if threads is None:
+        return 0
+    if isinstance(threads, bool) or not isinstance(threads, int):
+        raise TypeError(f"compile: threads must be an int or None, not {_described(threads)}")
+    if not 1 <= threads <= 1024:
+        raise ValueError(f"compile: threads is {threads}; must be from 1 to 1024, or None for torch's number")
+    return threads
+
+
+def _boolean(name, value):
+    if not isinstance(value, bool):
+        raise TypeError(f"compile: {name} must be True or False, not {_described(value)}")
+    return value
+
+
+def _milliseconds(name, value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"compile: {name} must be a number of milliseconds, not {_described(value)}")
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"compile: {name} is {value}; must be a finite number of milliseconds, 0 or more")
+    return float(value)
+
+
+def _described(value):
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} of type {type(value).__name__}"

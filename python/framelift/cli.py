@@ -1,0 +1,285 @@
+"""The command `framelift`: bench, explain, ops."""
+
+import argparse
+import json
+import os
+import sys
+
+import framelift
+
+
+def main(argv=None):
+    """Runs the command and returns its exit status: 0 done, 1 failed, 2 wrong use (from argparse), 130 interrupted."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        print("framelift: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, RuntimeError, ImportError, OSError) as error:
+        print(f"framelift: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="framelift", description="Makes an unmodified PyTorch model answer faster.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"framelift {framelift.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_bench(commands)
+    _add_explain(commands)
+    ops = commands.add_parser("ops", help="list the PyTorch operators that engines can compute")
+    ops.add_argument("--json", action="store_true", help="one JSON object per line")
+    ops.set_defaults(run=_ops)
+    return parser
+
+
+def _add_bench(commands):
+    bench = commands.add_parser(
+        "bench",
+        help="measure models against eager PyTorch, torch.compile, OpenVINO and ONNX Runtime",
+        description="Measures each model in a process of its own. Contenders take turns and keep their fastest call.",
+    )
+    bench.add_argument(
+        "--only", action="append", metavar="NAME", help="this model (may be given again); or module:function"
+    )
+    bench.add_argument("--list", action="store_true", help="print the names of the models and stop")
+    bench.add_argument("--batch", type=_positive, metavar="N", help="batch size (default: the model's own)")
+    bench.add_argument("--dtype", choices=["fp32"], default="fp32")
+    bench.add_argument("--device", choices=["cpu"], default="cpu")
+    bench.add_argument(
+        "--against",
+        type=_peer_names,
+        metavar="PEERS",
+        help="compile,openvino,onnxruntime or none (default: those installed)",
+    )
+    bench.add_argument("--rounds", type=_positive, default=10, metavar="N", help="turns of each contender (10)")
+    bench.add_argument("--threads", type=_positive, metavar="N", help="threads of each contender (torch's default)")
+    bench.add_argument("--timeout", type=_positive, default=900, metavar="S", help="seconds for one model (900)")
+    bench.add_argument("--json", action="store_true", help="one JSON object per line")
+    bench.add_argument("--in-process", action="store_true", help="measure in this process, for profilers")
+    bench.set_defaults(run=_bench)
+
+
+def _add_explain(commands):
+    explain = commands.add_parser(
+        "explain",
+        help="compile a model, call it twice, and show what was captured and what runs where",
+        description="NAME is a model of `framelift bench --list`, or module:function for one of your own, where "
+        "function() returns (model, args) or (model, args, kwargs).",
+    )
+    explain.add_argument("name", metavar="NAME")
+    explain.add_argument("--batch", type=_positive, metavar="N", help="batch size (default: the model's own)")
+    explain.add_argument(
+        "--grad-mode", choices=["inference", "no_grad"], default="inference", help="the caller's (inference)"
+    )
+    explain.add_argument("--graph", action="store_true", help="print the optimized graphs")
+    explain.add_argument("--plan", action="store_true", help="print the steps of the engines")
+    explain.add_argument("--profile", action="store_true", help="print the time of each step")
+    explain.add_argument("--json", action="store_true", help="print one JSON object")
+    explain.set_defaults(run=_explain)
+
+
+def _bench(args):
+    from framelift import zoo
+    from framelift.bench import run
+
+    if args.list:
+        print("\n".join(zoo.names()))
+        return 0
+    names = args.only or zoo.names()
+    unknown = [n for n in names if ":" not in n and n not in zoo.names()]
+    if unknown:
+        raise ValueError(f"no model is named {unknown[0]!r}; `framelift bench --list` prints the names")
+    against = run.available_peers() if args.against is None else args.against
+    options = {"batch": args.batch, "against": against, "rounds": args.rounds, "threads": args.threads}
+    rows = []
+    with _Progress(len(names), quiet=args.json) as progress:
+        for name in names:
+            progress.start(name)
+            if args.in_process:
+                row = run.measure(name, on_stage=progress.stage, **options)
+            else:
+                row = run.measure_apart(name, timeout=args.timeout, **options)
+            rows.append(row)
+            if args.json:
+                print(json.dumps(row), flush=True)
+    if not args.json:
+        _print_bench(rows, against)
+    for row in rows:
+        for what, error in [("error", row.get("error")), *row.get("peer_errors", {}).items()]:
+            if error:
+                print(f"framelift: {row['model']}: {what}: {error}", file=sys.stderr)
+    return 1 if any("error" in row for row in rows) else 0
+
+
+def _print_bench(rows, against):
+    from framelift.bench.run import geomean
+
+    done = [row for row in rows if "error" not in row]
+    header = ["model", "lowered", "segments", "breaks", "engines", "cosine", "rel err", "first call", "eager"]
+    header += [*against, "framelift", "speedup"]
+    table = []
+    for row in done:
+        table.append(
+            [
+                row["model"],
+                f"{row['lowered'] + row['dead']}/{row['operators']}",
+                str(row["segments"]),
+                str(row["breaks"]),
+                str(row["engines"]),
+                f"{row['cosine']:.7f}",
+                f"{row['max_rel_err']:.1e}",
+                f"{row['first_call_s']:.2f} s",
+                *(_ms(row[f"{contender}_ms"]) for contender in ("eager", *against, "framelift")),
+                f"{row['speedup']:.2f}x",
+            ]
+        )
+    if table:
+        _print_table("", header, table)
+    mean = geomean([row["speedup"] for row in done])
+    if mean:
+        print(f"\ngeomean over {len(done)} models: {mean:.2f}x eager", end="")
+        for peer in against:
+            ratio = geomean([row[f"{peer}_ms"] / row["framelift_ms"] for row in done if row.get(f"{peer}_ms")])
+            if ratio:
+                print(f", {ratio:.2f}x {peer}", end="")
+        print()
+
+
+def _ms(milliseconds):
+    return "failed" if milliseconds is None else f"{milliseconds:.2f} ms"
+
+
+def _explain(args):
+    import torch
+
+    from framelift import _C, zoo
+
+    with _Progress(1, quiet=args.json) as progress:
+        progress.start(args.name)
+        entry = zoo.load(args.name, args.batch)
+        fast = framelift.compile(entry.model)
+        with torch.inference_mode() if args.grad_mode == "inference" else torch.no_grad():
+            for _ in range(2):
+                fast(*entry.args, **entry.kwargs)
+            profile = _C.profile(fast, entry.args, entry.kwargs) if args.profile else None
+    explanation = framelift.explain(fast)
+    texts = {}
+    if args.graph:
+        texts["graph"] = _C.graph_text(fast)
+    if args.plan:
+        texts["plan"] = _C.plan_text(fast)
+    if args.json:
+        data = explanation.to_dict() | texts
+        if profile is not None:
+            data["profile"] = [{"step": step, "us": us} for step, us in profile]
+        print(json.dumps(data, indent=2, default=str))
+        return 0
+    print("\n".join(explanation.summary()))
+    for title, header, rows in explanation.tables():
+        _print_table(title, header, rows)
+    for title, text in texts.items():
+        print(f"\n{title}\n{text}")
+    if profile is not None:
+        total = sum(us for _, us in profile) or 1.0
+        rows = [(f"{us:.1f}", f"{us / total:.1%}", step) for step, us in profile]
+        _print_table(f"profile: {total:.0f} us", ("us", "share", "step"), rows)
+    return 0
+
+
+def _ops(args):
+    from framelift import _C
+
+    converters = _C.converters()
+    if args.json:
+        for aten, dtypes, limits in converters:
+            print(json.dumps({"operator": aten, "dtypes": dtypes, "limits": limits}))
+    else:
+        _print_table(f"{len(converters)} operators", ("operator", "dtypes", "limits"), converters)
+    return 0
+
+
+def _print_table(title, header, rows):
+    """Rich on a terminal; elsewhere plain lines that are never wrapped."""
+    from framelift.report import plain_table
+
+    if not sys.stdout.isatty():
+        print(plain_table(title, header, rows))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title, style="bold") if title else None, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    Console().print(table)
+
+
+class _Progress:
+    """A bar over models on stderr, when that is a terminal; nothing stays on the screen afterwards."""
+
+    def __init__(self, total, quiet):
+        self._total = total
+        self._bar = None
+        self._shown = not quiet and sys.stderr.isatty()
+
+    def __enter__(self):
+        if self._shown:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            )
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self._total, completed=-1)
+        return self
+
+    def start(self, name):
+        self._name = name
+        if self._bar:
+            self._bar.update(self._task, advance=1, description=name)
+
+    def stage(self, text):
+        if self._bar:
+            self._bar.update(self._task, description=f"{self._name}: {text}")
+
+    def __exit__(self, *exc):
+        if self._bar:
+            self._bar.stop()
+
+
+def _positive(text):
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return value
+
+
+def _peer_names(text):
+    known = ("compile", "openvino", "onnxruntime")
+    names = [] if text == "none" else list(known) if text == "all" else text.split(",")
+    for name in names:
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(known)}, all, none")
+    return names
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,340 @@
+"""Explanation: what framelift made of a compiled callable, as attributes, as plain text and as JSON."""
+
+import json
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(frozen=True)
+class Eager:
+    """An operator that stayed with PyTorch, how often it was recorded at this place, and why."""
+
+    op: str
+    reason: str
+    file: str | None
+    line: int
+    module: str | None
+    count: int
+
+    @property
+    def place(self):
+        return _place(self.file, self.line)
+
+
+@dataclass(frozen=True)
+class Break:
+    """Where a graph ended in the middle of a call."""
+
+    reason: str
+    detail: str | None
+    file: str | None
+    line: int
+
+    @property
+    def place(self):
+        return _place(self.file, self.line)
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """A call that could not be recorded or replayed and ran natively."""
+
+    reason: str
+    detail: str | None
+    file: str | None
+    line: int
+    count: int
+
+    @property
+    def place(self):
+        return _place(self.file, self.line)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A run of operators that one engine, or PyTorch, executes."""
+
+    kind: str
+    operators: int
+    ops: dict
+    nodes: int
+    steps: int
+    arena_bytes: int
+    const_bytes: int
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One graph: the operators recorded between two breaks."""
+
+    operators: int
+    lowered: int
+    dead: int
+    parts: tuple
+    eager: tuple
+    cosine: float | None
+    max_rel_err: float | None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One way through the callable: its guards and the graphs that were recorded under them."""
+
+    guards: dict
+    weights: int
+    build_ms: dict
+    segments: tuple
+    breaks: tuple
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """See the attributes below; print() gives a report, to_dict() and to_json() the same as data.
+
+    Sums go over all traces: after calls with two input shapes there are two traces, and one graph in each.
+    """
+
+    raw: dict = field(repr=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "traces", tuple(map(_trace, self.raw.get("traces", ()))))
+        object.__setattr__(self, "give_ups", tuple(_row(GiveUp, g) for g in self.raw.get("give_ups", ())))
+
+    @property
+    def target(self):
+        """The callable's name."""
+        return self.raw["target"]
+
+    @property
+    def calls(self):
+        """Calls so far; each was recorded, replayed or native."""
+        return self.raw["calls"]
+
+    @property
+    def recorded(self):
+        return self.raw["recorded"]
+
+    @property
+    def replayed(self):
+        return self.raw["replayed"]
+
+    @property
+    def native(self):
+        return self.raw["native"]
+
+    @property
+    def native_reason(self):
+        """Why calls run as plain Python, or None."""
+        return self.raw.get("native_reason")
+
+    @property
+    def misses(self):
+        """{guard: how often it sent a call back to recording}"""
+        return {m["guard"]: m["count"] for m in self.raw.get("misses", ())}
+
+    @property
+    def graphs(self):
+        """Every Segment of every trace."""
+        return tuple(s for t in self.traces for s in t.segments)
+
+    @property
+    def segments(self):
+        """Number of graphs."""
+        return len(self.graphs)
+
+    @property
+    def breaks(self):
+        """Every Break of every trace."""
+        return tuple(b for t in self.traces for b in t.breaks)
+
+    @property
+    def operators(self):
+        """PyTorch operators recorded."""
+        return sum(s.operators for s in self.graphs)
+
+    @property
+    def lowered(self):
+        """Operators that engines compute."""
+        return sum(s.lowered for s in self.graphs)
+
+    @property
+    def dead(self):
+        """Operators whose results nobody needs."""
+        return sum(s.dead for s in self.graphs)
+
+    @property
+    def coverage(self):
+        """Share of the needed operators that engines compute, 0 to 1; 0 before anything was recorded."""
+        needed = self.operators - self.dead
+        return self.lowered / needed if needed else 0.0
+
+    @property
+    def partitions(self):
+        """Every Partition of every graph, in order."""
+        return tuple(p for s in self.graphs for p in s.parts)
+
+    @property
+    def engines(self):
+        """Number of engine partitions."""
+        return sum(p.kind == "engine" for p in self.partitions)
+
+    @property
+    def eager(self):
+        """Operators left to PyTorch, with reasons, most frequent first."""
+        return tuple(sorted((e for s in self.graphs for e in s.eager), key=lambda e: -e.count))
+
+    def to_dict(self):
+        summary = ("operators", "lowered", "dead", "coverage", "segments", "engines")
+        return {
+            **self.raw,
+            **{name: getattr(self, name) for name in summary},
+            "partitions": [asdict(p) for p in self.partitions],
+            "breaks": [asdict(b) for b in self.breaks],
+            "eager": [asdict(e) for e in self.eager],
+        }
+
+    def to_json(self, indent=2):
+        return json.dumps(self.to_dict(), indent=indent, default=str)
+
+    def summary(self):
+        """The report's first lines: what happened, in sentences."""
+        if not self.calls:
+            return [f"{self.target}: not called yet. Call it once, then explain again."]
+        lines = [
+            f"{self.target}: {_plural(self.calls, 'call')}: {self.recorded} recorded, {self.replayed} replayed, "
+            f"{self.native} native"
+        ]
+        if self.native_reason:
+            lines.append(f"runs natively: {self.native_reason}")
+        if self.traces:
+            lines.append(
+                f"{self.lowered} of {_plural(self.operators, 'operator')} lowered ({self.coverage:.1%} of those "
+                f"needed; {self.dead} dead), {_plural(self.segments, 'segment')}, "
+                f"{_plural(len(self.breaks), 'break')}, {_plural(self.engines, 'engine partition')} "
+                f"of {len(self.partitions)}"
+            )
+        return lines
+
+    def tables(self):
+        """The rest of the report: (title, column names, rows of strings), empty tables left out."""
+        tables = [
+            ("traces", ("trace", "guards", "weights", "segments", "build"), self._trace_rows()),
+            (
+                "partitions",
+                ("in", "runs in", "operators", "nodes", "steps", "arena", "constants"),
+                self._part_rows(),
+            ),
+            ("checked against eager", ("segment", "cosine", "max rel err"), self._verify_rows()),
+            (
+                "left to PyTorch",
+                ("count", "operator", "reason", "line", "module"),
+                [(str(e.count), e.op, e.reason, e.place, e.module or "") for e in self.eager],
+            ),
+            (
+                "graph breaks",
+                ("line", "reason", "detail"),
+                [(b.place, b.reason, b.detail or "") for b in self.breaks],
+            ),
+            (
+                "not recorded",
+                ("calls", "line", "reason", "detail"),
+                [(str(g.count), g.place, g.reason, g.detail or "") for g in self.give_ups],
+            ),
+            ("guards that failed", ("count", "guard"), [(str(n), guard) for guard, n in self.misses.items()]),
+        ]
+        return [table for table in tables if table[2]]
+
+    def __str__(self):
+        return "\n".join(self.summary() + [plain_table(*table) for table in self.tables()])
+
+    def _trace_rows(self):
+        return [
+            (
+                str(i),
+                ", ".join(f"{n} {kind}" for kind, n in t.guards.items()) or "none",
+                str(t.weights),
+                str(len(t.segments)),
+                ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in t.build_ms.items()),
+            )
+            for i, t in enumerate(self.traces)
+        ]
+
+    def _part_rows(self):
+        rows = []
+        for name, segment in self._named_segments():
+            for part in segment.parts:
+                is_engine = part.kind == "engine"
+                rows.append(
+                    (
+                        name,
+                        part.kind,
+                        str(part.operators),
+                        str(part.nodes) if is_engine else "",
+                        str(part.steps) if is_engine else "",
+                        _bytes(part.arena_bytes) if is_engine else "",
+                        _bytes(part.const_bytes) if is_engine else "",
+                    )
+                )
+        return rows
+
+    def _verify_rows(self):
+        return [
+            (name, f"{s.cosine:.9f}", f"{s.max_rel_err:.2e}")
+            for name, s in self._named_segments()
+            if s.cosine is not None
+        ]
+
+    def _named_segments(self):
+        return [(f"{i}.{j}", s) for i, t in enumerate(self.traces) for j, s in enumerate(t.segments)]
+
+
+def _row(cls, values):
+    return cls(**{name: values.get(name) for name in cls.__dataclass_fields__})
+
+
+def _segment(values):
+    verify = values.get("verify") or {}
+    return Segment(
+        operators=values["operators"],
+        lowered=values["lowered"],
+        dead=values.get("dead", 0),
+        parts=tuple(_row(Partition, p) for p in values.get("parts", ())),
+        eager=tuple(_row(Eager, e) for e in values.get("eager", ())),
+        cosine=verify.get("cosine"),
+        max_rel_err=verify.get("max_rel_err"),
+    )
+
+
+def _trace(values):
+    return Trace(
+        guards=dict(values.get("guards", {})),
+        weights=values.get("weights", 0),
+        build_ms=dict(values.get("build_ms", {})),
+        segments=tuple(map(_segment, values.get("segments", ()))),
+        breaks=tuple(_row(Break, b) for b in values.get("breaks", ())),
+    )
+
+
+def _place(file, line):
+    return f"{file}:{line}" if file else "?"
+
+
+def _plural(count, noun):
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _bytes(count):
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def plain_table(title, header, rows):
+    """Aligned columns; the last one is never cut."""
+    lines = [header, *(tuple(map(str, row)) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    text = [f"\n{title}"] if title else []
+    for line in lines:
+        text.append("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    return "\n".join(text)
