@@ -1,0 +1,128 @@
+"""What one call costs besides the engine: guards, dispatch, results; framelift beside torch.compile.
+
+torch.compile gets a backend that does nothing (it returns outputs made beforehand), so that its figure is guards and
+dispatch alone; framelift's is measured by walking guards, weights and results without running the engine. Both in one
+process, in turns, minima. Also: a Python call of unrelated code with framelift imported, and the first call's cost.
+
+    python bench/overhead.py [--only NAME] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+
+import torch
+
+ROUNDS = 15
+
+
+def call_cost(fn, number: int) -> float:
+    """Microseconds of one call: best of a few loops."""
+    best = float("inf")
+    for _ in range(3):
+        begin = time.perf_counter_ns()
+        for _ in range(number):
+            fn()
+        best = min(best, (time.perf_counter_ns() - begin) / number / 1000)
+    return best
+
+
+def plain_calls() -> float:
+    def inner(a, b=2):
+        return a
+
+    def loop():
+        for _ in range(1000):
+            inner(1)
+
+    return call_cost(loop, 20) / 1000 * 1000  # nanoseconds of one Python call
+
+
+def relu():
+    return torch.relu, (torch.randn(8),)
+
+
+def resnet50():
+    from framelift.zoo import build
+
+    return build("resnet50")
+
+
+def bert():
+    from framelift.zoo import build
+
+    return build("hf_Bert")
+
+
+def ready_backend(gm, example_inputs):
+    """A backend that computes once and then hands out what it has."""
+    outputs = gm(*example_inputs)
+    return lambda *args: outputs
+
+
+def measure(name: str, make) -> dict:
+    import framelift
+    from framelift import _C
+
+    built = make()
+    fn, args = built[0], built[1]
+    kwargs = built[2] if len(built) > 2 else {}
+    if isinstance(fn, torch.nn.Module):
+        fn.eval()
+    with torch.no_grad():
+        eager_first = best_seconds(lambda: fn(*args, **kwargs), 3)
+        fast = framelift.compile(fn)
+        begin = time.perf_counter()
+        fast(*args, **kwargs)
+        first = time.perf_counter() - begin
+        fast(*args, **kwargs)
+        torch._dynamo.reset()
+        peer = torch.compile(fn, backend=ready_backend)
+        peer(*args, **kwargs)
+        ours, theirs = float("inf"), float("inf")
+        for _ in range(ROUNDS):
+            ours = min(ours, _C.overhead(fast, args, kwargs, 200))
+            theirs = min(theirs, call_cost(lambda: peer(*args, **kwargs), 100))
+    return {"case": name, "framelift_us": round(ours, 2), "torch_compile_us": round(theirs, 2),
+            "ratio": round(theirs / ours, 1), "eager_s": round(eager_first, 4), "first_call_s": round(first, 4)}
+
+
+def best_seconds(fn, rounds: int) -> float:
+    best = float("inf")
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        fn()
+        best = min(best, time.perf_counter() - begin)
+    return best
+
+
+CASES = {"relu": relu, "resnet50": resnet50, "bert": bert}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=list(CASES), help="one case (repeatable)")
+    parser.add_argument("--json", metavar="FILE", help="also write one JSON object a line")
+    options = parser.parse_args()
+    before = plain_calls()
+    import framelift  # noqa: F401
+
+    after = min(plain_calls() for _ in range(3))
+    rows = [{"case": "python call", "before_ns": round(before, 1), "after_ns": round(after, 1)}]
+    print(f"a Python call: {before:.1f} ns before framelift is imported, {after:.1f} ns after")
+    for name in options.only or CASES:
+        row = measure(name, CASES[name])
+        rows.append(row)
+        print(f"{name:10} framelift {row['framelift_us']:8.2f} us   torch.compile {row['torch_compile_us']:8.2f} us   "
+              f"{row['ratio']:.1f}x   first call {row['first_call_s']:.3f} s (eager {row['eager_s']:.3f} s)", flush=True)
+    if options.json:
+        with open(options.json, "w") as f:
+            f.writelines(json.dumps(r) + "\n" for r in rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
