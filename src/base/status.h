@@ -23,20 +23,22 @@ typedef struct fl_status_obj *fl_status;
 #if defined(__GNUC__)
 #define FL_MUST_USE __attribute__((warn_unused_result))
 #define FL_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
+#define FL_NONNULL_RESULT __attribute__((returns_nonnull))
 #else
 #define FL_MUST_USE
 #define FL_PRINTF(fmt, args)
+#define FL_NONNULL_RESULT
 #endif
 
 /* Returns a new status with a formatted message. Out of memory while making it gives the static
  * FL_OOM status, which is as good as any other. */
-FL_MUST_USE fl_status fl_fail(fl_code code, const char *fmt, ...) FL_PRINTF(2, 3);
+FL_MUST_USE FL_NONNULL_RESULT fl_status fl_fail(fl_code code, const char *fmt, ...) FL_PRINTF(2, 3);
 
 /* Takes `s`, returns it with "context: " put before its message. NULL stays NULL. */
 FL_MUST_USE fl_status fl_annotate(fl_status s, const char *fmt, ...) FL_PRINTF(2, 3);
 
 /* The static out-of-memory status: needs no memory itself, and freeing it does nothing. */
-FL_MUST_USE fl_status fl_oom(void);
+FL_MUST_USE FL_NONNULL_RESULT fl_status fl_oom(void);
 
 fl_code fl_status_code(fl_status s);           /* FL_OK for NULL */
 const char *fl_status_message(fl_status s);    /* "" for NULL; borrowed from `s` */

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "base/dtype.h"
+#include "base/status.h"
 
 typedef enum fl_op {
 #define FL_OP(e, name, lo, hi, outs, attrs, infer, flags) FL_OP_##e,
@@ -33,6 +34,8 @@ typedef struct fl_op_info {
 
 const fl_op_info *fl_op_get(fl_op op);               /* never NULL for op < FL_OP_COUNT */
 bool fl_op_parse(const char *name, fl_op *out);
+/* Attribute i of the operator's row: its interned key and kind. False past the last. */
+bool fl_op_attr(fl_op op, int i, const char **out_key, char *out_kind);
 const char *fl_act_name(fl_act act);
 bool fl_act_parse(const char *name, fl_act *out);
 
@@ -65,7 +68,12 @@ bool fl_attr_set_list(fl_attrs *a, const char *key, const int64_t *v, int count)
 int64_t fl_attr_int(const fl_attrs *a, const char *key, int64_t def);
 double fl_attr_float(const fl_attrs *a, const char *key, double def);
 const int64_t *fl_attr_list(const fl_attrs *a, const char *key, int *out_count); /* NULL and 0 when absent */
-bool fl_attrs_equal(const fl_attrs *a, const fl_attrs *b);
+bool fl_attrs_equal(const fl_attrs *a, const fl_attrs *b); /* same keys, kinds and values, in the same order */
+
+/* The form in which nodes hold attributes: exactly those of the row, in its order, with static keys. Absent flags are
+ * false, an absent activation is none, act_lo and act_hi are 0 unless the activation is clamp, scale_h and scale_w
+ * default to 0. FL_INVALID naming any other attribute that is missing, unknown or of another kind. */
+FL_MUST_USE fl_status fl_attrs_normalize(fl_op op, const fl_attrs *attrs, fl_attrs *out);
 
 /* The program of a pointwise group: straight-line code over registers.
  * Registers 0..n_inputs-1 hold the inputs' elements; each instruction writes the next register.
@@ -87,5 +95,13 @@ typedef struct fl_pw_program {
   fl_pw_instr instrs[FL_PW_MAX_INSTRS];
   int16_t outputs[FL_PW_MAX_OUTPUTS]; /* registers */
 } fl_pw_program;
+
+/* Type of a pointwise operator's result from its operands' (which must be equal where the operator says so).
+ * `cast` is the result of FL_OP_CAST. FL_INVALID with the rule. */
+FL_MUST_USE fl_status fl_pw_dtype(fl_op op, const fl_dtype *in, int n_in, fl_dtype cast, fl_dtype *out);
+/* FL_INVALID naming the first instruction that breaks a rule: registers defined before use, arities, dtypes, bounds. */
+FL_MUST_USE fl_status fl_pw_check(const fl_pw_program *p);
+fl_dtype fl_pw_register_dtype(const fl_pw_program *p, int reg); /* of a checked program */
+bool fl_pw_equal(const fl_pw_program *a, const fl_pw_program *b);
 
 #endif
