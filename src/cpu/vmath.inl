@@ -60,7 +60,8 @@ FL_INLINE vf vf_sigmoid(vf x) {
 }
 
 FL_INLINE vf vf_relu(vf x) { return vf_max(vf_zero(), x); } /* NaN stays */
-FL_INLINE vf vf_clamp(vf x, vf lo, vf hi) { return vf_max(lo, vf_min(hi, x)); }
+/* As in PyTorch: hi where lo > hi; NaN stays. */
+FL_INLINE vf vf_clamp(vf x, vf lo, vf hi) { return vf_min(hi, vf_max(lo, x)); }
 FL_INLINE vf vf_silu(vf x) { return vf_mul(x, vf_sigmoid(x)); }
 FL_INLINE vf vf_gelu(vf x) {
   const vf h = vf_mul(x, vf_set1(0.5f));

@@ -1,0 +1,196 @@
+#include "cpu/product_test.h"
+
+static fl_pool *pool;
+
+typedef struct shape {
+  int64_t n, c, h, w, o, kh, kw, stride, pad, dilation, groups;
+  bool nhwc, bias, residual;
+  fl_act act;
+} shape;
+
+static void make(product *q, const shape *s) {
+  product_begin(q, FL_OP_CONV2D);
+  const int64_t x[4] = {s->n, s->c, s->h, s->w}, w[4] = {s->o, s->c / s->groups, s->kh, s->kw};
+  const fl_type t = fl_type_make(FL_F32, 4, x);
+  int64_t strides[FL_MAX_RANK];
+  fl_strides_channels_last(&t, strides);
+  product_operand(q, 0, 4, x, s->nhwc ? strides : NULL);
+  product_operand(q, 1, 4, w, NULL);
+  q->p.constant[1] = true;
+  const int64_t oh = (s->h + 2 * s->pad - s->dilation * (s->kh - 1) - 1) / s->stride + 1;
+  const int64_t ow = (s->w + 2 * s->pad - s->dilation * (s->kw - 1) - 1) / s->stride + 1;
+  const int64_t out[4] = {s->n, s->o, oh, ow};
+  if (s->bias) product_operand(q, 2, 1, &s->o, NULL);
+  if (s->residual) product_operand(q, 3, 4, out, NULL);
+  q->p.out[0] = fl_type_make(FL_F32, 4, out);
+  const int64_t stride[2] = {s->stride, s->stride}, dilation[2] = {s->dilation, s->dilation};
+  const int64_t pad[4] = {s->pad, s->pad, s->pad, s->pad};
+  fl_attr_set_list(&q->attrs, "stride", stride, 2);
+  fl_attr_set_list(&q->attrs, "pad", pad, 4);
+  fl_attr_set_list(&q->attrs, "dilation", dilation, 2);
+  fl_attr_set_int(&q->attrs, "groups", 'i', s->groups);
+  product_act(q, s->act, -0.5, 0.75);
+}
+
+static const struct {
+  const char *name;
+  fl_isa isa;
+  double limit;
+} kernels[] = {
+    {"conv2d_gemm_avx512", FL_ISA_AVX512, 4e-6},
+    {"conv2d_gemm_avx2", FL_ISA_AVX2, 4e-6},
+};
+
+/* Every kernel that accepts, against the reference; returns how many did. */
+static int check(const product *q, const char *what) {
+  int accepted = 0;
+  for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++) {
+    if (fl_cpu_isa() < kernels[i].isa) continue;
+    const double e = product_error(q, kernels[i].name, "conv2d_ref", pool);
+    if (e < 0) continue;
+    accepted++;
+    const int64_t k = fl_type_numel(&q->p.in[1].type) / q->p.in[1].type.dims[0];
+    FL_CHECK_MSG(e <= product_limit(kernels[i].limit, &q->attrs, k), "%s %s: error %g", kernels[i].name, what, e);
+  }
+  return accepted;
+}
+
+static void check_shape(shape s) {
+  product q;
+  char what[160];
+  snprintf(what, sizeof what, "n%d c%d %dx%d o%d k%dx%d s%d p%d d%d g%d nhwc%d bias%d res%d act%d", (int)s.n, (int)s.c,
+           (int)s.h, (int)s.w, (int)s.o, (int)s.kh, (int)s.kw, (int)s.stride, (int)s.pad, (int)s.dilation,
+           (int)s.groups, s.nhwc, s.bias, s.residual, (int)s.act);
+  make(&q, &s);
+  const int accepted = check(&q, what);
+  FL_CHECK_MSG(accepted > 0 || fl_cpu_isa() < FL_ISA_AVX2, "%s: no kernel", what);
+  product_end(&q);
+}
+
+FL_TEST(windows) {
+  static const int64_t ks[] = {1, 2, 3, 5, 7}, cs[] = {1, 3, 4, 16, 19, 64};
+  for (int k = 0; k < 5; k++)
+    for (int c = 0; c < 6; c++)
+      for (int64_t stride = 1; stride <= 2; stride++)
+        for (int64_t pad = 0; pad <= ks[k] / 2; pad += 1 + ks[k] / 4)
+          check_shape((shape){.n = 1 + (k + c) % 2,
+                              .c = cs[c],
+                              .h = 11,
+                              .w = 9 + c,
+                              .o = 7 + 15 * c,
+                              .kh = ks[k],
+                              .kw = ks[k],
+                              .stride = stride,
+                              .pad = pad,
+                              .dilation = 1,
+                              .groups = 1,
+                              .nhwc = (c + k) % 3 == 0,
+                              .bias = c % 2 == 0,
+                              .residual = (k + c) % 4 == 0,
+                              .act = (fl_act)((k + c) % FL_ACT_COUNT)});
+}
+
+FL_TEST(dilation_and_groups) {
+  for (int64_t groups = 1; groups <= 4; groups *= 2)
+    for (int64_t dilation = 1; dilation <= 3; dilation++)
+      check_shape((shape){.n = 1,
+                          .c = 8 * groups,
+                          .h = 13,
+                          .w = 12,
+                          .o = 12 * groups,
+                          .kh = 3,
+                          .kw = 3,
+                          .stride = 1,
+                          .pad = dilation,
+                          .dilation = dilation,
+                          .groups = groups,
+                          .bias = true,
+                          .residual = dilation == 2,
+                          .act = FL_ACT_RELU});
+}
+
+/* Padding wider than the input, a window that lies in padding alone, and one row or column. */
+FL_TEST(borders) {
+  check_shape((shape){
+      .n = 1, .c = 16, .h = 2, .w = 1, .o = 8, .kh = 5, .kw = 5, .stride = 1, .pad = 4, .dilation = 1, .groups = 1});
+  check_shape((shape){
+      .n = 1, .c = 3, .h = 2, .w = 1, .o = 8, .kh = 5, .kw = 5, .stride = 3, .pad = 4, .dilation = 1, .groups = 1});
+  check_shape((shape){
+      .n = 2, .c = 2, .h = 1, .w = 1, .o = 3, .kh = 1, .kw = 1, .stride = 1, .pad = 2, .dilation = 1, .groups = 1});
+}
+
+FL_TEST(patches) {
+  check_shape((shape){.n = 1,
+                      .c = 3,
+                      .h = 32,
+                      .w = 48,
+                      .o = 40,
+                      .kh = 16,
+                      .kw = 16,
+                      .stride = 16,
+                      .pad = 0,
+                      .dilation = 1,
+                      .groups = 1,
+                      .bias = true});
+  check_shape((shape){.n = 1,
+                      .c = 3,
+                      .h = 37,
+                      .w = 35,
+                      .o = 64,
+                      .kh = 7,
+                      .kw = 7,
+                      .stride = 2,
+                      .pad = 3,
+                      .dilation = 1,
+                      .groups = 1,
+                      .bias = true,
+                      .act = FL_ACT_RELU});
+}
+
+FL_TEST(empty) {
+  check_shape((shape){
+      .n = 0, .c = 3, .h = 5, .w = 5, .o = 4, .kh = 3, .kw = 3, .stride = 1, .pad = 1, .dilation = 1, .groups = 1});
+  check_shape((shape){.n = 1,
+                      .c = 0,
+                      .h = 5,
+                      .w = 5,
+                      .o = 4,
+                      .kh = 3,
+                      .kw = 3,
+                      .stride = 1,
+                      .pad = 1,
+                      .dilation = 1,
+                      .groups = 1,
+                      .bias = true});
+}
+
+FL_TEST(reference) {
+  product q;
+  const shape s = {
+      .n = 1, .c = 1, .h = 3, .w = 3, .o = 1, .kh = 3, .kw = 3, .stride = 2, .pad = 1, .dilation = 1, .groups = 1};
+  make(&q, &s);
+  for (int i = 0; i < 9; i++) ((float *)q.in[0].data)[i] = (float)i, ((float *)q.in[1].data)[i] = (float)(i + 1);
+  product_runner r;
+  FL_CHECK(!product_prepare(&r, &q, "conv2d_ref"));
+  product_run(&r, NULL);
+  /* By hand, e.g. top left: 0 5 + 1 6 + 3 8 + 4 9 = 66. The clamp of `make` is not active (FL_ACT_NONE). */
+  const float want[4] = {66, 1 * 4 + 2 * 5 + 4 * 7 + 5 * 8, 3 * 2 + 4 * 3 + 6 * 5 + 7 * 6,
+                         4 * 1 + 5 * 2 + 7 * 4 + 8 * 5};
+  FL_CHECK(!memcmp(r.out.data, want, sizeof want));
+  product_release(&r);
+  product_end(&q);
+}
+
+int main(void) {
+  FL_CHECK_OK(fl_pool_create(2, &pool));
+  test_windows();
+  test_dilation_and_groups();
+  test_borders();
+  test_patches();
+  test_empty();
+  test_reference();
+  fl_pool_destroy(pool);
+  FL_CHECK(fl_alloc_live() == 0);
+  printf("%d checks, %d failed\n", fl_test_checks_, fl_test_failed_);
+  return fl_test_failed_ != 0;
+}

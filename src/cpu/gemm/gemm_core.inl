@@ -1,0 +1,91 @@
+/* The inner loops of gemm.h; instantiated by gemm_avx512.c and gemm_avx2.c, which include vmath first and define
+ * MR, the rows of the tallest tile. */
+
+#include "cpu/gemm/gemm.h"
+
+#define NR         (2 * VL)
+#define B_PREFETCH (NR * 16) /* floats ahead */
+
+static void act_row(float *x, int64_t n, fl_epilogue e) {
+  int64_t i = 0;
+  for (; i + VL <= n; i += VL) vf_store(x + i, vf_act(vf_load(x + i), e.act, e.lo, e.hi));
+  if (i < n) {
+    const vm m = vm_first((int)(n - i));
+    vf_store_mask(x + i, m, vf_act(vf_load_mask(x + i, m), e.act, e.lo, e.hi));
+  }
+}
+
+static void copy_row(float *dst, const float *src, int64_t n) {
+  int64_t i = 0;
+  for (; i + VL <= n; i += VL) vf_store(dst + i, vf_load(src + i));
+  if (i < n) {
+    const vm m = vm_first((int)(n - i));
+    vf_store_mask(dst + i, m, vf_load_mask(src + i, m));
+  }
+}
+
+/* acc[mr][nv] = A B over kc. Constant mr and nv, so that acc lives in registers. */
+FL_INLINE void multiply(const int mr, const int nv, vf acc[][2], const float *a, const float *b, int64_t kc) {
+#pragma GCC unroll 14
+  for (int i = 0; i < mr; i++)
+    for (int j = 0; j < nv; j++) acc[i][j] = vf_zero();
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < kc; k++, b += NR) {
+    _mm_prefetch((const char *)(b + B_PREFETCH), _MM_HINT_T0);
+    if (nv > 1) _mm_prefetch((const char *)(b + B_PREFETCH + VL), _MM_HINT_T0);
+    vf bv[2];
+    for (int j = 0; j < nv; j++) bv[j] = vf_load(b + j * VL);
+#pragma GCC unroll 14
+    for (int i = 0; i < mr; i++) {
+      const vf av = vf_set1(a[i * FL_GEMM_AS + k]);
+      for (int j = 0; j < nv; j++) acc[i][j] = vf_fma(av, bv[j], acc[i][j]);
+    }
+  }
+}
+
+/* One tile of columns [col, col + nv VL), the last vector cut to `last` lanes. */
+FL_INLINE void tile(const int mr, const int nv, const bool masked, const fl_gemm_strip *s, const float *b, int64_t col,
+                    int last) {
+  vf acc[MR][2];
+  multiply(mr, nv, acc, s->a, b, s->kc);
+  const vm m = vm_first(masked ? last : VL);
+  vf bias[2] = {vf_zero(), vf_zero()}, lo = vf_set1(s->epilogue.lo), hi = vf_set1(s->epilogue.hi);
+  const fl_act act = s->epilogue.act;
+  if (s->bias)
+    for (int j = 0; j < nv; j++)
+      bias[j] = masked && j == nv - 1 ? vf_load_mask(s->bias + col + j * VL, m) : vf_load(s->bias + col + j * VL);
+#pragma GCC unroll 14
+  for (int i = 0; i < mr; i++) {
+    float *c = s->c + i * s->ldc + col;
+    const float *r = s->residual ? s->residual + i * s->ldc + col : NULL;
+    for (int j = 0; j < nv; j++) {
+      const bool cut = masked && j == nv - 1;
+      vf v = acc[i][j];
+      if (s->accumulate) v = vf_add(v, cut ? vf_load_mask(c + j * VL, m) : vf_load(c + j * VL));
+      v = vf_add(v, bias[j]);
+      if (r) v = vf_add(v, cut ? vf_load_mask(r + j * VL, m) : vf_load(r + j * VL));
+      if (act == FL_ACT_RELU) v = vf_relu(v);
+      if (act == FL_ACT_CLAMP) v = vf_clamp(v, lo, hi);
+      if (cut)
+        vf_store_mask(c + j * VL, m, v);
+      else
+        vf_store(c + j * VL, v);
+    }
+  }
+}
+
+FL_INLINE void strip(const int mr, const fl_gemm_strip *s) {
+  const float *b = s->b;
+  int64_t col = 0;
+  for (; col + NR <= s->n; col += NR, b += s->kc * NR) tile(mr, 2, false, s, b, col, VL);
+  const int rest = (int)(s->n - col);
+  if (rest > VL)
+    tile(mr, 2, true, s, b, col, rest - VL);
+  else if (rest > 0)
+    tile(mr, 1, true, s, b, col, rest);
+  if (s->epilogue.act > FL_ACT_CLAMP)
+    for (int i = 0; i < mr; i++) act_row(s->c + i * s->ldc, s->n, s->epilogue);
+}
+
+#define STRIP(mr)                                                                                                      \
+  static void strip_##mr(const fl_gemm_strip *s) { strip(mr, s); }
