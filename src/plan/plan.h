@@ -44,7 +44,7 @@ typedef struct fl_step {
   size_t scratch;           /* arena offset; SIZE_MAX = none */
   const fl_problem *problem; /* for pack, reports and tests */
   uint32_t origin;          /* recorded operator, or UINT32_MAX */
-  uint32_t deps;            /* init: first of n_deps weight slots in plan->deps that it depends on, directly or not */
+  uint32_t deps;            /* init: first of n_deps weight slots in plan->deps: when one of them changes, run it again */
   int n_deps;
 } fl_step;
 
@@ -59,6 +59,7 @@ typedef struct fl_plan {
   fl_operand *inputs;       /* types and strides that fl_engine_run expects */
   fl_operand *outputs;      /* types and strides it gives */
   size_t arena_bytes, const_bytes;
+  size_t init_arena_bytes;     /* FL_SPACE_ARENA of the init program, needed only while it runs */
   size_t arena_unshared_bytes; /* what the arena would take without reuse, for reports */
   const void *literals;     /* copied to the start of the constant block */
   size_t literal_bytes;
@@ -67,11 +68,15 @@ typedef struct fl_plan {
 typedef struct fl_plan_options {
   int threads;
   double tactic_budget_ms;  /* time to spend on measuring kernels against each other; 0 = cost model alone */
+  fl_pool *pool;            /* what tactics are measured with; NULL = one thread */
+  const int64_t (*out_strides)[FL_MAX_RANK]; /* of each graph output: dense, in any order. NULL = contiguous */
 } fl_plan_options;
 
-/* Plans an optimized graph. FL_UNSUPPORTED with node and reason if no kernel serves one. Borrows the graph;
- * weights' data must be valid when tactics are measured. */
+/* Plans an optimized graph. FL_UNSUPPORTED with node and reason if no kernel serves one. Borrows the graph.
+ * Tactics are measured on synthetic data: no weight is read. */
 FL_MUST_USE fl_status fl_plan_build(const fl_graph *g, const fl_plan_options *options, fl_plan **out);
+/* NULL if the builder can serve node `n`, else why not, in static storage. For fl_lower_options.supports. */
+const char *fl_plan_supports(void *ctx, const fl_graph *g, const fl_node *n);
 void fl_plan_destroy(fl_plan *p); /* takes; NULL allowed */
 
 /* Text of a plan for tests and reports: one line a step with kernel, operands and bytes. New; fl_free. */

@@ -1,0 +1,184 @@
+/* Which of several kernels serves a problem: by their own estimates, then by measuring. */
+#include <string.h>
+#include <time.h>
+
+#include "plan/builder.h"
+#include "plan/view.h"
+
+enum { RUNS = 3, SLOW_US = 20000 };
+
+/* --- problems --- */
+
+static bool operands_equal(const fl_problem *a, const fl_problem *b, int i) {
+  if (a->absent[i] != b->absent[i] || a->constant[i] != b->constant[i]) return false;
+  return a->absent[i] || (fl_type_equal(&a->in[i].type, &b->in[i].type) &&
+                          fl_strides_equal(&a->in[i].type, a->in[i].strides, b->in[i].strides));
+}
+
+bool fl_problem_equal(const fl_problem *a, const fl_problem *b) {
+  if (a->op != b->op || a->n_in != b->n_in || a->n_out != b->n_out || a->threads != b->threads) return false;
+  if (!a->program != !b->program || (a->program && !fl_pw_equal(a->program, b->program))) return false;
+  for (int i = 0; i < a->n_in; i++)
+    if (!operands_equal(a, b, i)) return false;
+  for (int i = 0; i < a->n_out; i++)
+    if (!fl_type_equal(&a->out[i], &b->out[i])) return false;
+  return a->program || fl_attrs_equal(a->attrs, b->attrs);
+}
+
+/* --- estimates --- */
+
+static double copy_us(const fl_type *type) { return 2.0 * (double)fl_type_bytes(type) / 1e4; /* 10 GB/s */ }
+
+/* Microseconds for the layout changes that this plan asks for; those of constants are done once. */
+static double copies_us(const fl_problem *p, const fl_kernel_plan *plan) {
+  double us = 0;
+  for (int i = 0; i < p->n_in; i++)
+    if (!p->absent[i] && !p->constant[i] && !fl_layout_holds(plan->in_layout[i], &p->in[i].type, p->in[i].strides))
+      us += copy_us(&p->in[i].type);
+  return us;
+}
+
+/* The table's order stands where an estimate is missing. */
+static int by_estimate(const fl_problem *p, const fl_kernel_plan *plans, int n) {
+  int best = 0;
+  for (int i = 1; i < n; i++)
+    if (plans[i].cost_us > 0 && plans[best].cost_us > 0 &&
+        plans[i].cost_us + copies_us(p, &plans[i]) < plans[best].cost_us + copies_us(p, &plans[best]))
+      best = i;
+  return best;
+}
+
+/* --- measuring --- */
+
+typedef struct trial {
+  fl_tensor in[FL_MAX_OPERANDS], out[FL_PW_MAX_OUTPUTS];
+  void *blocks[2 * FL_MAX_OPERANDS + FL_PW_MAX_OUTPUTS + 1];
+  int n_blocks, fault;
+  void *scratch;
+} trial;
+
+static double now_us(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec * 1e6 + (double)t.tv_nsec * 1e-3;
+}
+
+static void *new_block(trial *t, size_t bytes) {
+  void *p = fl_malloc_aligned(bytes);
+  if (p) t->blocks[t->n_blocks++] = p;
+  return p;
+}
+
+static size_t span_bytes(const fl_tensor *t) {
+  int64_t last = 0;
+  for (int i = 0; i < t->type.rank; i++) last += t->strides[i] > 0 ? (t->type.dims[i] - 1) * t->strides[i] : 0;
+  return (size_t)(last + 1) * fl_dtype_size(t->type.dtype);
+}
+
+/* Floats are 0.5, so that no denormal slows a kernel down; integers are 0, in range of whatever they index. */
+static void fill(const fl_tensor *t, size_t bytes) {
+  if (t->type.dtype != FL_F32) {
+    memset(t->data, 0, bytes);
+    return;
+  }
+  float *f = t->data;
+  for (size_t i = 0; i < bytes / sizeof *f; i++) f[i] = 0.5f;
+}
+
+static bool prepare_operand(trial *t, const fl_problem *p, const fl_kernel *k, const fl_kernel_plan *plan, int i) {
+  fl_tensor *in = &t->in[i];
+  *in = p->in[i];
+  if (p->absent[i]) return true;
+  if (!plan->packed_bytes[i] && !fl_layout_holds(plan->in_layout[i], &in->type, in->strides)) {
+    if (plan->in_layout[i] == FL_LAYOUT_CHANNELS_LAST) fl_strides_channels_last(&in->type, in->strides);
+    else fl_strides_contiguous(&in->type, in->strides);
+  }
+  size_t bytes = span_bytes(in);
+  in->data = new_block(t, bytes);
+  if (!in->data) return false;
+  fill(in, bytes);
+  if (!plan->packed_bytes[i]) return true;
+  void *packed = new_block(t, plan->packed_bytes[i]);
+  if (packed) k->pack(p, plan->params, i, in, packed);
+  in->data = packed;
+  return packed != NULL;
+}
+
+static bool prepare(trial *t, const fl_problem *p, const fl_kernel *k, const fl_kernel_plan *plan) {
+  for (int i = 0; i < p->n_in; i++)
+    if (!prepare_operand(t, p, k, plan, i)) return false;
+  for (int i = 0; i < p->n_out; i++) {
+    t->out[i] = (fl_tensor){.type = p->out[i], .data = new_block(t, fl_type_bytes(&p->out[i]))};
+    memcpy(t->out[i].strides, plan->out_strides[i], sizeof t->out[i].strides);
+    if (!t->out[i].data) return false;
+  }
+  t->scratch = plan->scratch_bytes ? new_block(t, plan->scratch_bytes) : NULL;
+  return t->scratch || !plan->scratch_bytes;
+}
+
+/* The least of some runs, the first of which also brings the memory in; gives up early on a kernel far behind. */
+static double measure(fl_builder *b, const fl_problem *p, int id, const fl_kernel_plan *plan, double best) {
+  trial *t = fl_calloc(1, sizeof *t);
+  if (!t) return best;
+  double least = best;
+  const fl_kernel *k = fl_kernel_get(id);
+  if (prepare(t, p, k, plan)) {
+    fl_run_args args = {plan->params, t->in, t->out, t->scratch, b->options->pool, &t->fault};
+    fl_pool_hold(b->options->pool);
+    for (int i = 0; i < RUNS; i++) {
+      double began = now_us();
+      k->run(&args);
+      double us = now_us() - began;
+      if ((i > 0 || us > SLOW_US) && us < least) least = us;
+      if (us > 4 * best || us > SLOW_US) break;
+    }
+    fl_pool_release(b->options->pool);
+  }
+  for (int i = 0; i < t->n_blocks; i++) fl_free_aligned(t->blocks[i]);
+  fl_free(t);
+  return least;
+}
+
+/* The portable references judge, they do not compete; nor does a kernel whose own estimate is far behind. */
+static bool competes(const fl_problem *p, const int *ids, const fl_kernel_plan *plans, int i, int favourite) {
+  const char *name = fl_kernel_get(ids[i])->name;
+  size_t len = strlen(name);
+  if (len > 4 && !strcmp(name + len - 4, "_ref")) return false;
+  return i == favourite || plans[i].cost_us <= 0 || plans[favourite].cost_us <= 0 ||
+         plans[i].cost_us < 3 * plans[favourite].cost_us;
+}
+
+static int by_measuring(fl_builder *b, const fl_problem *p, const int *ids, const fl_kernel_plan *plans, int n,
+                        int favourite) {
+  int chosen = favourite, competitors = 0;
+  double best = 1e30;
+  for (int i = 0; i < n; i++) competitors += competes(p, ids, plans, i, favourite);
+  if (competitors < 2) return favourite;
+  for (int k = 0; k < n && b->tactic_left_us > 0; k++) {
+    int i = k == 0 ? favourite : k <= favourite ? k - 1 : k; /* the favourite first */
+    if (!competes(p, ids, plans, i, favourite)) continue;
+    double began = now_us(), extra = copies_us(p, &plans[i]);
+    double us = measure(b, p, ids[i], &plans[i], best - extra) + extra;
+    if (us < best) {
+      best = us;
+      chosen = i;
+    }
+    b->tactic_left_us -= now_us() - began;
+  }
+  return chosen;
+}
+
+fl_status fl_tactic_choose(fl_builder *b, const fl_problem *problem, const int *ids, const fl_kernel_plan *plans, int n,
+                           int *out_chosen) {
+  *out_chosen = by_estimate(problem, plans, n);
+  if (n < 2 || b->tactic_left_us <= 0) return NULL;
+  for (size_t i = 0; i < b->tactics.len; i++) {
+    if (!fl_problem_equal(b->tactics.data[i].problem, problem)) continue;
+    for (int k = 0; k < n; k++)
+      if (ids[k] == b->tactics.data[i].kernel) *out_chosen = k;
+    return NULL;
+  }
+  *out_chosen = by_measuring(b, problem, ids, plans, n, *out_chosen);
+  fl_tactic_entry entry = {problem, ids[*out_chosen]};
+  return FL_PUSH(&b->tactics, entry) ? NULL : fl_oom();
+}
