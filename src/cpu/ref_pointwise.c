@@ -29,9 +29,12 @@ static double round_to(fl_dtype t, double v) {
   }
 }
 
-static double floor_div_f(double a, double b) {
+/* Steps at which a rounding decides the result are rounded as PyTorch's own type rounds. */
+static double in_type(fl_dtype t, double v) { return t == FL_F64 ? v : (double)(float)v; }
+
+static double floor_div_f(fl_dtype t, double a, double b) {
   if (b == 0) return a / b;
-  double mod = fmod(a, b), div = (a - mod) / b;
+  double mod = fmod(a, b), div = in_type(t, in_type(t, a - mod) / b);
   if (mod != 0 && (b < 0) != (mod < 0)) div -= 1;
   if (div == 0) return copysign(0.0, a / b);
   double r = floor(div);
@@ -51,7 +54,11 @@ static double gelu_tanh(double x) {
   return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
 }
 
-static double clamp_f(double x, double lo, double hi) { return x < lo ? lo : x > hi ? hi : x; }
+/* hi wins where lo > hi; NaN stays. */
+static double clamp_f(double x, double lo, double hi) {
+  if (x < lo) x = lo;
+  return x > hi ? hi : x;
+}
 static double max_f(double a, double b) { return a != a || a > b ? a : b; }
 static double min_f(double a, double b) { return a != a || a < b ? a : b; }
 static double hardsigmoid(double x) { return clamp_f(x + 3, 0, 6) / 6; }
@@ -91,14 +98,14 @@ static double unary_f(const fl_pw_instr *in, double x) {
   }
 }
 
-static double binary_f(fl_op op, double a, double b) {
+static double binary_f(fl_op op, fl_dtype t, double a, double b) {
   switch (op) {
   case FL_OP_ADD: return a + b;
   case FL_OP_SUB: return a - b;
   case FL_OP_MUL: return a * b;
   case FL_OP_DIV: return a / b;
-  case FL_OP_FLOOR_DIV: return floor_div_f(a, b);
-  case FL_OP_TRUNC_DIV: return trunc(a / b);
+  case FL_OP_FLOOR_DIV: return floor_div_f(t, a, b);
+  case FL_OP_TRUNC_DIV: return trunc(in_type(t, a / b));
   case FL_OP_REM: return rem_f(a, b);
   case FL_OP_POW: return pow(a, b);
   case FL_OP_MAXIMUM: return max_f(a, b);
@@ -203,7 +210,7 @@ static void exec_block(const fl_pw_instr *in, fl_dtype src, cell *r, cell *const
     for (int k = 0; k < n; k++) r->i[k] = f ? compare_f(in->op, s[0], s[1], k) : compare_i(in->op, s[0], s[1], k);
   else if (f)
     for (int k = 0; k < n; k++)
-      r->f[k] = round_to(in->dtype, s[1] ? binary_f(in->op, s[0]->f[k], s[1]->f[k]) : unary_f(in, s[0]->f[k]));
+      r->f[k] = round_to(in->dtype, s[1] ? binary_f(in->op, in->dtype, s[0]->f[k], s[1]->f[k]) : unary_f(in, s[0]->f[k]));
   else
     for (int k = 0; k < n; k++)
       r->i[k] = wrap_to(in->dtype, s[1] ? binary_i(in->op, s[0]->i[k], s[1]->i[k], fault) : unary_i(in, s[0]->i[k]));
