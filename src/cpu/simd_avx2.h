@@ -20,6 +20,7 @@ FL_INLINE vm vm_first(int n) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   return _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane));
 }
+FL_INLINE vm vm_and(vm a, vm b) { return _mm256_and_ps(a, b); }
 FL_INLINE vf vf_load_mask(const float *p, vm m) { return _mm256_maskload_ps(p, _mm256_castps_si256(m)); }
 FL_INLINE void vf_store_mask(float *p, vm m, vf v) { _mm256_maskstore_ps(p, _mm256_castps_si256(m), v); }
 

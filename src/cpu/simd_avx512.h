@@ -21,6 +21,7 @@ FL_INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
 FL_INLINE void vf_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
 /* The first n lanes, 0 <= n <= VL; memory beyond them is not touched, lanes beyond them load as 0. */
 FL_INLINE vm vm_first(int n) { return (vm)((1u << n) - 1u); }
+FL_INLINE vm vm_and(vm a, vm b) { return a & b; }
 FL_INLINE vf vf_load_mask(const float *p, vm m) { return _mm512_maskz_loadu_ps(m, p); }
 FL_INLINE void vf_store_mask(float *p, vm m, vf v) { _mm512_mask_storeu_ps(p, m, v); }
 

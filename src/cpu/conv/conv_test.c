@@ -37,6 +37,8 @@ static const struct {
   fl_isa isa;
   double limit;
 } kernels[] = {
+    {"conv2d_depthwise_avx512", FL_ISA_AVX512, 4e-6},
+    {"conv2d_depthwise_avx2", FL_ISA_AVX2, 4e-6},
     {"conv2d_gemm_avx512", FL_ISA_AVX512, 4e-6},
     {"conv2d_gemm_avx2", FL_ISA_AVX2, 4e-6},
 };
@@ -107,6 +109,30 @@ FL_TEST(dilation_and_groups) {
                           .bias = true,
                           .residual = dilation == 2,
                           .act = FL_ACT_RELU});
+}
+
+FL_TEST(depthwise) {
+  static const int64_t cs[] = {1, 8, 16, 24, 35}, ks[] = {2, 3, 5, 7};
+  for (int c = 0; c < 5; c++)
+    for (int k = 0; k < 4; k++)
+      for (int64_t stride = 1; stride <= 3; stride++)
+        for (int64_t dilation = 1; dilation <= 2; dilation++) {
+          const shape s = {.n = 1 + c % 2,
+                           .c = cs[c],
+                           .h = 14 + c,
+                           .w = 15 + 4 * (c + k),
+                           .o = cs[c],
+                           .kh = ks[k],
+                           .kw = ks[k],
+                           .stride = stride,
+                           .pad = (c + k) % 3 ? ks[k] / 2 : 0,
+                           .dilation = dilation,
+                           .groups = cs[c],
+                           .bias = k % 2,
+                           .residual = stride == 1,
+                           .act = (fl_act)((c + k + stride) % FL_ACT_COUNT)};
+          check_shape(s);
+        }
 }
 
 /* Padding wider than the input, a window that lies in padding alone, and one row or column. */
@@ -185,6 +211,7 @@ int main(void) {
   FL_CHECK_OK(fl_pool_create(2, &pool));
   test_windows();
   test_dilation_and_groups();
+  test_depthwise();
   test_borders();
   test_patches();
   test_empty();
