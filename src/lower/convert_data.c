@@ -1,0 +1,162 @@
+/* Joining, padding and indexing: operators that move elements. */
+#include "lower/convert.h"
+
+/* The promoted tensors of a list; the empty 1-D tensors that cat lets pass are left out. */
+static fl_vid *promoted(fl_cv *c, int *n) {
+  fl_vid *xs = fl_cv_args(c, "tensors", n);
+  fl_promotion p = {0};
+  for (int i = 0; i < *n; i++) fl_promote_value(c, &p, xs[i]);
+  int kept = 0;
+  for (int i = 0; i < *n; i++) {
+    fl_type t = fl_cv_type(c, xs[i]);
+    if (t.rank == 1 && t.dims[0] == 0) continue;
+    xs[kept++] = fl_cv_cast(c, xs[i], fl_promotion_dtype(&p));
+  }
+  *n = kept;
+  if (!kept) fl_cv_decline(c, "nothing to join");
+  return xs;
+}
+
+void fl_convert_cat(fl_cv *c) {
+  int n;
+  fl_vid *xs = promoted(c, &n);
+  if (!fl_cv_ok(c)) return;
+  fl_cv_result(c, 0, fl_cv_cat(c, xs, n, fl_cv_axis(c, "dim", 0, fl_cv_type(c, xs[0]).rank)));
+}
+
+void fl_convert_stack(fl_cv *c) {
+  int n;
+  fl_vid *xs = promoted(c, &n);
+  if (!fl_cv_ok(c)) return;
+  int axis = fl_cv_axis(c, "dim", 0, fl_cv_type(c, xs[0]).rank + 1);
+  for (int i = 0; i < n; i++) xs[i] = fl_cv_unsqueeze(c, xs[i], axis);
+  fl_cv_result(c, 0, fl_cv_cat(c, xs, n, axis));
+}
+
+/* hstack: axis 1, but 0 for vectors; vstack: rows. */
+void fl_convert_hvstack(fl_cv *c) {
+  int n;
+  bool vertical = c->param;
+  fl_vid *xs = promoted(c, &n);
+  for (int i = 0; i < n && fl_cv_ok(c); i++) {
+    if (fl_cv_type(c, xs[i]).rank == 0) xs[i] = fl_cv_unsqueeze(c, xs[i], 0);
+    if (vertical && fl_cv_type(c, xs[i]).rank == 1) xs[i] = fl_cv_unsqueeze(c, xs[i], 0);
+  }
+  if (fl_cv_ok(c)) fl_cv_result(c, 0, fl_cv_cat(c, xs, n, vertical || fl_cv_type(c, xs[0]).rank == 1 ? 0 : 1));
+}
+
+void fl_convert_roll(fl_cv *c) {
+  fl_vid x = fl_cv_arg(c, "self");
+  fl_type t = fl_cv_type(c, x);
+  int64_t shifts[FL_MAX_RANK], axes[FL_MAX_RANK];
+  int n = fl_cv_ints(c, "shifts", shifts, FL_MAX_RANK), m = fl_cv_ints(c, "dims", axes, FL_MAX_RANK);
+  if (m != n) fl_cv_decline(c, "rolls the flattened tensor");
+  if (!fl_cv_ok(c) || t.rank == 0) return;
+  for (int i = 0; i < n; i++) {
+    int axis = fl_cv_wrap_axis(c, axes[i], t.rank);
+    int64_t size = t.dims[axis], cut = size ? ((-shifts[i]) % size + size) % size : 0;
+    if (cut == 0) continue;
+    fl_vid parts[] = {fl_cv_slice(c, x, axis, cut, size, 1), fl_cv_slice(c, x, axis, 0, cut, 1)};
+    x = fl_cv_cat(c, parts, 2, axis);
+  }
+  fl_cv_result(c, 0, x);
+}
+
+void fl_convert_flip(fl_cv *c) {
+  fl_vid x = fl_cv_arg(c, "self");
+  int rank = fl_cv_type(c, x).rank, count = 0;
+  int64_t dims[FL_MAX_RANK], axes[FL_MAX_RANK];
+  int n = fl_cv_ints(c, "dims", dims, FL_MAX_RANK);
+  bool in[FL_MAX_RANK] = {false};
+  for (int i = 0; i < n; i++) in[fl_cv_wrap_axis(c, dims[i], rank)] = true;
+  for (int i = 0; i < rank; i++)
+    if (in[i]) axes[count++] = i;
+  if (count) {
+    fl_attrs attrs = {0};
+    fl_attr_set_list(&attrs, "axes", axes, count);
+    x = fl_cv_op(c, FL_OP_FLIP, &x, 1, &attrs);
+  }
+  fl_cv_result(c, 0, x);
+}
+
+/* pad: [before last axis, after last axis, before the one in front of it, ...]; negative cuts off. */
+void fl_convert_constant_pad(fl_cv *c) {
+  fl_vid x = fl_cv_arg(c, "self");
+  fl_type t = fl_cv_type(c, x);
+  int64_t given[2 * FL_MAX_RANK], pads[2 * FL_MAX_RANK] = {0};
+  int n = fl_cv_ints(c, "pad", given, 2 * FL_MAX_RANK);
+  const char *mode = fl_cv_string(c, "mode", "constant");
+  if (mode[0] != 'c' || mode[1] != 'o') fl_cv_decline(c, "padding mode %s", mode);
+  if (n > 2 * t.rank || n % 2) fl_cv_decline(c, "%d paddings for rank %d", n, t.rank);
+  if (!fl_cv_ok(c)) return;
+  bool any = false;
+  for (int i = 0; i < n / 2; i++) {
+    int axis = t.rank - 1 - i;
+    int64_t before = given[2 * i], after = given[2 * i + 1];
+    if (before < 0 || after < 0)
+      x = fl_cv_slice(c, x, axis, before < 0 ? -before : 0, t.dims[axis] + (after < 0 ? after : 0), 1);
+    pads[2 * axis] = before > 0 ? before : 0;
+    pads[2 * axis + 1] = after > 0 ? after : 0;
+    any |= before > 0 || after > 0;
+  }
+  if (any) {
+    fl_attrs attrs = {0};
+    fl_attr_set_list(&attrs, "pads", pads, 2 * t.rank);
+    fl_attr_set_float(&attrs, "value", fl_cv_float(c, "value", 0));
+    x = fl_cv_op(c, FL_OP_PAD, &x, 1, &attrs);
+  }
+  fl_cv_result(c, 0, x);
+}
+
+void fl_convert_embedding(fl_cv *c) {
+  fl_cv_result(c, 0, fl_cv_binary(c, FL_OP_EMBEDDING, fl_cv_arg(c, "weight"), fl_cv_arg(c, "indices")));
+}
+
+/* gather and index_select */
+void fl_convert_select_along(fl_cv *c) {
+  fl_vid x = fl_cv_arg(c, "self"), index = fl_cv_arg(c, "index");
+  int rank = fl_cv_type(c, x).rank;
+  if (rank == 0 || (c->param == FL_OP_INDEX_SELECT && fl_cv_type(c, index).rank != 1))
+    fl_cv_decline(c, "a tensor or an index of rank 0");
+  fl_attrs attrs = {0};
+  fl_attr_set_int(&attrs, "axis", 'i', fl_cv_axis(c, "dim", 0, rank));
+  fl_cv_result(c, 0, fl_cv_op(c, (fl_op)c->param, (fl_vid[]){x, index}, 2, &attrs));
+}
+
+void fl_convert_index(fl_cv *c) {
+  fl_vid inputs[FL_MAX_RANK + 1] = {fl_cv_arg(c, "self")};
+  int count, n = 0, axis = -1;
+  fl_vid *indices = fl_cv_args(c, "indices", &count);
+  for (int i = 0; i < count && fl_cv_ok(c); i++) {
+    if (indices[i] == FL_NO_VALUE) continue;
+    fl_dtype dtype = fl_cv_type(c, indices[i]).dtype;
+    if (dtype == FL_BOOL || dtype == FL_U8) fl_cv_decline(c, "indexes by a mask, the result's size depends on values");
+    else if (n == FL_MAX_RANK) fl_cv_decline(c, "more than %d indexes", FL_MAX_RANK);
+    else if (axis >= 0 && i != axis + n) fl_cv_decline(c, "indexes of axes that are not adjacent");
+    else {
+      if (axis < 0) axis = i;
+      inputs[++n] = indices[i];
+    }
+  }
+  if (n == 0) fl_cv_decline(c, "no index");
+  fl_attrs attrs = {0};
+  fl_attr_set_int(&attrs, "axis", 'i', axis);
+  fl_cv_result(c, 0, fl_cv_op(c, FL_OP_INDEX, inputs, n + 1, &attrs));
+}
+
+/* tril, and triu when param is 1 */
+void fl_convert_tri(fl_cv *c) {
+  fl_vid x = fl_cv_arg(c, "self");
+  fl_attrs attrs = {0};
+  fl_attr_set_int(&attrs, "diagonal", 'i', fl_cv_int(c, "diagonal", 0));
+  fl_attr_set_int(&attrs, "upper", 'b', c->param);
+  fl_cv_result(c, 0, fl_cv_op(c, FL_OP_TRI, &x, 1, &attrs));
+}
+
+void fl_convert_cumsum(fl_cv *c) {
+  fl_vid x = fl_cv_cast(c, fl_cv_arg(c, "self"), fl_cv_out(c, 0).dtype);
+  int rank = fl_cv_type(c, x).rank;
+  fl_attrs attrs = {0};
+  fl_attr_set_int(&attrs, "axis", 'i', fl_cv_axis(c, "dim", 0, rank));
+  fl_cv_result(c, 0, rank == 0 ? x : fl_cv_op(c, FL_OP_CUMSUM, &x, 1, &attrs));
+}
