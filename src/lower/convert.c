@@ -275,11 +275,8 @@ fl_type fl_cv_type(const fl_cv *c, fl_vid v) {
 fl_vid fl_cv_op(fl_cv *c, fl_op op, const fl_vid *inputs, int n, const fl_attrs *attrs) {
   fl_vid out = FL_NO_VALUE;
   if (!fl_cv_ok(c)) return FL_NO_VALUE;
-  size_t before = c->g->nodes.len;
   take_status(c, fl_graph_op(c->g, op, inputs, n, attrs, &out));
-  if (!fl_cv_ok(c)) return FL_NO_VALUE;
-  for (size_t i = before; i < c->g->nodes.len; i++) c->g->nodes.data[i].origin = c->origin;
-  return out;
+  return fl_cv_ok(c) ? out : FL_NO_VALUE;
 }
 
 fl_vid fl_cv_unary(fl_cv *c, fl_op op, fl_vid x) { return fl_cv_op(c, op, &x, 1, NULL); }
@@ -502,7 +499,9 @@ bool fl_cv_convert(fl_cv *c) {
   if (!row) fl_cv_decline(c, "the engine has no %s", c->node->op);
   else if (arguments_ok(c) && first_dtype_ok(c, row)) {
     c->param = row->param;
+    c->g->origin = c->origin;
     row->fn(c);
+    c->g->origin = UINT32_MAX;
   }
   for (int i = 0; i < c->node->n_outputs && fl_cv_ok(c); i++)
     if (fl_cv_needed(c, i)) check_result(c, i);

@@ -17,10 +17,6 @@ static void spatial(fl_cv *c, const char *name, int axes, int64_t def, int64_t n
   }
 }
 
-static void set_pad(fl_attrs *attrs, const int64_t *pad) {
-  fl_attr_set_list(attrs, "pad", (int64_t[]){pad[0], pad[1], pad[0], pad[1]}, 4);
-}
-
 /* [N, C, L] -> [N, C, 1, L]; a missing batch axis is added. `want` is the rank of a batch. */
 static fl_vid as_batch_2d(fl_cv *c, fl_vid x, int axes) {
   fl_type t = fl_cv_type(c, x);
@@ -49,7 +45,8 @@ static void convolve(fl_cv *c, bool transposed, const int64_t *pad4, window *w) 
   if (pad4) fl_attr_set_list(&attrs, "pad", pad4, 4);
   else {
     spatial(c, "padding", w->axes, 0, 0, w->pad);
-    set_pad(&attrs, w->pad);
+    int64_t both[4] = {w->pad[0], w->pad[1], w->pad[0], w->pad[1]};
+    fl_attr_set_list(&attrs, "pad", both, transposed ? 2 : 4);
   }
   if (transposed) {
     spatial(c, "output_padding", w->axes, 0, 0, w->out_pad);
@@ -107,7 +104,7 @@ static void pool_window(fl_cv *c, window *w, fl_attrs *attrs) {
   spatial(c, "padding", w->axes, 0, 0, w->pad);
   fl_attr_set_list(attrs, "kernel", w->kernel, 2);
   fl_attr_set_list(attrs, "stride", w->stride, 2);
-  set_pad(attrs, w->pad);
+  fl_attr_set_list(attrs, "pad", w->pad, 2);
   fl_attr_set_int(attrs, "ceil", 'b', fl_cv_bool(c, "ceil_mode", false));
 }
 
@@ -169,7 +166,7 @@ void fl_convert_adaptive_max_pool(fl_cv *c) {
   fl_attrs attrs = {0};
   fl_attr_set_list(&attrs, "kernel", kernel, 2);
   fl_attr_set_list(&attrs, "stride", kernel, 2);
-  set_pad(&attrs, (int64_t[]){0, 0});
+  fl_attr_set_list(&attrs, "pad", (int64_t[]){0, 0}, 2);
   fl_attr_set_list(&attrs, "dilation", (int64_t[]){1, 1}, 2);
   fl_attr_set_int(&attrs, "ceil", 'b', false);
   x = as_batch_2d(c, x, axes);

@@ -66,6 +66,12 @@ static bool allocate(state *s) {
 
 static fl_status check_ids(const state *s) {
   size_t nv = s->aten->values.len;
+  for (uint32_t v = 0; v < nv; v++) {
+    const fl_aten_value *value = value_at(s, v);
+    bool known = value->alias_of == FL_ATEN_NONE || value->alias_of < nv;
+    if (!known || (value->kind == FL_ATEN_RESULT && value->index >= n_nodes(s)))
+      return fl_fail(FL_INVALID, "value %u names value %u and operator %u", v, value->alias_of, value->index);
+  }
   for (size_t i = 0; i < n_nodes(s); i++) {
     FOR_EACH_ARG(node_at(s, i), v)
       if (v >= nv) return fl_fail(FL_INVALID, "%s: argument value %u of %zu", node_at(s, i)->op, v, nv);
@@ -181,7 +187,7 @@ static fl_status try_all(state *s) {
 
 /* Up through views that the engine would copy; an in-place operator's result is memory of its own there. */
 static uint32_t view_root(const state *s, uint32_t v) {
-  for (;;) {
+  for (size_t left = s->aten->values.len; left; left--) {
     const fl_aten_value *value = value_at(s, v);
     if (value->kind != FL_ATEN_RESULT || value->alias_of == FL_ATEN_NONE) return v;
     bool ignored;
@@ -189,10 +195,12 @@ static uint32_t view_root(const state *s, uint32_t v) {
     if (!row || !row->view) return v;
     v = value->alias_of;
   }
+  return v;
 }
 
 static uint32_t memory_root(const state *s, uint32_t v) {
-  while (value_at(s, v)->alias_of != FL_ATEN_NONE) v = value_at(s, v)->alias_of;
+  for (size_t left = s->aten->values.len; left && value_at(s, v)->alias_of != FL_ATEN_NONE; left--)
+    v = value_at(s, v)->alias_of;
   return v;
 }
 
