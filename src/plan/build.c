@@ -96,11 +96,28 @@ static fl_status draft_view(fl_builder *b, const fl_node *n) {
 
 /* --- concatenation: one copy an operand --- */
 
+static fl_status want_strides(const fl_builder *b, size_t output, int64_t *strides) {
+  const fl_type *type = type_of(b, b->g->outputs.data[output]);
+  fl_strides_contiguous(type, strides);
+  if (!b->options->out_strides) return NULL;
+  memcpy(strides, b->options->out_strides[output], sizeof *b->options->out_strides);
+  return fl_is_dense(type, strides) ? NULL : fl_fail(FL_INVALID, "plan: strides of output %zu are not dense", output);
+}
+
 static fl_vid largest_input(const fl_builder *b, const fl_node *n) {
   fl_vid best = n->inputs[0];
   for (int i = 1; i < n->n_inputs; i++)
     if (fl_type_numel(type_of(b, n->inputs[i])) > fl_type_numel(type_of(b, best))) best = n->inputs[i];
   return best;
+}
+
+/* A result of the graph as the caller wants it, any other like its largest part. */
+static fl_status cat_strides(const fl_builder *b, const fl_node *n, int64_t *strides) {
+  fl_vid out = n->outputs[0];
+  for (size_t i = 0; i < b->g->outputs.len; i++)
+    if (b->g->outputs.data[i] == out) return want_strides(b, i, strides);
+  fl_strides_like(type_of(b, out), b->locs[largest_input(b, n)].strides, strides);
+  return NULL;
 }
 
 static fl_status draft_cat(fl_builder *b, const fl_node *n) {
@@ -109,7 +126,7 @@ static fl_status draft_cat(fl_builder *b, const fl_node *n) {
   int64_t axis = fl_attr_int(&n->attrs, "axis", 0);
   fl_loc loc = {0};
   FL_TRY(fl_store_new(b, FL_STORE_TEMP, 0, fl_type_bytes(type), &loc.store));
-  fl_strides_like(type, b->locs[largest_input(b, n)].strides, loc.strides);
+  FL_TRY(cat_strides(b, n, loc.strides));
   fl_loc part = loc;
   for (int i = 0; i < n->n_inputs; i++) {
     const fl_type *in = type_of(b, n->inputs[i]);
@@ -311,14 +328,6 @@ static fl_status draft_kernel(fl_builder *b, const fl_node *n) {
 }
 
 /* --- results of the graph --- */
-
-static fl_status want_strides(const fl_builder *b, size_t output, int64_t *strides) {
-  const fl_type *type = type_of(b, b->g->outputs.data[output]);
-  fl_strides_contiguous(type, strides);
-  if (!b->options->out_strides) return NULL;
-  memcpy(strides, b->options->out_strides[output], sizeof *b->options->out_strides);
-  return fl_is_dense(type, strides) ? NULL : fl_fail(FL_INVALID, "plan: strides of output %zu are not dense", output);
-}
 
 /* A value that fills a store of its own, in the strides asked for, is made in the caller's memory; any other is copied. */
 static fl_status draft_output(fl_builder *b, size_t output) {

@@ -150,12 +150,26 @@ static fl_operand emit_operand(const fl_builder *b, const fl_draft_operand *d) {
   return o;
 }
 
+/* Packs of weights as the caller holds them depend on no step: they come last, so that they can be made in parallel. */
+static bool is_late_pack(const fl_builder *b, const fl_step *s) {
+  uint32_t in = operand_store(b, s, 0);
+  return s->kind == FL_STEP_PACK && b->stores.data[in].kind == FL_STORE_WEIGHT;
+}
+
+static fl_status emit_init(fl_builder *b, bool late) {
+  for (size_t i = 0; i < b->steps[FL_INIT].len; i++) {
+    const fl_step *s = &b->steps[FL_INIT].data[i].step;
+    if (is_late_pack(b, s) == late && !FL_PUSH(&b->plan->init, *s)) return fl_oom();
+  }
+  return NULL;
+}
+
 static fl_status emit(fl_builder *b) {
   fl_plan *p = b->plan;
   for (size_t i = 0; i < b->operands.len; i++)
     if (!FL_PUSH(&p->operands, emit_operand(b, &b->operands.data[i]))) return fl_oom();
-  for (size_t i = 0; i < b->steps[FL_INIT].len; i++)
-    if (!FL_PUSH(&p->init, b->steps[FL_INIT].data[i].step)) return fl_oom();
+  FL_TRY(emit_init(b, false));
+  FL_TRY(emit_init(b, true));
   for (size_t i = 0; i < b->steps[FL_RUN].len; i++)
     if (!FL_PUSH(&p->run, b->steps[FL_RUN].data[i].step)) return fl_oom();
   return NULL;

@@ -239,18 +239,47 @@ static bool depends_on(const fl_plan *p, const fl_step *s, const bool *changed) 
   return false;
 }
 
+static bool is_selected(const fl_engine *e, const fl_step *s, const bool *changed) {
+  return !changed || depends_on(e->plan, s, changed);
+}
+
+static void run_packs(void *arg, int64_t begin, int64_t end, int thread) {
+  ready_step *const *packs = arg;
+  for (; begin < end; begin++) run_step(packs[begin]);
+}
+
+/* Packs do not read each other's results, and each is the work of one thread: those that follow each other run at once. */
+static void run_selected(const fl_engine *e, context *c, const bool *changed, ready_step **packs) {
+  int64_t n_packs = 0;
+  for (size_t i = 0; i < c->n_steps; i++) {
+    ready_step *s = &c->steps[i];
+    if (!is_selected(e, s->step, changed)) continue;
+    if (s->step->kind == FL_STEP_PACK) {
+      packs[n_packs++] = s;
+      continue;
+    }
+    fl_parallel(e->pool, n_packs, 1, run_packs, packs);
+    n_packs = 0;
+    run_step(s);
+  }
+  fl_parallel(e->pool, n_packs, 1, run_packs, packs);
+}
+
 /* Runs the init steps that depend on a changed slot, or all of them when `changed` is NULL. */
 static fl_status run_init(fl_engine *e, const bool *changed) {
   const fl_plan *p = e->plan;
   bool any = false;
-  for (size_t i = 0; i < p->init.len && !any; i++) any = !changed || depends_on(p, &p->init.data[i], changed);
+  for (size_t i = 0; i < p->init.len && !any; i++) any = is_selected(e, &p->init.data[i], changed);
   if (!any) return NULL;
-  context *c;
-  FL_TRY(context_create(e, p->init.data, p->init.len, p->init_arena_bytes, &c));
-  patch_weights(e, c);
-  for (size_t i = 0; i < c->n_steps; i++)
-    if (!changed || depends_on(p, &p->init.data[i], changed)) run_step(&c->steps[i]);
-  fl_status s = verdict(c);
+  context *c = NULL;
+  ready_step **packs = fl_malloc(p->init.len * sizeof *packs);
+  fl_status s = packs ? context_create(e, p->init.data, p->init.len, p->init_arena_bytes, &c) : fl_oom();
+  if (!s) {
+    patch_weights(e, c);
+    run_selected(e, c, changed, packs);
+    s = verdict(c);
+  }
+  fl_free(packs);
   context_destroy(c);
   return s;
 }

@@ -59,7 +59,7 @@ static void fill(world *w, int i) {
 static void add_given(world *w, bool weight) {
   fl_type t = {.dtype = FL_F32, .rank = pick(4)};
   int64_t strides[FL_MAX_RANK] = {0};
-  static const int64_t sizes[] = {1, 2, 3, 4, 6};
+  static const int64_t sizes[] = {1, 2, 4, 4, 6};
   for (int i = 0; i < t.rank; i++) t.dims[i] = sizes[pick(5)];
   random_strides(&t, 1 + (pick(4) == 0), strides);
   fl_vid v;
@@ -108,6 +108,23 @@ static bool try_view(fl_graph *g, fl_vid v, fl_vid *out) {
   }
 }
 
+/* With a residual if some value fits. */
+static bool try_matmul(fl_graph *g, const fl_vid *ab, fl_vid *out) {
+  fl_vid v[4] = {ab[0], ab[1], FL_NO_VALUE, FL_NO_VALUE};
+  const fl_type *in[2] = {&g->values.data[v[0]].type, &g->values.data[v[1]].type};
+  fl_attrs a = {0};
+  fl_type t;
+  fl_attr_set_int(&a, "trans_b", 'b', pick(2));
+  fl_attr_set_int(&a, "act", 'a', pick(2) ? FL_ACT_RELU : FL_ACT_NONE);
+  fl_status s = fl_infer(FL_OP_MATMUL, in, 2, &a, NULL, &t);
+  for (fl_vid r = 0; !s && r < g->values.len; r++)
+    if (fl_type_equal(&g->values.data[r].type, &t)) v[3] = r;
+  if (!s) s = fl_graph_op(g, FL_OP_MATMUL, v, v[3] == FL_NO_VALUE ? 2 : 4, &a, out);
+  bool made = !s;
+  fl_status_free(s);
+  return made;
+}
+
 static bool try_node(fl_graph *g, fl_vid *out) {
   static const fl_op binary[] = {FL_OP_ADD, FL_OP_SUB, FL_OP_MUL, FL_OP_MAXIMUM};
   static const fl_op unary[] = {FL_OP_NEG, FL_OP_RELU, FL_OP_TANH};
@@ -119,10 +136,7 @@ static bool try_node(fl_graph *g, fl_vid *out) {
   switch (pick(8)) {
   case 0: case 1: s = fl_graph_op(g, unary[pick(3)], v, 1, NULL, out); break;
   case 2: case 3: s = fl_graph_op(g, binary[pick(4)], v, 2, NULL, out); break;
-  case 4:
-    fl_attr_set_int(&a, "trans_b", 'b', pick(2));
-    s = fl_graph_op(g, FL_OP_MATMUL, v, 2, &a, out);
-    break;
+  case 4: return try_matmul(g, v, out);
   case 5:
     if (!t->rank) return false;
     fl_attr_set_int(&a, "axis", 'i', pick(t->rank));

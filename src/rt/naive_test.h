@@ -63,7 +63,8 @@ static inline double naive_matmul(const naive *e, const fl_node *n, const fl_typ
     b[trans ? r - 2 : r - 1] = at[r - 1];
     sum += e->values[n->inputs[0]][naive_flat(ta, a, r)] * e->values[n->inputs[1]][naive_flat(tb, b, r)];
   }
-  return sum;
+  if (n->n_inputs > 3 && n->inputs[3] != FL_NO_VALUE) sum += e->values[n->inputs[3]][naive_flat(out, at, r)];
+  return fl_attr_int(&n->attrs, "act", FL_ACT_NONE) == FL_ACT_RELU && sum < 0 ? 0 : sum;
 }
 
 static inline double naive_cat(const naive *e, const fl_node *n, int64_t *at, int rank) {
