@@ -124,12 +124,13 @@ void fl_rw_hoist_constants(fl_graph *g) {
   }
 }
 
+/* Where a node was removed, its successor is taken from what it knew then: nodes inserted by the same visit, and those
+ * removed with it, lie on the same way. */
 fl_status fl_rw_walk(fl_graph *g, fl_rw_visit visit, bool *changed) {
   fl_status s = NULL;
   uint32_t origin = g->origin;
-  for (fl_nid id = g->first, next; !s && id != FL_NO_NODE; id = next) {
-    next = g->nodes.data[id].next;
-    if (unused(g, &g->nodes.data[id])) continue;
+  for (fl_nid id = g->first; !s && id != FL_NO_NODE; id = g->nodes.data[id].next) {
+    if (g->nodes.data[id].dead || unused(g, &g->nodes.data[id])) continue;
     g->origin = g->nodes.data[id].origin;
     s = visit(g, id, changed);
   }
