@@ -37,10 +37,10 @@ static const struct {
   fl_isa isa;
   double limit;
 } kernels[] = {
-    {"conv2d_depthwise_avx512", FL_ISA_AVX512, 4e-6},
-    {"conv2d_depthwise_avx2", FL_ISA_AVX2, 4e-6},
-    {"conv2d_gemm_avx512", FL_ISA_AVX512, 4e-6},
-    {"conv2d_gemm_avx2", FL_ISA_AVX2, 4e-6},
+    {"conv2d_depthwise_avx512", FL_ISA_AVX512, 4e-6},   {"conv2d_depthwise_avx2", FL_ISA_AVX2, 4e-6},
+    {"conv2d_winograd_f4_avx512", FL_ISA_AVX512, 2e-5}, {"conv2d_winograd_f4_avx2", FL_ISA_AVX2, 2e-5},
+    {"conv2d_winograd_f2_avx512", FL_ISA_AVX512, 8e-6}, {"conv2d_winograd_f2_avx2", FL_ISA_AVX2, 8e-6},
+    {"conv2d_gemm_avx512", FL_ISA_AVX512, 4e-6},        {"conv2d_gemm_avx2", FL_ISA_AVX2, 4e-6},
 };
 
 /* Every kernel that accepts, against the reference; returns how many did. */
@@ -135,6 +135,38 @@ FL_TEST(depthwise) {
         }
 }
 
+/* Tiles cut by the border, more than one K block, few and many tiles; and how far rounding goes. */
+FL_TEST(winograd) {
+  static const struct {
+    int c, o, h, w, pad;
+  } at[] = {{16, 16, 8, 8, 1},   {64, 64, 14, 14, 1},  {20, 37, 7, 9, 0},    {400, 70, 6, 5, 1},
+            {32, 96, 29, 31, 2}, {392, 16, 13, 13, 1}, {17, 130, 40, 37, 1}, {256, 256, 14, 14, 1}};
+  for (int i = 0; i < 8; i++) {
+    const shape s = {.n = 1 + i % 2,
+                     .c = at[i].c,
+                     .h = at[i].h,
+                     .w = at[i].w,
+                     .o = at[i].o,
+                     .kh = 3,
+                     .kw = 3,
+                     .stride = 1,
+                     .pad = at[i].pad,
+                     .dilation = 1,
+                     .groups = 1,
+                     .bias = true,
+                     .residual = i % 2,
+                     .act = (fl_act)(i % 4)};
+    check_shape(s);
+    product q;
+    make(&q, &s);
+    for (int k = 0; k < 4; k++)
+      if (fl_cpu_isa() >= kernels[k + 2].isa)
+        printf("%s c%d: error %.2g\n", kernels[k + 2].name, at[i].c,
+               product_error(&q, kernels[k + 2].name, "conv2d_ref", pool));
+    product_end(&q);
+  }
+}
+
 /* Padding wider than the input, a window that lies in padding alone, and one row or column. */
 FL_TEST(borders) {
   check_shape((shape){
@@ -212,6 +244,7 @@ int main(void) {
   test_windows();
   test_dilation_and_groups();
   test_depthwise();
+  test_winograd();
   test_borders();
   test_patches();
   test_empty();
