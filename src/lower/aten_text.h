@@ -21,7 +21,7 @@
 typedef struct aten_text {
   const char *at;
   fl_aten_graph *g;
-  char names[256][16];
+  char names[16384][16];
   const char *problem;
 } aten_text;
 
@@ -139,8 +139,8 @@ static fl_arg text_arg(aten_text *t) {
 
 static void text_node(aten_text *t, char **names, int n_names) {
   fl_aten_node n = {.op = text_word(t, "._"), .n_outputs = n_names, .file = "model.py", .line = 1};
-  n.args = fl_arena_alloc(&t->g->arena, 16 * sizeof *n.args);
-  n.outputs = fl_arena_alloc(&t->g->arena, 16 * sizeof *n.outputs);
+  n.args = fl_arena_alloc(&t->g->arena, 32 * sizeof *n.args);
+  n.outputs = fl_arena_alloc(&t->g->arena, 64 * sizeof *n.outputs);
   if (!n.args || !n.outputs) abort();
   text_need(t, "(");
   while (!t->problem && !text_take(t, ")")) {
@@ -162,7 +162,7 @@ static void text_node(aten_text *t, char **names, int n_names) {
 }
 
 static void text_line(aten_text *t) {
-  char *names[16];
+  char *names[64];
   int n = 0;
   if (text_take(t, "return")) {
     while (*t->at && *t->at != '\n' && !t->problem)
