@@ -90,10 +90,8 @@ static bool prepare_operand(trial *t, const fl_problem *p, const fl_kernel *k, c
   *in = p->in[i];
   if (p->absent[i]) return true;
   if (!plan->packed_bytes[i] && !fl_layout_holds(plan->in_layout[i], &in->type, in->strides)) {
-    if (plan->in_layout[i] == FL_LAYOUT_CHANNELS_LAST)
-      fl_strides_channels_last(&in->type, in->strides);
-    else
-      fl_strides_contiguous(&in->type, in->strides);
+    if (plan->in_layout[i] == FL_LAYOUT_CHANNELS_LAST) fl_strides_channels_last(&in->type, in->strides);
+    else fl_strides_contiguous(&in->type, in->strides);
   }
   size_t bytes = span_bytes(in);
   in->data = new_block(t, bytes);

@@ -1,0 +1,241 @@
+#include "capture/argspec.h"
+
+#include <string.h>
+
+bool fl_const_equal(PyObject *a, PyObject *b) {
+  if (a == b) return true;
+  if (!a || !b || Py_TYPE(a) != Py_TYPE(b)) return false;
+  if (PyFloat_CheckExact(a)) {
+    /* Bit for bit: 0.0 and -0.0 differ, NaN equals itself. */
+    double x = PyFloat_AS_DOUBLE(a), y = PyFloat_AS_DOUBLE(b);
+    return !memcmp(&x, &y, sizeof x);
+  }
+  if (PyTuple_CheckExact(a)) {
+    if (PyTuple_GET_SIZE(a) != PyTuple_GET_SIZE(b)) return false;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(a); i++)
+      if (!fl_const_equal(PyTuple_GET_ITEM(a, i), PyTuple_GET_ITEM(b, i))) return false;
+    return true;
+  }
+  if (!PyLong_CheckExact(a) && !PyUnicode_CheckExact(a) && !PyBytes_CheckExact(a) && !PyComplex_CheckExact(a))
+    return false;
+  int r = PyObject_RichCompareBool(a, b, Py_EQ);
+  if (r < 0) PyErr_Clear();
+  return r > 0;
+}
+
+static bool is_const(PyObject *o) {
+  return o == Py_None || PyBool_Check(o) || PyLong_CheckExact(o) || PyFloat_CheckExact(o) || PyUnicode_CheckExact(o) ||
+         PyBytes_CheckExact(o) || PyComplex_CheckExact(o);
+}
+
+static bool is_dict(PyObject *o) { return PyDict_CheckExact(o) || PyODict_CheckExact(o); }
+
+typedef struct maker {
+  fl_argspec *spec;
+  fl_arena *arena;
+  PyObject **inputs;
+  fl_ptrmap *covered;
+  int depth;
+} maker;
+
+static const char OOM[] = "out of memory";
+
+static const char *hold(maker *m, PyObject *o) {
+  if (PyList_Append(m->spec->keep, o) == 0) return NULL;
+  PyErr_Clear();
+  return OOM;
+}
+
+static const char *make(maker *m, PyObject *o, fl_spec *out);
+
+static const char *make_tensor(maker *m, PyObject *o, fl_spec *out) {
+  for (int i = 0; i < m->spec->n_inputs; i++)
+    if (m->inputs[i] == o) {
+      out->kind = FL_SPEC_SAME;
+      out->index = (uint32_t)i;
+      return NULL;
+    }
+  if (m->spec->n_inputs == FL_MAX_INPUTS) return "more than 256 tensors in the arguments";
+  if (!fl_tensor_is_plain(o)) return "an argument is a tensor subclass";
+  fl_input *in = &m->spec->inputs[m->spec->n_inputs];
+  fl_tensor_read(o, &in->meta);
+  if (!in->meta.has_data) return "an argument is not a dense strided tensor";
+  if (in->meta.ndim > FL_MAX_RANK) return "an argument has more than 8 dimensions";
+  if (fl_tensor_is_lazy(o)) {
+    PyErr_Clear();
+    return "an argument is a lazily conjugated or negated tensor";
+  }
+  int rg = fl_tensor_requires_grad(o);
+  if (rg < 0) PyErr_Clear();
+  in->requires_grad = rg > 0;
+  in->type = Py_TYPE(o);
+  out->kind = FL_SPEC_TENSOR;
+  out->index = (uint32_t)m->spec->n_inputs;
+  m->inputs[m->spec->n_inputs++] = o;
+  return fl_ptrmap_set(m->covered, o, out->index) ? NULL : OOM;
+}
+
+static const char *make_items(maker *m, PyObject *o, fl_spec *out, Py_ssize_t n) {
+  out->n = (int)n;
+  out->items = fl_arena_alloc(m->arena, ((size_t)n + 1) * sizeof *out->items);
+  if (!out->items || !fl_ptrmap_set(m->covered, o, UINT32_MAX)) return OOM;
+  if (m->depth >= 32) return "arguments nested too deeply";
+  m->depth++;
+  const char *why = NULL;
+  if (is_dict(o)) {
+    PyObject *keys = PyTuple_New(n), *items = keys ? PyMapping_Items(o) : NULL;
+    if (!items || !PyList_Check(items) || PyList_GET_SIZE(items) != n) {
+      PyErr_Clear();
+      Py_XDECREF(keys);
+      Py_XDECREF(items);
+      return OOM;
+    }
+    for (Py_ssize_t i = 0; i < n && !why; i++) {
+      PyObject *pair = PyList_GET_ITEM(items, i), *k = PyTuple_GET_ITEM(pair, 0);
+      PyTuple_SET_ITEM(keys, i, Py_NewRef(k));
+      why = is_const(k) ? make(m, PyTuple_GET_ITEM(pair, 1), &out->items[i]) : "a dict argument with unusual keys";
+    }
+    out->object = keys;
+    if (!why) why = hold(m, keys);
+    Py_DECREF(keys);
+    Py_DECREF(items);
+  } else {
+    for (Py_ssize_t i = 0; i < n && !why; i++) why = make(m, PySequence_Fast_GET_ITEM(o, i), &out->items[i]);
+  }
+  m->depth--;
+  return why;
+}
+
+static const char *make(maker *m, PyObject *o, fl_spec *out) {
+  out->type = Py_TYPE(o);
+  if (fl_tensor_check(o)) return make_tensor(m, o, out);
+  if (PyTuple_CheckExact(o)) return out->kind = FL_SPEC_TUPLE, make_items(m, o, out, PyTuple_GET_SIZE(o));
+  if (PyList_CheckExact(o)) return out->kind = FL_SPEC_LIST, make_items(m, o, out, PyList_GET_SIZE(o));
+  if (is_dict(o)) return out->kind = FL_SPEC_DICT, make_items(m, o, out, PyDict_GET_SIZE(o));
+  out->kind = is_const(o) ? FL_SPEC_CONST : FL_SPEC_OBJECT;
+  out->object = o;
+  return hold(m, o);
+}
+
+const char *fl_argspec_make(fl_argspec *out, fl_arena *arena, PyObject *const *args, size_t n_pos, PyObject *kwnames,
+                            PyObject **inputs, fl_ptrmap *covered) {
+  size_t n_kw = kwnames ? (size_t)PyTuple_GET_SIZE(kwnames) : 0;
+  memset(out, 0, sizeof *out);
+  out->n_pos = (int)n_pos;
+  out->n_kw = (int)n_kw;
+  out->kwnames = n_kw ? Py_NewRef(kwnames) : NULL;
+  out->keep = PyList_New(0);
+  out->args = fl_arena_alloc(arena, (n_pos + n_kw + 1) * sizeof *out->args);
+  out->inputs = fl_arena_alloc(arena, FL_MAX_INPUTS * sizeof *out->inputs);
+  if (!out->keep || !out->args || !out->inputs) {
+    PyErr_Clear();
+    return OOM;
+  }
+  maker m = {out, arena, inputs, covered, 0};
+  for (size_t i = 0; i < n_pos + n_kw; i++) {
+    const char *why = make(&m, args[i], &out->args[i]);
+    if (why) return why;
+  }
+  return NULL;
+}
+
+void fl_argspec_release(fl_argspec *s) {
+  Py_CLEAR(s->keep);
+  Py_CLEAR(s->kwnames);
+}
+
+typedef struct matcher {
+  const fl_argspec *spec;
+  PyObject **inputs;
+  void **data;
+  int n_inputs;
+  const char *why;
+} matcher;
+
+static bool no_attrs(PyObject *o) {
+  PyObject **d = _PyObject_GetDictPtr(o);
+  return !d || !*d || PyDict_GET_SIZE(*d) == 0;
+}
+
+static bool match_tensor(matcher *m, const fl_spec *s, PyObject *o) {
+  const fl_input *in = &m->spec->inputs[s->index];
+  fl_tensor_meta meta;
+  if (Py_TYPE(o) != in->type) return m->why = "argument: type", false;
+  for (int i = 0; i < m->n_inputs; i++)
+    if (m->inputs[i] == o) return m->why = "argument: one object given twice", false;
+  fl_tensor_read(o, &meta);
+  if (!fl_tensor_meta_equal(&meta, &in->meta)) {
+    m->why = meta.ndim != in->meta.ndim || memcmp(meta.type.dims, in->meta.type.dims, sizeof meta.type.dims)
+                 ? "argument: sizes"
+             : meta.dtype_key != in->meta.dtype_key ? "argument: dtype"
+                                                    : "argument: strides or device";
+    return false;
+  }
+  int rg = fl_tensor_requires_grad(o), lazy = fl_tensor_is_lazy(o);
+  if (rg < 0 || lazy < 0) PyErr_Clear();
+  if (rg != in->requires_grad) return m->why = "argument: requires_grad", false;
+  if (lazy) return m->why = "argument: conjugate or negative bit", false;
+  if (in->attrs_read && !no_attrs(o)) return m->why = "argument: Python attributes of a tensor", false;
+  m->inputs[m->n_inputs] = o;
+  m->data[m->n_inputs++] = meta.data;
+  return true;
+}
+
+static bool match(matcher *m, const fl_spec *s, PyObject *o);
+
+static bool match_dict(matcher *m, const fl_spec *s, PyObject *o) {
+  if (Py_TYPE(o) != s->type || PyDict_GET_SIZE(o) != s->n) return m->why = "argument: keys of a dict", false;
+  Py_ssize_t pos = 0, i = 0;
+  PyObject *k, *v;
+  /* An OrderedDict's own order may differ from its table's after move_to_end. */
+  if (PyODict_CheckExact(o) && s->n > 1) {
+    PyObject *keys = PySequence_Tuple(o);
+    bool same = keys && fl_const_equal(keys, s->object);
+    if (!keys) PyErr_Clear();
+    for (int j = 0; same && j < s->n; j++) {
+      v = PyDict_GetItemWithError(o, PyTuple_GET_ITEM(keys, j));
+      same = v && match(m, &s->items[j], v);
+    }
+    Py_XDECREF(keys);
+    if (!same && !m->why) m->why = "argument: keys of a dict";
+    return same;
+  }
+  while (PyDict_Next(o, &pos, &k, &v)) {
+    if (i >= s->n || !fl_const_equal(k, PyTuple_GET_ITEM(s->object, i))) return m->why = "argument: keys of a dict", false;
+    if (!match(m, &s->items[i++], v)) return false;
+  }
+  return true;
+}
+
+static bool match(matcher *m, const fl_spec *s, PyObject *o) {
+  switch (s->kind) {
+  case FL_SPEC_TENSOR: return fl_tensor_check(o) ? match_tensor(m, s, o) : (m->why = "argument: type", false);
+  case FL_SPEC_SAME: return m->inputs[s->index] == o || (m->why = "argument: no longer one object twice", false);
+  case FL_SPEC_CONST: return fl_const_equal(o, s->object) || (m->why = "argument: value of a constant", false);
+  case FL_SPEC_OBJECT: return o == s->object || (m->why = "argument: another object", false);
+  case FL_SPEC_DICT: return match_dict(m, s, o);
+  case FL_SPEC_TUPLE:
+  case FL_SPEC_LIST:
+    if (Py_TYPE(o) != s->type || PySequence_Fast_GET_SIZE(o) != s->n) return m->why = "argument: length", false;
+    for (int i = 0; i < s->n; i++)
+      if (!match(m, &s->items[i], PySequence_Fast_GET_ITEM(o, i))) return false;
+    return true;
+  }
+  return false;
+}
+
+bool fl_argspec_match(const fl_argspec *s, PyObject *const *args, size_t n_pos, PyObject *kwnames, PyObject **inputs,
+                      void **data, const char **why) {
+  int n_kw = kwnames ? (int)PyTuple_GET_SIZE(kwnames) : 0;
+  if ((int)n_pos != s->n_pos || n_kw != s->n_kw || (n_kw && !fl_const_equal(kwnames, s->kwnames))) {
+    *why = "argument: number or names";
+    return false;
+  }
+  matcher m = {s, inputs, data, 0, NULL};
+  for (int i = 0; i < s->n_pos + s->n_kw; i++)
+    if (!match(&m, &s->args[i], args[i])) {
+      *why = m.why ? m.why : "argument";
+      return false;
+    }
+  return true;
+}

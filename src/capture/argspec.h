@@ -1,0 +1,65 @@
+/* The arguments of a call: their structure, matched again on every call.
+ *
+ * Tensors in them (also nested in exact tuples, lists, dicts and OrderedDicts) become the trace's inputs, in order
+ * of first appearance; an argument object met again is matched as the same object. Constants match by type and value,
+ * everything else by identity. */
+#ifndef FL_CAPTURE_ARGSPEC_H
+#define FL_CAPTURE_ARGSPEC_H
+
+#include <Python.h>
+#include <stdbool.h>
+
+#include "base/alloc.h"
+#include "capture/interop.h"
+#include "capture/ptrmap.h"
+
+typedef enum fl_spec_kind {
+  FL_SPEC_TENSOR, /* input `index` */
+  FL_SPEC_SAME,   /* the same object as input `index` */
+  FL_SPEC_CONST,
+  FL_SPEC_TUPLE,
+  FL_SPEC_LIST,
+  FL_SPEC_DICT,
+  FL_SPEC_OBJECT
+} fl_spec_kind;
+
+typedef struct fl_spec {
+  fl_spec_kind kind;
+  uint32_t index;
+  PyObject *object;      /* CONST, OBJECT; DICT: tuple of the keys in order. Kept by the argspec */
+  PyTypeObject *type;    /* of the object; borrowed (types of tensors and containers are immortal here) */
+  int n;
+  struct fl_spec *items;
+} fl_spec;
+
+typedef struct fl_input {
+  fl_tensor_meta meta;
+  PyTypeObject *type;
+  bool requires_grad;
+  bool attrs_read;       /* the program looked at its Python attributes: it must have none */
+} fl_input;
+
+#define FL_MAX_INPUTS 256
+
+typedef struct fl_argspec {
+  PyObject *keep;        /* list of what is held */
+  PyObject *kwnames;     /* tuple or NULL */
+  int n_pos, n_kw, n_inputs;
+  fl_spec *args;         /* n_pos + n_kw */
+  fl_input *inputs;
+} fl_argspec;
+
+/* Describes a call's arguments; `inputs` gets borrowed tensors (room for FL_MAX_INPUTS), `covered` every container and
+ * tensor object seen. NULL, or why they cannot be described (static storage; "out of memory" too).
+ * No exception is left. Memory from `arena`; release with fl_argspec_release. */
+const char *fl_argspec_make(fl_argspec *out, fl_arena *arena, PyObject *const *args, size_t n_pos, PyObject *kwnames,
+                            PyObject **inputs, fl_ptrmap *covered);
+void fl_argspec_release(fl_argspec *s);
+/* True when the arguments match; `inputs` gets borrowed tensors, `data` their addresses (NULL when they have none).
+ * On false *why names what differed (static storage). Never leaves an exception. */
+bool fl_argspec_match(const fl_argspec *s, PyObject *const *args, size_t n_pos, PyObject *kwnames, PyObject **inputs,
+                      void **data, const char **why);
+/* Identity, or equality of exact None, bool, int, float, complex, str, bytes, and tuples of those. */
+bool fl_const_equal(PyObject *a, PyObject *b);
+
+#endif

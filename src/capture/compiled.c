@@ -1,0 +1,538 @@
+#include "capture/compiled.h"
+
+#include <structmember.h>
+#include <string.h>
+
+#include "capture/eval.h"
+
+/* --- pools: one per number of threads, for the life of the process --- */
+
+static fl_pool *pool_of(int threads) {
+  static FL_VEC(fl_pool *) pools;
+  for (size_t i = 0; i < pools.len; i++)
+    if (fl_pool_threads(pools.data[i]) == threads) return pools.data[i];
+  fl_pool *p = NULL;
+  fl_status s = fl_pool_create(threads, &p);
+  if (s || !FL_PUSH(&pools, p)) {
+    if (s) PyErr_Format(PyExc_RuntimeError, "framelift: thread pool: %s", fl_status_message(s));
+    else PyErr_NoMemory();
+    fl_status_free(s);
+    fl_pool_destroy(p);
+    return NULL;
+  }
+  return p;
+}
+
+/* --- finding a trace --- */
+
+static void count_miss(fl_compiled *c, const char *guard) {
+  PyObject *key = PyUnicode_DecodeUTF8(guard, (Py_ssize_t)strlen(guard), "replace");
+  PyObject *old = key && PyDict_GET_SIZE(c->misses) < 200 ? PyDict_GetItemWithError(c->misses, key) : NULL;
+  PyObject *n = PyLong_FromLongLong(old ? PyLong_AsLongLong(old) + 1 : 1);
+  if (key && n && (old || PyDict_GET_SIZE(c->misses) < 200)) PyDict_SetItem(c->misses, key, n);
+  Py_XDECREF(key);
+  Py_XDECREF(n);
+  PyErr_Clear();
+}
+
+typedef struct call {
+  fl_compiled *c;
+  PyObject *const *args;
+  size_t nargs;
+  PyObject *kwnames;
+  fl_torch_state state;
+  bool state_known;
+  fl_trace *stale; /* its arguments fit, its guards did not */
+  bool grad_on;    /* grad mode, when recording began */
+  bool wants_grad; /* an argument requires grad while grad mode is on */
+  char why[200];
+} call;
+
+static int know_state(call *k) {
+  if (k->state_known) return 0;
+  k->state_known = true;
+  return fl_torch_state_read(&k->state);
+}
+
+static bool any_requires_grad(const fl_argspec *s) {
+  for (int i = 0; i < s->n_inputs; i++)
+    if (s->inputs[i].requires_grad) return true;
+  return false;
+}
+
+/* 1 fits, 0 does not, -1 exception. */
+static int fits(call *k, fl_trace *t, PyObject **inputs) {
+  const char *why = NULL;
+  void *data[FL_MAX_INPUTS];
+  if (!fl_argspec_match(&t->args, k->args, k->nargs, k->kwnames, inputs, data, &why)) {
+    snprintf(k->why, sizeof k->why, "%s", why);
+    return 0;
+  }
+  if (know_state(k) < 0) return -1;
+  if (any_requires_grad(&t->args) && !k->state.inference) {
+    int grad = fl_grad_enabled();
+    if (grad) return k->wants_grad = grad > 0, grad < 0 ? -1 : 0;
+  }
+  if ((why = fl_torch_state_why_not(&k->state)) || !fl_torch_state_equal(&k->state, &t->state)) {
+    snprintf(k->why, sizeof k->why, "global state: %s", why ? why : "inference mode, default dtype or determinism");
+    return 0;
+  }
+  if (fl_guards_check(&t->guards, k->why, sizeof k->why)) {
+    if (fl_weights_check(&t->weights)) return 1;
+    snprintf(k->why, sizeof k->why, "weight: dtype, sizes, strides or device");
+  }
+  k->stale = t;
+  return 0;
+}
+
+static void move_to_front(fl_compiled *c, size_t i) {
+  fl_trace *t = c->traces.data[i];
+  memmove(c->traces.data + 1, c->traces.data, i * sizeof *c->traces.data);
+  c->traces.data[0] = t;
+}
+
+/* Retained trace, or NULL. `from` goes on after the last one found. */
+static fl_trace *find(call *k, size_t *from, PyObject **inputs) {
+  fl_compiled *c = k->c;
+  for (size_t i = *from; i < c->traces.len; i++) {
+    fl_trace *t = c->traces.data[i];
+    k->why[0] = 0;
+    fl_trace_retain(t); /* guards may run Python code, which may reset us */
+    int fit = fits(k, t, inputs);
+    bool still = i < c->traces.len && c->traces.data[i] == t;
+    if (fit == 1) {
+      if (still) move_to_front(c, i);
+      *from = i + 1;
+      return t;
+    }
+    if (k->stale == t && !still) k->stale = NULL;
+    fl_trace_release(t);
+    if (fit < 0 || k->wants_grad || !still) return NULL;
+    count_miss(c, k->why);
+  }
+  return NULL;
+}
+
+fl_trace *fl_compiled_find(fl_compiled *c, PyObject *const *args, size_t nargs, PyObject *kwnames, PyObject **inputs) {
+  call k = {.c = c, .args = args, .nargs = nargs, .kwnames = kwnames};
+  size_t from = 0;
+  fl_trace *t = find(&k, &from, inputs);
+  if (t) fl_trace_release(t); /* the list holds it */
+  return t;
+}
+
+/* --- native calls --- */
+
+static PyObject *under_no_grad(call *k, PyObject *(*fn)(call *)) {
+  int grad = k->state.inference ? 0 : fl_grad_enabled();
+  if (grad < 0 || (grad && fl_grad_set(false) < 0)) return NULL;
+  PyObject *r = fn(k);
+  if (!grad) return r;
+  PyObject *type, *value, *tb;
+  PyErr_Fetch(&type, &value, &tb);
+  if (fl_grad_set(true) < 0) PyErr_Clear();
+  PyErr_Restore(type, value, tb);
+  return r;
+}
+
+static PyObject *call_target(call *k) { return PyObject_Vectorcall(k->c->target, k->args, k->nargs, k->kwnames); }
+
+static PyObject *native(call *k, const char *reason, bool keep_grad) {
+  fl_compiled *c = k->c;
+  if (reason != c->native_reason) snprintf(c->native_reason, sizeof c->native_reason, "%s", reason);
+  if (c->fallback_error) return PyErr_Format(PyExc_RuntimeError, "framelift: %s", c->native_reason);
+  c->native++;
+  return keep_grad ? call_target(k) : under_no_grad(k, call_target);
+}
+
+static PyObject *native_with_grad(call *k) {
+  fl_compiled *c = k->c;
+  if (!c->warned && !c->fallback_error) {
+    c->warned = true;
+    if (PyErr_WarnEx(PyExc_UserWarning,
+                     "framelift: an argument requires grad while grad mode is on; this call runs natively "
+                     "(compile is for inference)", 1) < 0)
+      return NULL;
+  }
+  return native(k, "an argument requires grad while grad mode is on", true);
+}
+
+/* --- giving up --- */
+
+static void note_give_up(fl_compiled *c, fl_rec *r) {
+  const fl_reason *w = &r->why;
+  snprintf(c->native_reason, sizeof c->native_reason, "%s%s%s", w->reason ? w->reason : "out of memory",
+           w->detail && *w->detail ? ": " : "", w->detail ? w->detail : "");
+  fl_give_up g = {.reason = fl_strdup(w->reason ? w->reason : "out of memory"), .detail = fl_strdup(w->detail ? w->detail : ""),
+                  .file = w->file ? fl_strdup(w->file) : NULL, .line = w->line, .count = 1, .holder = r->trace};
+  if (!FL_PUSH(&c->give_ups, g)) {
+    fl_free(g.reason);
+    fl_free(g.detail);
+    fl_free(g.file);
+    return;
+  }
+  r->trace = NULL;
+  fl_guards_release(&g.holder->guards);
+  fl_weights_release(&g.holder->weights);
+}
+
+static bool gave_up_before(call *k) {
+  fl_compiled *c = k->c;
+  PyObject *inputs[FL_MAX_INPUTS];
+  void *data[FL_MAX_INPUTS];
+  const char *why;
+  for (size_t i = 0; i < c->give_ups.len; i++) {
+    fl_give_up *g = &c->give_ups.data[i];
+    if (!fl_argspec_match(&g->holder->args, k->args, k->nargs, k->kwnames, inputs, data, &why)) continue;
+    g->count++;
+    snprintf(c->native_reason, sizeof c->native_reason, "%s%s%s", g->reason, *g->detail ? ": " : "", g->detail);
+    return true;
+  }
+  return false;
+}
+
+/* --- recording --- */
+
+static PyObject **collect_finals(fl_rec *r, fl_trace *t) {
+  PyObject **f = fl_calloc(t->values.len + 1, sizeof *f);
+  for (size_t i = 0; f && i < t->result.nodes.len; i++) {
+    const fl_result_node *n = &t->result.nodes.data[i];
+    if (n->kind != FL_RESULT_VALUE || t->values.data[n->index].kind != FL_TVAL_RESULT) continue;
+    for (size_t k = r->live.len; k-- > 0;)
+      if (r->live.data[k].value == n->index && PyWeakref_GET_OBJECT(r->live.data[k].weak) != Py_None) {
+        f[n->index] = Py_NewRef(PyWeakref_GET_OBJECT(r->live.data[k].weak));
+        break;
+      }
+  }
+  return f;
+}
+
+static PyObject *generator_state(PyObject *set_to) {
+  PyObject *torch = PyImport_ImportModule("torch");
+  PyObject *g = torch ? PyObject_GetAttrString(torch, "default_generator") : NULL;
+  PyObject *out = g ? PyObject_CallMethod(g, "get_state", NULL) : NULL;
+  if (out && set_to) {
+    PyObject *r = PyObject_CallMethod(g, "set_state", "O", set_to);
+    if (!r) Py_CLEAR(out);
+    Py_XDECREF(r);
+  }
+  Py_XDECREF(g);
+  Py_XDECREF(torch);
+  return out;
+}
+
+/* Verification runs random operators again: from the state the recording began with, and unseen afterwards. */
+static int verify(fl_rec *r, fl_trace *t, PyObject *generator) {
+  PyObject **finals = collect_finals(r, t), *after = NULL;
+  if (!finals) return PyErr_NoMemory(), -1;
+  int rc = 0;
+  if (t->random && !(after = generator_state(generator))) rc = -1;
+  if (rc == 0) rc = fl_trace_verify(t, r->inputs, finals);
+  if (after) {
+    PyObject *type, *value, *tb;
+    PyErr_Fetch(&type, &value, &tb);
+    PyObject *x = generator_state(after);
+    Py_XDECREF(x);
+    PyErr_Clear();
+    PyErr_Restore(type, value, tb);
+  }
+  Py_XDECREF(after);
+  for (size_t i = 0; i < t->values.len; i++) Py_XDECREF(finals[i]);
+  fl_free(finals);
+  return rc;
+}
+
+static void finish(call *k, fl_rec *r, PyObject *result, PyObject *generator) {
+  fl_compiled *c = k->c;
+  fl_trace *t = fl_rec_end(r, result);
+  if (!t) {
+    note_give_up(c, r);
+    return;
+  }
+  fl_build_options o = {!c->backend_eager, c->verify, c->tactic_ms, c->pool};
+  bool ok = fl_trace_build(t, &o) && (!c->verify || verify(r, t, generator) == 0);
+  if (PyErr_Occurred()) PyErr_Clear();
+  if (ok && c->traces.len == FL_MAX_TRACES) {
+    for (size_t i = 0; i < c->traces.len; i++)
+      if (c->traces.data[i] == k->stale) {
+        fl_trace_release(k->stale);
+        memmove(c->traces.data + i, c->traces.data + i + 1, (c->traces.len - i - 1) * sizeof *c->traces.data);
+        c->traces.len--;
+        break;
+      }
+  }
+  ok = ok && FL_PUSH(&c->traces, t);
+  if (!ok) {
+    fl_rec_give_up(r, "out of memory", "while building");
+    r->trace = t;
+    note_give_up(c, r);
+    return;
+  }
+  move_to_front(c, c->traces.len - 1);
+  c->recorded++;
+}
+
+static PyObject *record_inside(call *k, fl_rec *r) {
+  fl_compiled *c = k->c;
+  int was_native = 0, flag = fl_compiling_flag(true);
+  PyObject *generator = flag < 0 ? NULL : generator_state(NULL), *result = NULL;
+  if (!generator || fl_dispatch_push(r->mode) < 0) {
+    if (flag >= 0) fl_compiling_flag(flag);
+    Py_XDECREF(generator);
+    return NULL;
+  }
+  fl_rec_current_set(r);
+  result = fl_eval_call(r, c->target, k->args, k->nargs, k->kwnames, &was_native);
+  fl_rec_current_set(NULL);
+  PyObject *type, *value, *tb;
+  PyErr_Fetch(&type, &value, &tb);
+  if (fl_dispatch_pop() < 0 || fl_compiling_flag(flag) < 0) PyErr_Clear();
+  if (result) {
+    if (was_native) fl_rec_give_up(r, "not evaluated", fl_eval_supported() ? "a profiler, tracer or debugger is attached" : fl_eval_why_not());
+    finish(k, r, result, generator);
+  }
+  Py_DECREF(generator);
+  PyErr_Restore(type, value, tb);
+  return result;
+}
+
+static PyObject *record(call *k) {
+  fl_compiled *c = k->c;
+  const char *why_not = NULL;
+  fl_rec *r = fl_rec_begin(c->target, k->args, k->nargs, k->kwnames, &why_not);
+  if (!r) return why_not ? native(k, why_not, false) : NULL;
+  if (k->grad_on && any_requires_grad(&r->trace->args)) {
+    k->wants_grad = true;
+    fl_rec_free(r);
+    return NULL;
+  }
+  c->recordings++;
+  PyObject *result = record_inside(k, r);
+  if (result && r->gave_up) {
+    c->native++;
+    if (c->fallback_error) {
+      Py_CLEAR(result);
+      PyErr_Format(PyExc_RuntimeError, "framelift: %s", c->native_reason);
+    }
+  }
+  fl_rec_free(r);
+  return result;
+}
+
+/* --- the call --- */
+
+
+static PyObject *replay(call *k, fl_trace *t, PyObject **inputs, const char **miss) {
+  int grad = t->eager_parts && !k->state.inference ? fl_grad_enabled() : 0;
+  if (grad < 0 || (grad > 0 && fl_grad_set(false) < 0)) return NULL;
+  PyObject *out = fl_trace_run(t, inputs, miss, true);
+  if (grad > 0) {
+    PyObject *type, *value, *tb;
+    PyErr_Fetch(&type, &value, &tb);
+    if (fl_grad_set(true) < 0) PyErr_Clear();
+    PyErr_Restore(type, value, tb);
+  }
+  return out;
+}
+
+/* A trace's answer; NULL with an exception, or NULL without when none fits. */
+static PyObject *try_traces(call *k) {
+  PyObject *inputs[FL_MAX_INPUTS];
+  size_t from = 0;
+  const char *miss;
+  fl_trace *t;
+  while ((t = find(k, &from, inputs))) {
+    PyObject *out = replay(k, t, inputs, &miss);
+    if (out) {
+      t->hits++;
+      k->c->replayed++;
+    }
+    fl_trace_release(t);
+    if (out || PyErr_Occurred()) return out;
+    count_miss(k->c, miss ? miss : "?");
+  }
+  return NULL;
+}
+
+static PyObject *record_locked(call *k) {
+  fl_compiled *c = k->c;
+  if (!PyThread_acquire_lock(c->lock, NOWAIT_LOCK)) {
+    Py_BEGIN_ALLOW_THREADS
+    PyThread_acquire_lock(c->lock, WAIT_LOCK);
+    Py_END_ALLOW_THREADS
+    PyObject *out = try_traces(k); /* another thread may have recorded what we need */
+    if (out || PyErr_Occurred()) {
+      PyThread_release_lock(c->lock);
+      return out;
+    }
+  }
+  PyObject *out = under_no_grad(k, record);
+  PyThread_release_lock(c->lock);
+  return out;
+}
+
+static PyObject *compiled_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
+  fl_compiled *c = (fl_compiled *)self;
+  call k = {.c = c, .args = args, .nargs = (size_t)PyVectorcall_NARGS(nargsf), .kwnames = kwnames};
+  if (fl_rec_current()) return call_target(&k); /* part of an outer recording */
+  c->calls++;
+  PyObject *out = try_traces(&k);
+  if (out || PyErr_Occurred()) return out;
+  if (k.wants_grad) return native_with_grad(&k);
+  if (know_state(&k) < 0) return NULL;
+  const char *why = fl_torch_state_why_not(&k.state);
+  if (why) return native(&k, why, false);
+  if (gave_up_before(&k)) return native(&k, c->native_reason, false);
+  if (c->traces.len == FL_MAX_TRACES && !k.stale) return native(&k, "8 traces were recorded and none fits", false);
+  if (c->give_ups.len >= 4) return native(&k, c->native_reason, false);
+  if (c->recordings >= FL_MAX_RECORDINGS) return native(&k, "32 recordings were made and none fits", false);
+  if (!fl_eval_supported()) return native(&k, fl_eval_why_not(), false);
+  int grad = k.state.inference ? 0 : fl_grad_enabled();
+  if (grad < 0) return NULL;
+  k.grad_on = grad;
+  out = record_locked(&k);
+  return !out && k.wants_grad && !PyErr_Occurred() ? native_with_grad(&k) : out;
+}
+
+/* --- the type --- */
+
+static bool option_is(PyObject *options, const char *name, const char *value) {
+  PyObject *v = PyDict_GetItemString(options, name);
+  return v && PyUnicode_Check(v) && PyUnicode_CompareWithASCIIString(v, value) == 0;
+}
+
+PyObject *fl_compiled_new(PyObject *target, PyObject *options) {
+  PyObject *threads = PyDict_GetItemString(options, "threads"), *verify_on = PyDict_GetItemString(options, "verify");
+  PyObject *tactic = PyDict_GetItemString(options, "tactic_ms");
+  long n = threads && threads != Py_None ? PyLong_AsLong(threads) : 0;
+  double ms = tactic && tactic != Py_None ? PyFloat_AsDouble(tactic) : 0;
+  if (PyErr_Occurred()) return NULL;
+  fl_pool *pool = pool_of(n > 0 ? (int)n : fl_torch_threads());
+  if (!pool) return NULL;
+  fl_compiled *c = PyObject_GC_New(fl_compiled, &fl_compiled_type);
+  if (!c) return NULL;
+  memset((char *)c + sizeof(PyObject), 0, sizeof *c - sizeof(PyObject));
+  c->vectorcall = compiled_call;
+  c->target = Py_NewRef(target);
+  c->backend_eager = option_is(options, "backend", "eager");
+  c->fallback_error = option_is(options, "fallback", "error");
+  c->verify = !verify_on || PyObject_IsTrue(verify_on);
+  c->tactic_ms = ms;
+  c->threads = fl_pool_threads(pool);
+  c->pool = pool;
+  c->misses = PyDict_New();
+  c->lock = PyThread_allocate_lock();
+  PyObject_GC_Track(c);
+  if (!c->misses || !c->lock) {
+    Py_DECREF(c);
+    return PyErr_NoMemory();
+  }
+  return (PyObject *)c;
+}
+
+void fl_compiled_reset(fl_compiled *c) {
+  size_t n = c->traces.len, m = c->give_ups.len;
+  fl_trace **traces = c->traces.data;
+  fl_give_up *g = c->give_ups.data;
+  memset(&c->traces, 0, sizeof c->traces);
+  memset(&c->give_ups, 0, sizeof c->give_ups);
+  c->recordings = 0;
+  c->native_reason[0] = 0;
+  for (size_t i = 0; i < n; i++) fl_trace_release(traces[i]);
+  for (size_t i = 0; i < m; i++) {
+    fl_free(g[i].reason);
+    fl_free(g[i].detail);
+    fl_free(g[i].file);
+    fl_trace_release(g[i].holder);
+  }
+  fl_free(traces);
+  fl_free(g);
+}
+
+void fl_compiled_refresh(fl_compiled *c) {
+  for (size_t i = 0; i < c->traces.len; i++) fl_weights_touch(&c->traces.data[i]->weights);
+}
+
+static int compiled_traverse(fl_compiled *c, visitproc visit, void *arg) {
+  Py_VISIT(c->target);
+  Py_VISIT(c->misses);
+  for (size_t i = 0; i < c->traces.len; i++) {
+    int rc = fl_trace_traverse(c->traces.data[i], visit, arg);
+    if (rc) return rc;
+  }
+  for (size_t i = 0; i < c->give_ups.len; i++) {
+    int rc = fl_trace_traverse(c->give_ups.data[i].holder, visit, arg);
+    if (rc) return rc;
+  }
+  return 0;
+}
+
+static int compiled_clear(fl_compiled *c) {
+  fl_compiled_reset(c);
+  Py_CLEAR(c->target);
+  Py_CLEAR(c->misses);
+  return 0;
+}
+
+static void compiled_dealloc(fl_compiled *c) {
+  PyObject_GC_UnTrack(c);
+  if (c->weaklist) PyObject_ClearWeakRefs((PyObject *)c);
+  compiled_clear(c);
+  if (c->lock) PyThread_free_lock(c->lock);
+  PyObject_GC_Del(c);
+}
+
+/* Names that describe the callable are the target's; other special names are the type's own first. */
+static bool own_first(PyObject *name) {
+  static const char *const targets[] = {"__doc__", "__name__", "__qualname__", "__module__", "__annotations__",
+                                        "__signature__", "__dict__", "__defaults__", "__code__", "__globals__"};
+  const char *s = PyUnicode_AsUTF8(name);
+  if (!s) return PyErr_Clear(), true;
+  if (strncmp(s, "__", 2)) return false;
+  for (size_t i = 0; i < sizeof targets / sizeof *targets; i++)
+    if (!strcmp(s, targets[i])) return false;
+  return true;
+}
+
+static PyObject *compiled_getattro(PyObject *self, PyObject *name) {
+  fl_compiled *c = (fl_compiled *)self;
+  if (own_first(name)) {
+    PyObject *v = PyObject_GenericGetAttr(self, name);
+    if (v || !PyErr_ExceptionMatches(PyExc_AttributeError)) return v;
+    PyErr_Clear();
+  }
+  return PyObject_GetAttr(c->target, name);
+}
+
+static int compiled_setattro(PyObject *self, PyObject *name, PyObject *value) {
+  return PyObject_SetAttr(((fl_compiled *)self)->target, name, value);
+}
+
+static PyObject *compiled_repr(fl_compiled *c) { return PyUnicode_FromFormat("framelift.compile(%R)", c->target); }
+
+static PyObject *compiled_descr_get(PyObject *self, PyObject *obj, PyObject *type) {
+  if (!obj || obj == Py_None || !PyFunction_Check(((fl_compiled *)self)->target)) return Py_NewRef(self);
+  return PyMethod_New(self, obj);
+}
+
+static PyMemberDef compiled_members[] = {
+    {"__wrapped__", T_OBJECT, offsetof(fl_compiled, target), READONLY, "the original callable"},
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(fl_compiled, vectorcall), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL}};
+
+PyTypeObject fl_compiled_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "framelift._C.Compiled",
+    .tp_basicsize = sizeof(fl_compiled),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL,
+    .tp_vectorcall_offset = offsetof(fl_compiled, vectorcall),
+    .tp_call = PyVectorcall_Call,
+    .tp_traverse = (traverseproc)compiled_traverse,
+    .tp_clear = (inquiry)compiled_clear,
+    .tp_dealloc = (destructor)compiled_dealloc,
+    .tp_weaklistoffset = offsetof(fl_compiled, weaklist),
+    .tp_getattro = compiled_getattro,
+    .tp_setattro = compiled_setattro,
+    .tp_repr = (reprfunc)compiled_repr,
+    .tp_descr_get = compiled_descr_get,
+    .tp_members = compiled_members,
+};

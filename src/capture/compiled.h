@@ -1,0 +1,53 @@
+/* The callable that framelift.compile gives: guards and replay, else recording, else the original. */
+#ifndef FL_CAPTURE_COMPILED_H
+#define FL_CAPTURE_COMPILED_H
+
+#include "capture/rec.h"
+#include "capture/segment.h"
+
+#define FL_MAX_TRACES 8
+#define FL_MAX_RECORDINGS 32 /* of one callable: then it runs natively */
+
+typedef struct fl_give_up {
+  char *reason, *detail, *file;
+  int line;
+  uint64_t count;
+  fl_trace *holder;    /* owns `args`: calls that match run natively at once */
+} fl_give_up;
+
+typedef struct fl_compiled {
+  PyObject_HEAD
+  vectorcallfunc vectorcall;
+  PyObject *target, *weaklist;
+  bool backend_eager, fallback_error, verify;
+  int threads;
+  double tactic_ms;
+  fl_pool *pool;       /* shared by all callables of as many threads */
+  FL_VEC(fl_trace *) traces;  /* most recently used first */
+  FL_VEC(fl_give_up) give_ups;
+  PyObject *misses;    /* dict: guard text -> count */
+  uint64_t calls, replayed, native;
+  int recorded;        /* recordings that became traces */
+  int recordings;      /* all */
+  PyThread_type_lock lock; /* held while recording */
+  char native_reason[240]; /* why the last native call was native */
+  bool warned;
+} fl_compiled;
+
+extern PyTypeObject fl_compiled_type;
+
+PyObject *fl_compiled_new(PyObject *target, PyObject *options);
+void fl_compiled_reset(fl_compiled *c);
+void fl_compiled_refresh(fl_compiled *c);
+/* Finds the trace that fits these arguments now, guards checked. Borrowed; `inputs` has room for FL_MAX_INPUTS. NULL
+ * when none does (no exception), or with one. */
+fl_trace *fl_compiled_find(fl_compiled *c, PyObject *const *args, size_t nargs, PyObject *kwnames, PyObject **inputs);
+
+/* report.c */
+PyObject *fl_report(fl_compiled *c);
+PyObject *fl_report_plans(fl_compiled *c);
+PyObject *fl_report_graphs(fl_compiled *c);
+PyObject *fl_report_profile(fl_compiled *c, PyObject *args, PyObject *kwargs);
+PyObject *fl_report_overhead(fl_compiled *c, PyObject *args, PyObject *kwargs, long n);
+
+#endif

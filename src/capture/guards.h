@@ -1,0 +1,78 @@
+/* Guards: what a trace relies on outside its arguments.
+ *
+ * Built while recording (fl_guards_add_*), armed once when it ends, then checked on every call. The fast path compares
+ * versions and pointers; where one differs, what was read is looked up again, and if it is all the same the new
+ * version is kept. Needs the GIL. Strong references to everything named. */
+#ifndef FL_CAPTURE_GUARDS_H
+#define FL_CAPTURE_GUARDS_H
+
+#include <Python.h>
+#include <stdbool.h>
+
+#include "base/alloc.h"
+#include "capture/ptrmap.h"
+
+typedef struct fl_dict_guard {
+  PyObject *dict, *expected; /* expected: key -> value, or the absent mark */
+  uint64_t version;
+} fl_dict_guard;
+typedef struct fl_inst_guard {
+  PyObject *obj;
+  PyTypeObject *type;
+  PyObject **slot, *dict;    /* where the __dict__ pointer lies, and what it was */
+} fl_inst_guard;
+typedef struct fl_type_guard {
+  PyTypeObject *type;
+  PyObject *expected;
+  unsigned version;
+} fl_type_guard;
+typedef struct fl_func_guard {
+  PyObject *func, *code, *defaults, *kwdefaults, *closure;
+} fl_func_guard;
+typedef struct fl_cell_guard {
+  PyObject *cell, *value;
+} fl_cell_guard;
+typedef struct fl_list_guard {
+  PyObject *list, *snapshot; /* tuple */
+} fl_list_guard;
+typedef struct fl_cont_guard {
+  PyObject *obj, *snapshot;  /* tuple of members; of keys and values for a dict */
+  uint64_t version;
+} fl_cont_guard;
+typedef struct fl_descr_guard {
+  PyObject *descr, *obj, *value;
+} fl_descr_guard;
+typedef struct fl_query_guard {
+  PyObject *callable, *args, *kwnames, *value; /* args: positional, then keyword values */
+} fl_query_guard;
+
+typedef struct fl_guards {
+#define FL_GUARD(kind, name) FL_VEC(fl_##kind##_guard) kind;
+#include "capture/guards.def"
+#undef FL_GUARD
+  /* while recording: which objects have a guard already */
+  fl_ptrmap dicts, insts, types, funcs, cells, conts;
+} fl_guards;
+
+/* Each: 0, or -1 when out of memory (no exception) or, for `changed`, sets *changed when the same thing was read
+ * with another answer before. */
+int fl_guards_add_item(fl_guards *g, PyObject *dict, PyObject *key, PyObject *value, bool *changed);
+int fl_guards_add_instance(fl_guards *g, PyObject *obj);
+int fl_guards_add_type(fl_guards *g, PyTypeObject *type, PyObject *name, PyObject *value, bool *changed);
+int fl_guards_add_function(fl_guards *g, PyObject *func);
+int fl_guards_add_cell(fl_guards *g, PyObject *cell, PyObject *value, bool *changed);
+int fl_guards_add_contents(fl_guards *g, PyObject *container);
+int fl_guards_add_descr(fl_guards *g, PyObject *descr, PyObject *obj, PyObject *value);
+int fl_guards_add_query(fl_guards *g, PyObject *callable, PyObject *const *args, size_t nargs, PyObject *kwnames,
+                        PyObject *value);
+
+/* Checks all precisely and takes the versions. False when something read has changed since: `why` as below. */
+bool fl_guards_arm(fl_guards *g, char *why, size_t size);
+/* The check of every call. On false `why` (may be NULL) tells which guard failed. Never leaves an exception. */
+bool fl_guards_check(fl_guards *g, char *why, size_t size);
+int fl_guards_traverse(const fl_guards *g, visitproc visit, void *arg);
+void fl_guards_release(fl_guards *g);
+/* Kinds and how many there are of each, for reports: row i, NULL past the end. */
+const char *fl_guards_count(const fl_guards *g, int i, size_t *out_count);
+
+#endif

@@ -1,0 +1,395 @@
+#include "capture/interop.h"
+
+#include <string.h>
+
+/* DLPack 1.3, the part used here (github.com/dmlc/dlpack). */
+typedef struct dl_tensor {
+  void *data;
+  struct {
+    int32_t type, id;
+  } device;
+  int32_t ndim;
+  struct {
+    uint8_t code, bits;
+    uint16_t lanes;
+  } dtype;
+  int64_t *shape, *strides;
+  uint64_t byte_offset;
+} dl_tensor;
+
+typedef struct dl_api {
+  struct {
+    uint32_t major, minor;
+  } version;
+  struct dl_api *prev;
+  int (*allocator)(dl_tensor *, void **, void *, void (*)(void *, const char *, const char *));
+  int (*from_object)(void *, void **);
+  int (*to_object)(void *, void **);
+  int (*borrow)(void *, dl_tensor *);
+  int (*stream)(int, int32_t, void **);
+} dl_api;
+
+enum { DL_INT, DL_UINT, DL_FLOAT, DL_BFLOAT = 4, DL_COMPLEX, DL_BOOL, DL_CPU = 1 };
+
+static struct {
+  dl_api *dl;
+  PyTypeObject *tensor, *parameter, *buffer;
+  PyObject *empty, *empty_strided, *empty_kwnames, *dtypes[FL_DTYPE_COUNT];
+  PyGetSetDef *requires_grad, *version;
+  PyObject *is_conj, *is_neg;
+  PyObject *set_grad, *grad_on, *inference_on, *autocast_on, *default_dtype, *function_depth, *dispatch_depth;
+  PyObject *function_on, *deterministic, *functorch_peek, *tracing;
+  PyObject *push, *pop, *threads;
+  PyObject *compiler_dict, *compiling_name;
+} T;
+
+static PyObject *path(PyObject *from, const char *dotted) {
+  PyObject *o = Py_NewRef(from);
+  char part[64];
+  while (o && *dotted) {
+    size_t n = strcspn(dotted, ".");
+    memcpy(part, dotted, n);
+    part[n] = 0;
+    dotted += n + (dotted[n] == '.');
+    PyObject *next = PyObject_GetAttrString(o, part);
+    Py_DECREF(o);
+    o = next;
+  }
+  return o;
+}
+
+static PyGetSetDef *getset_of(PyObject *base, const char *name) {
+  PyObject *d = PyDict_GetItemString(((PyTypeObject *)base)->tp_dict, name);
+  if (!d || Py_TYPE(d) != &PyGetSetDescr_Type) {
+    PyErr_Format(PyExc_ImportError, "framelift: torch.Tensor.%s is not the getset it used to be", name);
+    return NULL;
+  }
+  return ((PyGetSetDescrObject *)d)->d_getset;
+}
+
+static int init_dlpack(void) {
+  PyObject *capsule = PyObject_GetAttrString((PyObject *)T.tensor, "__dlpack_c_exchange_api__");
+  if (!capsule) {
+    PyErr_SetString(PyExc_ImportError, "framelift needs torch 2.10 or newer (the DLPack C exchange API)");
+    return -1;
+  }
+  T.dl = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
+  while (T.dl && T.dl->version.major != 1) T.dl = T.dl->prev;
+  if (!T.dl || !T.dl->borrow) {
+    PyErr_SetString(PyExc_ImportError, "framelift: torch's DLPack exchange API has an unknown version");
+    return -1;
+  }
+  return 0; /* the capsule stays referenced: its table must live */
+}
+
+static int init_dtypes(PyObject *torch) {
+  static const char *const names[FL_DTYPE_COUNT] = {"float32", "float64", "float16", "bfloat16", "int64",
+                                                    "int32",   "int16",   "int8",    "uint8",    "bool"};
+  for (int i = 0; i < FL_DTYPE_COUNT; i++)
+    if (!(T.dtypes[i] = PyObject_GetAttrString(torch, names[i]))) return -1;
+  return 0;
+}
+
+int fl_interop_init(void) {
+  if (T.dl) return 0;
+  PyObject *torch = PyImport_ImportModule("torch");
+  if (!torch) return -1;
+  PyObject *base = NULL, *compiler = NULL, *buffer = NULL;
+  static const struct {
+    PyObject **to;
+    const char *from;
+  } table[] = {
+      {(PyObject **)&T.tensor, "Tensor"},
+      {(PyObject **)&T.parameter, "nn.Parameter"},
+      {&T.empty, "empty"},
+      {&T.empty_strided, "empty_strided"},
+      {&T.is_conj, "_C.TensorBase.is_conj"},
+      {&T.is_neg, "_C.TensorBase.is_neg"},
+      {&T.set_grad, "_C._set_grad_enabled"},
+      {&T.grad_on, "is_grad_enabled"},
+      {&T.inference_on, "is_inference_mode_enabled"},
+      {&T.autocast_on, "_C._is_any_autocast_enabled"},
+      {&T.default_dtype, "get_default_dtype"},
+      {&T.function_depth, "_C._len_torch_function_stack"},
+      {&T.dispatch_depth, "_C._len_torch_dispatch_stack"},
+      {&T.function_on, "_C._is_torch_function_enabled"},
+      {&T.deterministic, "_C._get_deterministic_algorithms"},
+      {&T.functorch_peek, "_C._functorch.peek_interpreter_stack"},
+      {&T.tracing, "_C._get_tracing_state"},
+      {&T.push, "_C._push_on_torch_dispatch_stack"},
+      {&T.pop, "_C._pop_torch_dispatch_stack"},
+      {&T.threads, "get_num_threads"},
+  };
+  for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+    if (!(*table[i].to = path(torch, table[i].from))) goto fail;
+  buffer = path(torch, "nn.Buffer");
+  if (!buffer) PyErr_Clear();
+  T.buffer = (PyTypeObject *)buffer;
+  if (!(compiler = PyImport_ImportModule("torch.compiler"))) goto fail;
+  T.compiler_dict = PyModule_GetDict(compiler);
+  if (!(T.compiling_name = PyUnicode_InternFromString("_is_compiling_flag"))) goto fail;
+  if (!(T.empty_kwnames = Py_BuildValue("(s)", "dtype"))) goto fail;
+  if (!(base = path(torch, "_C.TensorBase"))) goto fail;
+  if (!(T.requires_grad = getset_of(base, "requires_grad")) || !(T.version = getset_of(base, "_version"))) goto fail;
+  if (init_dtypes(torch) < 0 || init_dlpack() < 0) goto fail;
+  Py_DECREF(base);
+  Py_DECREF(compiler);
+  Py_DECREF(torch);
+  return 0;
+fail:
+  T.dl = NULL;
+  Py_XDECREF(base);
+  Py_XDECREF(compiler);
+  Py_DECREF(torch);
+  return -1;
+}
+
+bool fl_tensor_check(PyObject *o) {
+  PyTypeObject *t = Py_TYPE(o);
+  return t == T.tensor || t == T.parameter || PyType_IsSubtype(t, T.tensor);
+}
+
+bool fl_tensor_is_plain(PyObject *o) {
+  PyTypeObject *t = Py_TYPE(o);
+  return t == T.tensor || t == T.parameter || (T.buffer && t == T.buffer);
+}
+
+static bool engine_dtype(const dl_tensor *d, fl_dtype *out) {
+  if (d->dtype.lanes != 1) return false;
+  unsigned key = d->dtype.code * 256u + d->dtype.bits;
+  switch (key) {
+  case DL_FLOAT * 256 + 32: *out = FL_F32; return true;
+  case DL_FLOAT * 256 + 64: *out = FL_F64; return true;
+  case DL_FLOAT * 256 + 16: *out = FL_F16; return true;
+  case DL_BFLOAT * 256 + 16: *out = FL_BF16; return true;
+  case DL_INT * 256 + 64: *out = FL_I64; return true;
+  case DL_INT * 256 + 32: *out = FL_I32; return true;
+  case DL_INT * 256 + 16: *out = FL_I16; return true;
+  case DL_INT * 256 + 8: *out = FL_I8; return true;
+  case DL_UINT * 256 + 8: *out = FL_U8; return true;
+  case DL_BOOL * 256 + 8: *out = FL_BOOL; return true;
+  }
+  return false;
+}
+
+void fl_tensor_read(PyObject *tensor, fl_tensor_meta *out) {
+  dl_tensor d;
+  memset(out, 0, sizeof *out);
+  if (T.dl->borrow(tensor, &d) != 0) {
+    PyErr_Clear();
+    out->why_not = "not a dense strided tensor";
+    return;
+  }
+  out->has_data = true;
+  out->data = d.data ? (char *)d.data + d.byte_offset : NULL;
+  out->device_type = d.device.type;
+  out->device_id = d.device.id;
+  out->dtype_key = (uint32_t)d.dtype.code << 24 | (uint32_t)d.dtype.bits << 16 | d.dtype.lanes;
+  out->item_size = ((size_t)d.dtype.bits * d.dtype.lanes + 7) / 8;
+  out->ndim = d.ndim;
+  if (d.ndim > FL_MAX_RANK) {
+    out->why_not = "more than 8 dimensions";
+    return;
+  }
+  out->type.rank = d.ndim;
+  for (int i = 0; i < d.ndim; i++) {
+    out->type.dims[i] = d.shape[i];
+    out->strides[i] = d.strides[i];
+  }
+  if (!engine_dtype(&d, &out->type.dtype)) out->why_not = "an element type the engine does not have";
+  else if (d.device.type != DL_CPU) out->why_not = "not in CPU memory";
+  else out->ok = true;
+}
+
+bool fl_tensor_meta_equal(const fl_tensor_meta *a, const fl_tensor_meta *b) {
+  if (a->has_data != b->has_data || a->dtype_key != b->dtype_key || a->device_type != b->device_type ||
+      a->device_id != b->device_id || a->ndim != b->ndim)
+    return false;
+  if (a->ndim > FL_MAX_RANK) return false;
+  size_t n = (size_t)a->ndim * sizeof(int64_t);
+  return !memcmp(a->type.dims, b->type.dims, n) && !memcmp(a->strides, b->strides, n);
+}
+
+bool fl_tensor_extent(const fl_tensor_meta *m, const char **lo, const char **hi) {
+  if (!m->has_data || !m->data || m->ndim > FL_MAX_RANK) return false;
+  int64_t min = 0, max = 0;
+  for (int i = 0; i < m->ndim; i++) {
+    if (m->type.dims[i] == 0) return false;
+    int64_t span = (m->type.dims[i] - 1) * m->strides[i];
+    if (span < 0) min += span;
+    else max += span;
+  }
+  *lo = (const char *)m->data + min * (int64_t)m->item_size;
+  *hi = (const char *)m->data + (max + 1) * (int64_t)m->item_size;
+  return true;
+}
+
+int fl_tensor_requires_grad(PyObject *tensor) {
+  PyObject *r = T.requires_grad->get(tensor, T.requires_grad->closure);
+  if (!r) return -1;
+  Py_DECREF(r);
+  return r == Py_True;
+}
+
+static int call_true(PyObject *callable, PyObject *arg) {
+  PyObject *r = arg ? PyObject_Vectorcall(callable, &arg, 1, NULL) : PyObject_CallNoArgs(callable);
+  if (!r) return -1;
+  int v = PyObject_IsTrue(r);
+  Py_DECREF(r);
+  return v;
+}
+
+int fl_tensor_is_lazy(PyObject *tensor) {
+  int v = call_true(T.is_neg, tensor);
+  return v ? v : call_true(T.is_conj, tensor);
+}
+
+bool fl_tensor_version(PyObject *tensor, int64_t *out) {
+  PyObject *r = T.version->get(tensor, T.version->closure);
+  if (!r) {
+    PyErr_Clear();
+    return false;
+  }
+  *out = PyLong_AsLongLong(r);
+  Py_DECREF(r);
+  return true;
+}
+
+static PyObject *int_tuple(const int64_t *v, int n) {
+  PyObject *t = PyTuple_New(n);
+  for (int i = 0; t && i < n; i++) {
+    PyObject *x = PyLong_FromLongLong(v[i]);
+    if (!x) Py_CLEAR(t);
+    else PyTuple_SET_ITEM(t, i, x);
+  }
+  return t;
+}
+
+PyObject *fl_tensor_new(const fl_type *type, const int64_t *strides) {
+  PyObject *size = int_tuple(type->dims, type->rank), *st = NULL, *r = NULL;
+  if (!size) return NULL;
+  PyObject *dtype = T.dtypes[type->dtype];
+  if (fl_is_contiguous(type, strides)) {
+    PyObject *args[] = {size, dtype};
+    r = PyObject_Vectorcall(T.empty, args, 1, T.empty_kwnames);
+  } else if ((st = int_tuple(strides, type->rank))) {
+    PyObject *args[] = {size, st, dtype};
+    r = PyObject_Vectorcall(T.empty_strided, args, 2, T.empty_kwnames);
+  }
+  Py_XDECREF(st);
+  Py_DECREF(size);
+  return r;
+}
+
+void *fl_tensor_data(PyObject *tensor) {
+  dl_tensor d;
+  if (T.dl->borrow(tensor, &d) != 0) {
+    PyErr_Clear();
+    return NULL;
+  }
+  return d.data ? (char *)d.data + d.byte_offset : NULL;
+}
+
+bool fl_torch_dtype(PyObject *o, fl_dtype *out) {
+  for (int i = 0; i < FL_DTYPE_COUNT; i++)
+    if (T.dtypes[i] == o) {
+      *out = (fl_dtype)i;
+      return true;
+    }
+  return false;
+}
+
+static int call_int(PyObject *callable, int *out) {
+  PyObject *r = PyObject_CallNoArgs(callable);
+  if (!r) return -1;
+  *out = (int)PyLong_AsLong(r);
+  Py_DECREF(r);
+  return PyErr_Occurred() ? -1 : 0;
+}
+
+static int call_flag(PyObject *callable, bool *out) {
+  int v = call_true(callable, NULL);
+  *out = v > 0;
+  return v < 0 ? -1 : 0;
+}
+
+int fl_torch_state_read(fl_torch_state *s) {
+  memset(s, 0, sizeof *s);
+  if (call_flag(T.inference_on, &s->inference) < 0 || call_flag(T.autocast_on, &s->autocast) < 0 ||
+      call_flag(T.function_on, &s->torch_function) < 0 || call_flag(T.deterministic, &s->deterministic) < 0 ||
+      call_int(T.function_depth, &s->function_modes) < 0 || call_int(T.dispatch_depth, &s->dispatch_modes) < 0)
+    return -1;
+  PyObject *d = PyObject_CallNoArgs(T.default_dtype);
+  PyObject *f = d ? PyObject_CallNoArgs(T.functorch_peek) : NULL;
+  PyObject *t = f ? PyObject_CallNoArgs(T.tracing) : NULL;
+  s->default_dtype = d;
+  s->functorch = f && f != Py_None;
+  s->tracing = t && t != Py_None;
+  Py_XDECREF(d);
+  Py_XDECREF(f);
+  Py_XDECREF(t);
+  return t ? 0 : -1;
+}
+
+const char *fl_torch_state_why_not(const fl_torch_state *s) {
+  if (s->autocast) return "autocast is on";
+  if (s->functorch) return "inside a functorch transform";
+  if (s->tracing) return "torch.jit is tracing";
+  if (s->function_modes) return "a torch function mode is active";
+  if (s->dispatch_modes) return "a torch dispatch mode is active";
+  if (!s->torch_function) return "torch functions are disabled";
+  return NULL;
+}
+
+bool fl_torch_state_equal(const fl_torch_state *a, const fl_torch_state *b) {
+  return a->inference == b->inference && a->deterministic == b->deterministic && a->default_dtype == b->default_dtype;
+}
+
+int fl_grad_enabled(void) { return call_true(T.grad_on, NULL); }
+
+int fl_grad_set(bool enabled) {
+  PyObject *arg = enabled ? Py_True : Py_False;
+  PyObject *r = PyObject_Vectorcall(T.set_grad, &arg, 1, NULL);
+  Py_XDECREF(r);
+  return r ? 0 : -1;
+}
+
+int fl_torch_threads(void) {
+  int n = 1;
+  if (call_int(T.threads, &n) < 0) PyErr_Clear();
+  return n > 0 ? n : 1;
+}
+
+bool fl_torch_state_covers(PyObject *c) {
+  PyObject *const known[] = {T.grad_on,        T.inference_on, T.autocast_on,    T.default_dtype, T.function_depth,
+                             T.dispatch_depth, T.function_on,  T.functorch_peek, T.tracing,       T.deterministic};
+  for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+    if (c == known[i]) return true;
+    /* Builtin functions reached under two names are two objects with one definition. */
+    if (PyCFunction_Check(c) && PyCFunction_Check(known[i]) &&
+        ((PyCFunctionObject *)c)->m_ml == ((PyCFunctionObject *)known[i])->m_ml)
+      return true;
+  }
+  return false;
+}
+
+int fl_compiling_flag(bool set) {
+  PyObject *old = PyDict_GetItemWithError(T.compiler_dict, T.compiling_name);
+  if (!old && PyErr_Occurred()) return -1;
+  int was = old == Py_True;
+  return PyDict_SetItem(T.compiler_dict, T.compiling_name, set ? Py_True : Py_False) < 0 ? -1 : was;
+}
+
+PyObject *fl_compiling_dict(void) { return T.compiler_dict; }
+
+int fl_dispatch_push(PyObject *mode) {
+  PyObject *r = PyObject_CallOneArg(T.push, mode);
+  Py_XDECREF(r);
+  return r ? 0 : -1;
+}
+
+int fl_dispatch_pop(void) {
+  PyObject *r = PyObject_CallOneArg(T.pop, Py_None);
+  Py_XDECREF(r);
+  return r ? 0 : -1;
+}

@@ -1,0 +1,498 @@
+#include "capture/rec.h"
+
+#include <string.h>
+
+#include "capture/eval.h"
+
+static _Thread_local fl_rec *current;
+
+fl_rec *fl_rec_current(void) { return current; }
+void fl_rec_current_set(fl_rec *r) { current = r; }
+
+static inline bool off(const fl_rec *r) { return !r || r->gave_up || r->paused; }
+
+static int oom(fl_rec *r) {
+  fl_rec_give_up(r, "out of memory", "while recording");
+  return 0;
+}
+
+/* --- giving up --- */
+
+void fl_rec_give_up(fl_rec *r, const char *reason, const char *detail) {
+  if (!r || r->gave_up) return;
+  r->gave_up = true;
+  const char *file = NULL;
+  int line = 0;
+  if (fl_eval_user_line(&file, &line) < 0) file = NULL;
+  r->why.reason = fl_strdup(reason);
+  r->why.detail = fl_strdup(detail ? detail : "");
+  r->why.file = file ? fl_strdup(file) : NULL;
+  r->why.line = line;
+}
+
+bool fl_rec_gave_up(const fl_rec *r) { return r && r->gave_up; }
+
+/* --- memory of the trace --- */
+
+const char *fl_rec_intern(fl_rec *r, const char *s) {
+  if (r->last_copy && !strcmp(r->last_copy, s)) return r->last_copy;
+  const char *copy = fl_arena_strdup(&r->trace->arena, s);
+  if (!copy) oom(r);
+  r->last_copy = copy;
+  return copy;
+}
+
+bool fl_rec_keep(fl_rec *r, PyObject *o) {
+  if (PyList_Append(r->trace->keep, o) == 0) return true;
+  PyErr_Clear();
+  oom(r);
+  return false;
+}
+
+/* --- tensors --- */
+
+static fl_live *live_entry(fl_rec *r, PyObject *tensor) {
+  uint32_t at;
+  if (!fl_ptrmap_get(&r->live_of, tensor, &at)) return NULL;
+  fl_live *l = &r->live.data[at];
+  return PyWeakref_GET_OBJECT(l->weak) == tensor ? l : NULL;
+}
+
+bool fl_rec_find(fl_rec *r, PyObject *tensor, uint32_t *out_value) {
+  fl_live *l = live_entry(r, tensor);
+  if (l) *out_value = l->value;
+  return l != NULL;
+}
+
+static bool track(fl_rec *r, PyObject *tensor, uint32_t value) {
+  uint32_t storage = r->trace->values.data[value].storage;
+  fl_live *known = live_entry(r, tensor);
+  if (known) {
+    known->value = value;
+    return true;
+  }
+  fl_live l = {tensor, PyWeakref_NewRef(tensor, NULL), value, r->storage_head.data[storage]};
+  if (!l.weak) PyErr_Clear();
+  if (!l.weak || !FL_PUSH(&r->live, l)) {
+    Py_XDECREF(l.weak);
+    return oom(r), false;
+  }
+  r->storage_head.data[storage] = (uint32_t)r->live.len - 1;
+  return fl_ptrmap_set(&r->live_of, tensor, (uint32_t)r->live.len - 1) || (oom(r), false);
+}
+
+static uint32_t add_value(fl_rec *r, const fl_tval *v, PyObject *tensor) {
+  fl_trace *t = r->trace;
+  fl_tval n = *v;
+  if (n.storage == UINT32_MAX) {
+    n.storage = (uint32_t)r->storage_head.len;
+    if (!FL_PUSH(&r->storage_head, UINT32_MAX) || !FL_PUSH(&r->storage_kind, (uint8_t)n.kind)) return oom(r), FL_NO_TVAL;
+  }
+  if (!FL_PUSH(&t->values, n)) return oom(r), FL_NO_TVAL;
+  uint32_t id = (uint32_t)t->values.len - 1;
+  return track(r, tensor, id) ? id : FL_NO_TVAL;
+}
+
+/* A live result or input whose memory overlaps. Weights may share memory with each other. */
+static bool shares_memory(fl_rec *r, const fl_tensor_meta *m, fl_tval_kind kind) {
+  const char *lo, *hi, *a, *b;
+  if (!fl_tensor_extent(m, &lo, &hi)) return false;
+  for (size_t i = 0; i < r->live.len; i++) {
+    fl_live *l = &r->live.data[i];
+    PyObject *o = PyWeakref_GET_OBJECT(l->weak);
+    if (o == Py_None || r->storage_kind.data[r->trace->values.data[l->value].storage] == kind) continue;
+    fl_tensor_meta have;
+    fl_tensor_read(o, &have);
+    if (fl_tensor_extent(&have, &a, &b) && a < hi && lo < b) return true;
+  }
+  return false;
+}
+
+uint32_t fl_rec_value_of(fl_rec *r, PyObject *tensor, const fl_schema *schema) {
+  uint32_t value, index;
+  if (fl_rec_find(r, tensor, &value)) return value;
+  const char *why = fl_weights_add(&r->trace->weights, tensor, &index);
+  if (why) {
+    fl_rec_give_up(r, "a tensor that cannot be followed", why);
+    return FL_NO_TVAL;
+  }
+  fl_weight *w = &r->trace->weights.list.data[index];
+  if (schema && shares_memory(r, &w->meta, FL_TVAL_WEIGHT)) {
+    fl_rec_give_up(r, "a tensor made without an operator", schema->name);
+    return FL_NO_TVAL;
+  }
+  fl_tval v = {FL_TVAL_WEIGHT, index, w->meta, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX};
+  return add_value(r, &v, tensor);
+}
+
+uint32_t fl_rec_result(fl_rec *r, PyObject *tensor, uint32_t node, uint32_t view_of, uint32_t alias_of) {
+  fl_tval v = {FL_TVAL_RESULT, node, {0}, view_of, alias_of, UINT32_MAX};
+  fl_tensor_read(tensor, &v.meta);
+  v.meta.data = NULL;
+  if (alias_of != FL_NO_TVAL) v.storage = r->trace->values.data[alias_of].storage;
+  return add_value(r, &v, tensor);
+}
+
+int fl_rec_aliases(fl_rec *r, uint32_t value) {
+  int n = 0;
+  uint32_t at = r->storage_head.data[r->trace->values.data[value].storage];
+  for (; at != UINT32_MAX; at = r->live.data[at].next) {
+    fl_live *l = &r->live.data[at];
+    if (l->value != value && PyWeakref_GET_OBJECT(l->weak) != Py_None && live_entry(r, l->object) == l) n++;
+  }
+  return n;
+}
+
+/* --- reads --- */
+
+static bool skip(fl_rec *r, PyObject *o) {
+  return fl_ptrmap_get(&r->fresh, o, NULL) || fl_ptrmap_get(&r->covered, o, NULL);
+}
+
+static void note_known(fl_rec *r, PyObject *value) {
+  if (value && !fl_ptrmap_set(&r->known, value, 0)) oom(r);
+}
+
+static bool same_key(PyObject *a, PyObject *b) { return a == b || fl_const_equal(a, b); }
+
+static PyObject *write_dict(const fl_pending *p) {
+  PyObject **d;
+  switch (p->kind) {
+  case FL_WRITE_ATTR: return (d = _PyObject_GetDictPtr(p->obj)) ? *d : NULL;
+  case FL_WRITE_ITEM:
+  case FL_WRITE_GLOBAL: return PyDict_Check(p->obj) ? p->obj : NULL;
+  default: return NULL;
+  }
+}
+
+static bool is_pending(fl_rec *r, PyObject *dict, PyObject *key) {
+  for (size_t i = 0; i < r->pending.len; i++) {
+    fl_pending *p = &r->pending.data[i];
+    if (write_dict(p) == dict && same_key(p->key, key)) return true;
+  }
+  return false;
+}
+
+static int done(fl_rec *r, int rc, bool changed, PyObject *key) {
+  if (rc < 0) return oom(r);
+  const char *s = changed && key && PyUnicode_Check(key) ? PyUnicode_AsUTF8(key) : NULL;
+  if (changed) fl_rec_give_up(r, "state changed during the call", s ? s : "");
+  return 0;
+}
+
+int fl_rec_read_item(fl_rec *r, PyObject *dict, PyObject *key, PyObject *value) {
+  bool changed = false;
+  if (off(r) || !PyDict_Check(dict) || skip(r, dict)) return 0;
+  if (dict == fl_compiling_dict() && PyUnicode_CheckExact(key) &&
+      PyUnicode_CompareWithASCIIString(key, "_is_compiling_flag") == 0)
+    return 0;
+  if (r->pending.len && is_pending(r, dict, key)) return 0;
+  note_known(r, value);
+  int rc = fl_guards_add_item(&r->trace->guards, dict, key, value, &changed);
+  return done(r, rc, changed, key);
+}
+
+/* Attributes of a tensor among the arguments: the next call's tensor is another object, so it must have none. */
+static void read_input_attrs(fl_rec *r, PyObject *tensor, uint32_t index) {
+  PyObject **d = _PyObject_GetDictPtr(tensor);
+  if (d && *d && PyDict_GET_SIZE(*d)) {
+    fl_rec_give_up(r, "attributes of an argument", "a tensor argument carries Python attributes");
+    return;
+  }
+  r->trace->args.inputs[index].attrs_read = true;
+  if (d && *d && !fl_ptrmap_set(&r->covered, *d, UINT32_MAX)) oom(r);
+}
+
+int fl_rec_read_instance(fl_rec *r, PyObject *obj) {
+  uint32_t value;
+  if (off(r)) return 0;
+  if (fl_tensor_check(obj) && fl_rec_find(r, obj, &value)) {
+    fl_tval *v = &r->trace->values.data[value];
+    if (v->kind == FL_TVAL_RESULT && v->storage < r->storage_kind.len) return 0;
+    if (v->kind == FL_TVAL_INPUT) return read_input_attrs(r, obj, v->index), 0;
+  }
+  if (skip(r, obj) || PyModule_Check(obj) || PyType_Check(obj)) return 0;
+  note_known(r, obj);
+  return done(r, fl_guards_add_instance(&r->trace->guards, obj), false, NULL);
+}
+
+int fl_rec_read_type(fl_rec *r, PyTypeObject *type, PyObject *name, PyObject *value) {
+  bool changed = false;
+  if (off(r) || (type->tp_flags & Py_TPFLAGS_IMMUTABLETYPE) || !(type->tp_flags & Py_TPFLAGS_HEAPTYPE) ||
+      fl_ptrmap_get(&r->fresh, type, NULL))
+    return 0;
+  note_known(r, value);
+  int rc = fl_guards_add_type(&r->trace->guards, type, name, value, &changed);
+  return done(r, rc, changed, name);
+}
+
+int fl_rec_read_cell(fl_rec *r, PyObject *cell, PyObject *value) {
+  bool changed = false;
+  if (off(r) || skip(r, cell)) return 0;
+  for (size_t i = 0; i < r->pending.len; i++)
+    if (r->pending.data[i].obj == cell) return 0;
+  note_known(r, value);
+  int rc = fl_guards_add_cell(&r->trace->guards, cell, value, &changed);
+  return done(r, rc, changed, NULL);
+}
+
+int fl_rec_read_function(fl_rec *r, PyObject *function) {
+  if (off(r) || !PyFunction_Check(function) || skip(r, function)) return 0;
+  PyFunctionObject *f = (PyFunctionObject *)function;
+  PyObject *lists[] = {f->func_defaults, f->func_closure};
+  for (int i = 0; i < 2; i++)
+    for (Py_ssize_t j = 0; lists[i] && j < PyTuple_GET_SIZE(lists[i]); j++) note_known(r, PyTuple_GET_ITEM(lists[i], j));
+  note_known(r, function);
+  return done(r, fl_guards_add_function(&r->trace->guards, function), false, NULL);
+}
+
+/* Metadata of a tensor: what the guards on arguments and weights check already. */
+static bool is_tensor_metadata(PyObject *descr) {
+  static const char *const names[] = {"shape",     "dtype",     "device",    "layout",     "ndim",         "is_cuda",
+                                      "is_cpu",    "is_sparse", "is_nested", "is_quantized", "is_meta",     "is_mkldnn",
+                                      "is_mps",    "is_xpu",    "is_xla",    "is_leaf",    "names",        "itemsize",
+                                      "nbytes",    "T",         "mT",        "H",          "mH",           "data",
+                                      "real",      "imag",      "is_vulkan", "is_ipu",     "is_maia",      "is_mtia",
+                                      "is_sparse_csr", "requires_grad"};
+  PyObject *name = PyObject_TypeCheck(descr, &PyGetSetDescr_Type) ? ((PyDescrObject *)descr)->d_name : NULL;
+  for (size_t i = 0; name && i < sizeof names / sizeof *names; i++)
+    if (PyUnicode_CompareWithASCIIString(name, names[i]) == 0) return true;
+  return false;
+}
+
+static bool is_requires_grad(PyObject *descr) {
+  PyObject *name = PyObject_TypeCheck(descr, &PyGetSetDescr_Type) ? ((PyDescrObject *)descr)->d_name : NULL;
+  return name && PyUnicode_CompareWithASCIIString(name, "requires_grad") == 0;
+}
+
+/* True when an attribute of a tensor needs no guard of its own. */
+static bool tensor_attr_covered(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *value) {
+  uint32_t v;
+  if (!fl_rec_find(r, obj, &v)) {
+    if (fl_tensor_check(value)) return true; /* .T, .data: operators, recorded as such */
+    v = fl_rec_value_of(r, obj, NULL);       /* from now on its metadata is checked with the weights' */
+    if (v == FL_NO_TVAL) return true;
+  }
+  fl_tval_kind kind = r->trace->values.data[v].kind;
+  if (kind == FL_TVAL_RESULT || fl_tensor_check(value)) return true;
+  if (kind == FL_TVAL_WEIGHT) return is_tensor_metadata(descr) && !is_requires_grad(descr);
+  if (!is_tensor_metadata(descr) && value != Py_None)
+    fl_rec_give_up(r, "attributes of an argument", "beyond a tensor's metadata");
+  return true;
+}
+
+int fl_rec_read_descr(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *value) {
+  if (off(r) || !value) return 0;
+  if (fl_tensor_check(obj)) {
+    if (tensor_attr_covered(r, descr, obj, value)) return 0;
+  } else if (skip(r, obj)) return 0;
+  note_known(r, value);
+  return done(r, fl_guards_add_descr(&r->trace->guards, descr, obj, value), false, NULL);
+}
+
+int fl_rec_read_contents(fl_rec *r, PyObject *c) {
+  if (off(r) || skip(r, c)) return 0;
+  bool mutable = PyList_Check(c) || PyDict_Check(c) || PySet_Check(c) || !strcmp(Py_TYPE(c)->tp_name, "collections.deque");
+  if (!mutable) return 0;
+  if (PyList_Check(c))
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(c); i++) note_known(r, PyList_GET_ITEM(c, i));
+  Py_ssize_t pos = 0;
+  PyObject *k, *v;
+  while (PyDict_Check(c) && PyDict_Next(c, &pos, &k, &v)) note_known(r, v);
+  return done(r, fl_guards_add_contents(&r->trace->guards, c), false, NULL);
+}
+
+int fl_rec_read_query(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargs, PyObject *kwnames,
+                      PyObject *result) {
+  if (off(r) || !result || fl_torch_state_covers(callable)) return 0;
+  note_known(r, result);
+  int rc = fl_guards_add_query(&r->trace->guards, callable, args, nargs, kwnames, result);
+  return done(r, rc, false, NULL);
+}
+
+/* --- objects and writes --- */
+
+int fl_rec_fresh(fl_rec *r, PyObject *obj) {
+  if (off(r)) return 0;
+  return fl_ptrmap_set(&r->fresh, obj, 0) ? 0 : oom(r);
+}
+
+bool fl_rec_is_fresh(fl_rec *r, PyObject *obj) { return r && fl_ptrmap_get(&r->fresh, obj, NULL); }
+
+/* What is there before the write; borrowed. False when it cannot be told without running code. */
+static bool original_of(const fl_pending *p, PyObject **out) {
+  *out = NULL;
+  if (p->kind == FL_WRITE_CELL) return *out = PyCell_GET(p->obj), true;
+  if (p->kind == FL_WRITE_METHOD) return false;
+  if (p->kind == FL_WRITE_ATTR && PyUnicode_Check(p->key)) {
+    PyObject *d = _PyType_Lookup(Py_TYPE(p->obj), p->key);
+    if (d && Py_TYPE(d)->tp_descr_set) return false;
+  }
+  PyObject *dict = write_dict(p);
+  if (!dict || (p->kind == FL_WRITE_ITEM && !PyDict_CheckExact(p->obj))) return false;
+  *out = PyDict_GetItemWithError(dict, p->key);
+  if (!*out && PyErr_Occurred()) return PyErr_Clear(), false;
+  return true;
+}
+
+static void effect(fl_rec *r, const fl_pending *p) {
+  char detail[160];
+  const char *key = p->key && PyUnicode_Check(p->key) ? PyUnicode_AsUTF8(p->key) : "";
+  snprintf(detail, sizeof detail, "%.60s %s%.60s", Py_TYPE(p->obj)->tp_name, p->kind == FL_WRITE_METHOD ? "method " : ".",
+           key ? key : "?");
+  PyErr_Clear();
+  fl_rec_give_up(r, "writes to an object that existed before the call", detail);
+}
+
+int fl_rec_write(fl_rec *r, fl_write_kind kind, PyObject *obj, PyObject *key, PyObject *value) {
+  if (off(r) || fl_ptrmap_get(&r->fresh, obj, NULL)) return 0;
+  uint32_t v;
+  if (fl_tensor_check(obj) && fl_rec_find(r, obj, &v) && r->trace->values.data[v].kind == FL_TVAL_RESULT &&
+      kind == FL_WRITE_ATTR && r->storage_kind.data[r->trace->values.data[v].storage] == FL_TVAL_RESULT) {
+    fl_rec_give_up(r, "sets an attribute of a tensor", key && PyUnicode_Check(key) ? PyUnicode_AsUTF8(key) : "");
+    return 0;
+  }
+  fl_pending p = {kind, obj, key, NULL};
+  if (!original_of(&p, &p.original)) return effect(r, &p), 0;
+  if (p.original == value && value) return 0; /* the same object again */
+  for (size_t i = 0; i < r->pending.len; i++)
+    if (r->pending.data[i].obj == obj && same_key(r->pending.data[i].key, key)) return 0;
+  if (!FL_PUSH(&r->pending, p)) return oom(r);
+  Py_INCREF(obj);
+  Py_XINCREF(key);
+  Py_XINCREF(p.original);
+  return 0;
+}
+
+/* Writes that were all undone by the end are no effect. */
+static void settle_writes(fl_rec *r) {
+  for (size_t i = 0; i < r->pending.len && !r->gave_up; i++) {
+    fl_pending *p = &r->pending.data[i];
+    PyObject *now;
+    if (!original_of(p, &now) || now != p->original) effect(r, p);
+  }
+}
+
+/* --- module paths --- */
+
+static void name_modules(fl_rec *r, PyObject *module, const char *path, int depth) {
+  PyObject **d = _PyObject_GetDictPtr(module);
+  PyObject *children = d && *d ? PyDict_GetItemString(*d, "_modules") : NULL;
+  if (depth > 64 || fl_ptrmap_get(&r->module_index, module, NULL)) return;
+  const char *name = fl_arena_strdup(&r->trace->arena, path);
+  if (!name || !FL_PUSH(&r->module_names, name) ||
+      !fl_ptrmap_set(&r->module_index, module, (uint32_t)r->module_names.len - 1)) {
+    oom(r);
+    return;
+  }
+  Py_ssize_t pos = 0;
+  PyObject *k, *v;
+  while (children && PyDict_Check(children) && PyDict_Next(children, &pos, &k, &v)) {
+    char sub[512];
+    const char *s = PyUnicode_Check(k) ? PyUnicode_AsUTF8(k) : NULL;
+    if (!s || v == Py_None) continue;
+    snprintf(sub, sizeof sub, "%s%s%s", path, *path ? "." : "", s);
+    name_modules(r, v, sub, depth + 1);
+  }
+  PyErr_Clear();
+}
+
+static void on_frame(fl_rec *r, PyObject *code, PyObject *first_arg, int entering) {
+  uint32_t at;
+  if (!r || r->gave_up || !r->module_names.len || !first_arg || !fl_ptrmap_get(&r->module_index, first_arg, &at)) return;
+  if (!entering) r->module_stack.len -= r->module_stack.len > 0;
+  else if (!FL_PUSH(&r->module_stack, r->module_names.data[at])) oom(r);
+}
+
+const char *fl_rec_module(const fl_rec *r) {
+  const char *s = r->module_stack.len ? r->module_stack.data[r->module_stack.len - 1] : NULL;
+  return s && *s ? s : NULL;
+}
+
+/* --- begin and end --- */
+
+fl_rec *fl_rec_begin(PyObject *target, PyObject *const *args, size_t n_pos, PyObject *kwnames, const char **why_not) {
+  *why_not = NULL;
+  fl_rec *r = fl_calloc(1, sizeof *r);
+  if (!r || !(r->trace = fl_trace_new())) {
+    fl_free(r);
+    PyErr_NoMemory();
+    return NULL;
+  }
+  fl_trace *t = r->trace;
+  if (fl_torch_state_read(&t->state) < 0) goto fail;
+  if (!(*why_not = fl_torch_state_why_not(&t->state)))
+    *why_not = fl_argspec_make(&t->args, &t->arena, args, n_pos, kwnames, r->inputs, &r->covered);
+  for (int i = 0; !*why_not && i < t->args.n_inputs; i++) {
+    fl_tval v = {FL_TVAL_INPUT, (uint32_t)i, t->args.inputs[i].meta, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX};
+    v.meta.data = NULL;
+    if (add_value(r, &v, r->inputs[i]) == FL_NO_TVAL) *why_not = "out of memory";
+  }
+  if (*why_not || !(r->mode = fl_rec_mode_new())) goto fail;
+  name_modules(r, PyMethod_Check(target) ? PyMethod_GET_SELF(target) : target, "", 0);
+  fl_eval_on_frame(on_frame);
+  return r;
+fail:
+  fl_rec_free(r);
+  return NULL;
+}
+
+static bool ask_tensor(void *ctx, PyObject *tensor, uint32_t *out_value) {
+  fl_rec *r = ctx;
+  if (fl_rec_find(r, tensor, out_value)) return true;
+  /* A parameter given back that no operator used: the same object again. */
+  uint32_t index;
+  if (!fl_ptrmap_get(&r->known, tensor, NULL) || fl_weights_add(&r->trace->weights, tensor, &index)) return false;
+  fl_tval v = {FL_TVAL_WEIGHT, index, r->trace->weights.list.data[index].meta, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX};
+  *out_value = add_value(r, &v, tensor);
+  return *out_value != FL_NO_TVAL;
+}
+
+static bool ask_known(void *ctx, PyObject *object) {
+  fl_rec *r = ctx;
+  return fl_ptrmap_get(&r->known, object, NULL) && !fl_ptrmap_get(&r->fresh, object, NULL);
+}
+
+fl_trace *fl_rec_end(fl_rec *r, PyObject *result) {
+  fl_trace *t = r->trace;
+  char why[200] = "";
+  const char *detail = NULL, *bad = NULL;
+  if (!r->gave_up) settle_writes(r);
+  if (!r->gave_up && !fl_guards_arm(&t->guards, why, sizeof why))
+    fl_rec_give_up(r, "state read by the call changed during it", why);
+  if (!r->gave_up) {
+    fl_result_asker ask = {r, ask_tensor, ask_known};
+    bad = fl_result_make(&t->result, &t->arena, result, &ask, &detail);
+    if (bad) fl_rec_give_up(r, bad, detail);
+  }
+  if (!r->gave_up && !fl_weights_check(&t->weights)) fl_rec_give_up(r, "state read by the call changed during it", "a weight");
+  if (r->gave_up) return NULL;
+  t->effects = r->effects;
+  t->random = r->random;
+  r->trace = NULL;
+  return t;
+}
+
+void fl_rec_free(fl_rec *r) {
+  if (!r) return;
+  for (size_t i = 0; i < r->live.len; i++) Py_DECREF(r->live.data[i].weak);
+  for (size_t i = 0; i < r->pending.len; i++) {
+    Py_DECREF(r->pending.data[i].obj);
+    Py_XDECREF(r->pending.data[i].key);
+    Py_XDECREF(r->pending.data[i].original);
+  }
+  fl_ptrmap *maps[] = {&r->live_of, &r->fresh, &r->covered, &r->known, &r->module_index};
+  for (size_t i = 0; i < sizeof maps / sizeof *maps; i++) fl_ptrmap_release(maps[i]);
+  fl_free(r->live.data);
+  fl_free(r->storage_head.data);
+  fl_free(r->storage_kind.data);
+  fl_free(r->pending.data);
+  fl_free(r->module_names.data);
+  fl_free(r->module_stack.data);
+  fl_free(r->why.reason);
+  fl_free(r->why.detail);
+  fl_free(r->why.file);
+  Py_XDECREF(r->mode);
+  fl_trace_release(r->trace);
+  fl_free(r);
+}

@@ -1,0 +1,362 @@
+/* The dispatch mode: sees every ATen operator of the recorded call, runs it, and writes it down. */
+#include <string.h>
+
+#include "capture/eval.h"
+#include "capture/rec.h"
+
+#define MAX_TENSORS 512
+
+/* One operator being recorded. */
+typedef struct op_call {
+  fl_rec *r;
+  const fl_schema *schema;
+  PyObject *args, *kwargs; /* kwargs may be NULL */
+  int n_tensors;           /* tensors among the arguments, and where they lie */
+  struct {
+    PyObject *object;
+    uint32_t value;
+    const char *lo, *hi;
+  } tensors[MAX_TENSORS];
+  const char *pin;
+} op_call;
+
+static PyObject *arg_of(const op_call *c, int i) {
+  const fl_schema_arg *a = &c->schema->args[i];
+  if (!a->kwarg_only && i < PyTuple_GET_SIZE(c->args)) return PyTuple_GET_ITEM(c->args, i);
+  PyObject *v = c->kwargs ? PyDict_GetItemWithError(c->kwargs, a->name) : NULL;
+  return v ? v : a->def;
+}
+
+static PyObject *arg_named(const op_call *c, const char *name) {
+  int i = fl_schema_find(c->schema, name);
+  return i < 0 ? NULL : arg_of(c, i);
+}
+
+/* --- arguments --- */
+
+static bool note_tensor(op_call *c, PyObject *o, uint32_t value) {
+  if (c->n_tensors == MAX_TENSORS) return fl_rec_give_up(c->r, "an operator with too many tensors", c->schema->name), false;
+  fl_tensor_meta m;
+  int i = c->n_tensors++;
+  c->tensors[i].object = o;
+  c->tensors[i].value = value;
+  c->tensors[i].lo = c->tensors[i].hi = NULL;
+  fl_tensor_read(o, &m);
+  if (!fl_tensor_extent(&m, &c->tensors[i].lo, &c->tensors[i].hi)) c->tensors[i].lo = NULL;
+  return true;
+}
+
+static bool take_arg(op_call *c, PyObject *o, fl_targ *out);
+
+static bool take_items(op_call *c, PyObject *o, fl_targ *out) {
+  Py_ssize_t n = PySequence_Fast_GET_SIZE(o);
+  out->kind = PyList_Check(o) ? FL_TARG_LIST : FL_TARG_TUPLE;
+  out->n = (int)n;
+  out->items = fl_arena_alloc(&c->r->trace->arena, ((size_t)n + 1) * sizeof *out->items);
+  if (!out->items) return fl_rec_give_up(c->r, "out of memory", ""), false;
+  for (Py_ssize_t i = 0; i < n; i++)
+    if (!take_arg(c, PySequence_Fast_GET_ITEM(o, i), &out->items[i])) return false;
+  return true;
+}
+
+static bool has_tensor(PyObject *o) {
+  if (!PyList_Check(o) && !PyTuple_Check(o)) return false;
+  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(o); i++) {
+    PyObject *x = PySequence_Fast_GET_ITEM(o, i);
+    if (fl_tensor_check(x) || has_tensor(x)) return true;
+  }
+  return false;
+}
+
+static bool take_arg(op_call *c, PyObject *o, fl_targ *out) {
+  if (fl_tensor_check(o)) {
+    out->kind = FL_TARG_VALUE;
+    out->value = fl_rec_value_of(c->r, o, c->schema);
+    return out->value != FL_NO_TVAL && note_tensor(c, o, out->value);
+  }
+  if (has_tensor(o)) return take_items(c, o, out);
+  out->kind = FL_TARG_CONST;
+  out->object = o;
+  return fl_rec_keep(c->r, o);
+}
+
+static bool take_args(op_call *c, fl_tnode *n) {
+  fl_rec *r = c->r;
+  n->n_pos = (int)PyTuple_GET_SIZE(c->args);
+  n->n_kw = c->kwargs ? (int)PyDict_GET_SIZE(c->kwargs) : 0;
+  n->args = fl_arena_alloc(&r->trace->arena, (size_t)(n->n_pos + n->n_kw + 1) * sizeof *n->args);
+  if (!n->args) return fl_rec_give_up(r, "out of memory", ""), false;
+  for (int i = 0; i < n->n_pos; i++)
+    if (!take_arg(c, PyTuple_GET_ITEM(c->args, i), &n->args[i])) return false;
+  if (!n->n_kw) return true;
+  PyObject *names = PyTuple_New(n->n_kw), *k, *v;
+  Py_ssize_t pos = 0, i = 0;
+  if (!names) return PyErr_Clear(), fl_rec_give_up(r, "out of memory", ""), false;
+  bool ok = true;
+  while (PyDict_Next(c->kwargs, &pos, &k, &v)) {
+    ok = ok && take_arg(c, v, &n->args[n->n_pos + i]);
+    PyTuple_SET_ITEM(names, i++, Py_NewRef(k));
+  }
+  n->kwnames = names;
+  ok = fl_rec_keep(r, names) && ok;
+  Py_DECREF(names);
+  return ok;
+}
+
+/* --- steps --- */
+
+static fl_tstep *add_step(fl_rec *r, fl_tstep_kind kind) {
+  fl_tstep s = {.kind = kind, .first = (uint32_t)r->trace->nodes.len};
+  if (!FL_PUSH(&r->trace->steps, s)) return fl_rec_give_up(r, "out of memory", ""), NULL;
+  return &r->trace->steps.data[r->trace->steps.len - 1];
+}
+
+static fl_tstep *segment(fl_rec *r) {
+  fl_trace *t = r->trace;
+  if (t->steps.len && t->steps.data[t->steps.len - 1].kind == FL_TSTEP_SEGMENT) return &t->steps.data[t->steps.len - 1];
+  return add_step(r, FL_TSTEP_SEGMENT);
+}
+
+/* All operators so far and to come in this segment share memory as in eager: only eager keeps that right. */
+static void run_eagerly(fl_rec *r, const char *reason) {
+  fl_trace *t = r->trace;
+  segment(r);
+  for (size_t i = 0; i < t->steps.len; i++)
+    if (!t->steps.data[i].eager_reason) t->steps.data[i].eager_reason = reason;
+}
+
+/* --- what an operator does besides computing --- */
+
+static bool given_back(PyObject *result, PyObject *tensor) {
+  if (result == tensor) return true;
+  if (!PyTuple_Check(result) && !PyList_Check(result)) return false;
+  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(result); i++)
+    if (PySequence_Fast_GET_ITEM(result, i) == tensor) return true;
+  return false;
+}
+
+static void note_write(op_call *c, PyObject *tensor, PyObject *result) {
+  fl_rec *r = c->r;
+  uint32_t v;
+  if (!tensor || !fl_tensor_check(tensor) || !fl_rec_find(r, tensor, &v)) return;
+  uint8_t kind = r->storage_kind.data[r->trace->values.data[v].storage];
+  if (kind == FL_TVAL_WEIGHT) {
+    /* A tensor no guard has seen may be one the program makes anew on every call. */
+    if (r->trace->values.data[v].kind == FL_TVAL_WEIGHT && !fl_ptrmap_get(&r->known, tensor, NULL)) {
+      fl_rec_give_up(r, "writes to a tensor of unknown origin", c->schema->name);
+      return;
+    }
+    r->trace->writes_weights = true;
+    r->effects = true;
+    run_eagerly(r, "writes to a buffer or parameter");
+  } else if (kind == FL_TVAL_INPUT) {
+    r->effects = true;
+    run_eagerly(r, "writes to an argument");
+  } else if (fl_rec_aliases(r, v)) run_eagerly(r, "writes to memory that other tensors share");
+  else if (!given_back(result, tensor)) run_eagerly(r, "changes a tensor without giving it back");
+}
+
+static void note_writes(op_call *c, PyObject *result) {
+  const fl_schema *s = c->schema;
+  for (int i = 0; s->writes && i < s->n_args; i++) {
+    PyObject *o = s->args[i].writes ? arg_of(c, i) : NULL;
+    if (o && (PyList_Check(o) || PyTuple_Check(o))) {
+      for (Py_ssize_t j = 0; j < PySequence_Fast_GET_SIZE(o); j++) note_write(c, PySequence_Fast_GET_ITEM(o, j), result);
+    } else note_write(c, o, result);
+  }
+  if (!s->norm) return;
+  PyObject *training = arg_named(c, "training"), *stats = arg_named(c, "use_input_stats");
+  if (training != Py_True && stats != Py_True) return;
+  note_write(c, arg_named(c, "running_mean"), result);
+  note_write(c, arg_named(c, "running_var"), result);
+}
+
+static bool is_zero(PyObject *o) { return o && ((PyFloat_Check(o) && PyFloat_AS_DOUBLE(o) == 0) || o == Py_False); }
+
+static bool is_random(const op_call *c) {
+  static const char *const off_when_zero[] = {"dropout_p", "p", "dropout", "train", "training"};
+  if (!c->schema->seeded) return false;
+  for (size_t i = 0; i < sizeof off_when_zero / sizeof *off_when_zero; i++)
+    if (is_zero(arg_named(c, off_when_zero[i]))) return false;
+  return true;
+}
+
+static bool has_mask(const op_call *c) {
+  PyObject *list = arg_named(c, "indices");
+  for (Py_ssize_t i = 0; list && PyList_Check(list) && i < PyList_GET_SIZE(list); i++) {
+    fl_tensor_meta m;
+    if (!fl_tensor_check(PyList_GET_ITEM(list, i))) continue;
+    fl_tensor_read(PyList_GET_ITEM(list, i), &m);
+    if (!m.ok || m.type.dtype == FL_BOOL || m.type.dtype == FL_U8) return true;
+  }
+  return false;
+}
+
+/* --- results --- */
+
+static int count_results(PyObject *o) {
+  if (!PyTuple_Check(o) && !PyList_Check(o)) return 1;
+  int n = 0;
+  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(o); i++) n += count_results(PySequence_Fast_GET_ITEM(o, i));
+  return n;
+}
+
+static void take_result(op_call *c, PyObject *o, uint32_t node, uint32_t *outs, int *at) {
+  if (PyTuple_Check(o) || PyList_Check(o)) {
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(o); i++)
+      take_result(c, PySequence_Fast_GET_ITEM(o, i), node, outs, at);
+    return;
+  }
+  uint32_t *out = &outs[(*at)++];
+  *out = FL_NO_TVAL;
+  if (!fl_tensor_check(o)) return;
+  fl_tensor_meta m;
+  const char *lo, *hi;
+  for (int i = 0; i < c->n_tensors; i++)
+    if (c->tensors[i].object == o) {
+      *out = fl_rec_result(c->r, o, node, FL_NO_TVAL, c->tensors[i].value);
+      return;
+    }
+  uint32_t of = FL_NO_TVAL;
+  fl_tensor_read(o, &m);
+  if (fl_tensor_extent(&m, &lo, &hi))
+    for (int i = 0; i < c->n_tensors && of == FL_NO_TVAL; i++)
+      if (c->tensors[i].lo && c->tensors[i].lo < hi && lo < c->tensors[i].hi) of = c->tensors[i].value;
+  *out = fl_rec_result(c->r, o, node, of, of);
+}
+
+/* All that is not a tensor or None among the results. */
+static bool has_scalar(PyObject *o) {
+  if (!PyTuple_Check(o) && !PyList_Check(o)) return o != Py_None && !fl_tensor_check(o);
+  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(o); i++)
+    if (has_scalar(PySequence_Fast_GET_ITEM(o, i))) return true;
+  return false;
+}
+
+static bool is_argument(const op_call *c, PyObject *o) {
+  for (int i = 0; i < c->n_tensors; i++)
+    if (c->tensors[i].object == o) return true;
+  return false;
+}
+
+static void record(op_call *c, fl_tnode *n, PyObject *result) {
+  fl_rec *r = c->r;
+  bool scalar = has_scalar(result);
+  if (scalar && (c->schema->metadata || !c->n_tensors)) return;
+  /* dropout in eval mode, contiguous() of a contiguous tensor: the tensor itself. */
+  if (!c->schema->writes && !c->schema->norm && fl_tensor_check(result) && is_argument(c, result)) return;
+  note_writes(c, result);
+  bool dynamic = c->schema->dynamic_shape && (!c->schema->is_index || has_mask(c));
+  if (is_random(c)) {
+    n->pin = "random";
+    r->random = true;
+  }
+  if (scalar) n->pin = "its answer decides how the program goes on";
+  else if (dynamic) n->pin = "the shape of its result depends on data";
+  if (r->gave_up) return;
+  if ((scalar || dynamic) && (r->effects || r->random)) {
+    fl_rec_give_up(r, "a decision after an effect", c->schema->name);
+    return;
+  }
+  fl_tstep *s = scalar ? add_step(r, FL_TSTEP_SCALAR) : dynamic ? add_step(r, FL_TSTEP_SHAPE) : segment(r);
+  if (!s) return;
+  s->n++;
+  s->random |= r->random && n->pin;
+  if (scalar) {
+    if (!fl_rec_keep(r, result)) return;
+    s->scalar = result;
+  }
+  uint32_t id = (uint32_t)r->trace->nodes.len;
+  n->n_out = count_results(result);
+  n->outs = fl_arena_alloc(&r->trace->arena, ((size_t)n->n_out + 1) * sizeof *n->outs);
+  if (!n->outs || !FL_PUSH(&r->trace->nodes, *n)) {
+    fl_rec_give_up(r, "out of memory", "");
+    return;
+  }
+  int at = 0;
+  take_result(c, result, id, n->outs, &at);
+}
+
+/* A tensor made from Python values: each replay gets its own copy of a constant, as each call made its own tensor. */
+static bool lift(op_call *c, fl_tnode *n) {
+  static const fl_schema *clone;
+  fl_rec *r = c->r;
+  PyObject *o = PyTuple_GET_SIZE(c->args) == 1 ? PyTuple_GET_ITEM(c->args, 0) : NULL;
+  uint32_t v;
+  if (!o || !fl_tensor_check(o) || fl_rec_find(r, o, &v)) return true;
+  r->paused++;
+  if (!clone) {
+    PyObject *torch = PyImport_ImportModule("torch"), *x = torch;
+    static const char *const names[] = {"ops", "aten", "clone", "default"};
+    for (int i = 0; x && i < 4; i++) {
+      PyObject *next = PyObject_GetAttrString(x, names[i]);
+      Py_DECREF(x);
+      x = next;
+    }
+    clone = x ? fl_schema_get(x) : NULL;
+    Py_XDECREF(x);
+  }
+  PyObject *copy = clone ? PyObject_CallOneArg(clone->op, o) : NULL;
+  r->paused--;
+  if (!copy) {
+    PyErr_Clear();
+    fl_rec_give_up(r, "out of memory", "");
+    return false;
+  }
+  n->schema = clone;
+  n->n_pos = 1;
+  n->args = fl_arena_alloc(&r->trace->arena, sizeof *n->args);
+  if (n->args) {
+    n->args[0].kind = FL_TARG_VALUE;
+    n->args[0].value = fl_rec_value_of(r, copy, NULL);
+  } else fl_rec_give_up(r, "out of memory", "");
+  Py_DECREF(copy);
+  return !r->gave_up;
+}
+
+static PyObject *record_call(fl_rec *r, const fl_schema *s, PyObject *args, PyObject *kwargs) {
+  op_call c = {.r = r, .schema = s, .args = args, .kwargs = kwargs};
+  fl_tnode n = {.schema = s, .module = fl_rec_module(r)};
+  const char *file;
+  if (fl_eval_user_line(&file, &n.line) == 0 && file) n.file = fl_rec_intern(r, file);
+  bool ok = s->lifts ? lift(&c, &n) : true;
+  if (ok && n.schema == s) ok = take_args(&c, &n);
+  r->paused++;
+  PyObject *result = PyObject_Call(s->op, args, kwargs);
+  r->paused--;
+  if (!result) fl_rec_give_up(r, "an operator raised", s->name);
+  else if (ok && !r->gave_up) record(&c, &n, result);
+  return result;
+}
+
+static PyObject *dispatch(PyObject *self, PyObject *const *a, Py_ssize_t nargs) {
+  if (nargs < 3 || !PyTuple_Check(a[2])) return PyErr_Format(PyExc_TypeError, "framelift: unexpected dispatch call");
+  PyObject *kwargs = nargs > 3 && a[3] != Py_None && PyDict_Check(a[3]) && PyDict_GET_SIZE(a[3]) ? a[3] : NULL;
+  fl_rec *r = fl_rec_current();
+  if (!r || r->gave_up || r->paused) return PyObject_Call(a[0], a[2], kwargs);
+  r->paused++; /* reading a schema runs torch's Python */
+  const fl_schema *s = fl_schema_get(a[0]);
+  r->paused--;
+  if (!s) {
+    PyErr_Clear();
+    fl_rec_give_up(r, "an operator that is no OpOverload", Py_TYPE(a[0])->tp_name);
+    return PyObject_Call(a[0], a[2], kwargs);
+  }
+  return record_call(r, s, a[2], kwargs);
+}
+
+static PyMethodDef mode_methods[] = {
+    {"__torch_dispatch__", (PyCFunction)(void (*)(void))dispatch, METH_FASTCALL, NULL}, {NULL, NULL, 0, NULL}};
+
+static PyTypeObject mode_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "framelift._C.RecordMode",
+    .tp_basicsize = sizeof(PyObject),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_methods = mode_methods,
+    .tp_doc = "The dispatch mode that records ATen operators.",
+};
+
+PyObject *fl_rec_mode_new(void) {
+  if (PyType_Ready(&mode_type) < 0) return NULL;
+  return PyObject_New(PyObject, &mode_type);
+}

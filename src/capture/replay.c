@@ -1,0 +1,277 @@
+/* Running a trace: engine parts on raw pointers, eager operators through their OpOverload's builtin. */
+#include <string.h>
+
+#include "capture/segment.h"
+
+/* --- one operator --- */
+
+static PyObject *arg_value(const fl_trace *t, const fl_targ *a, PyObject *const *values) {
+  PyObject *o;
+  switch (a->kind) {
+  case FL_TARG_CONST: return Py_NewRef(a->object);
+  case FL_TARG_VALUE:
+    if (!values[a->value]) PyErr_SetString(PyExc_SystemError, "framelift: an operator's input was not computed");
+    return Py_XNewRef(values[a->value]);
+  default:
+    o = a->kind == FL_TARG_LIST ? PyList_New(a->n) : PyTuple_New(a->n);
+    for (int i = 0; o && i < a->n; i++) {
+      PyObject *x = arg_value(t, &a->items[i], values);
+      if (!x) Py_CLEAR(o);
+      else if (a->kind == FL_TARG_LIST) PyList_SET_ITEM(o, i, x);
+      else PyTuple_SET_ITEM(o, i, x);
+    }
+    return o;
+  }
+}
+
+static void put(PyObject **values, uint32_t v, PyObject *o) {
+  PyObject *old = values[v];
+  values[v] = Py_NewRef(o);
+  Py_XDECREF(old);
+}
+
+static void store(const fl_tnode *n, PyObject *o, int *at, PyObject **values) {
+  if (PyTuple_Check(o) || PyList_Check(o)) {
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(o); i++) store(n, PySequence_Fast_GET_ITEM(o, i), at, values);
+    return;
+  }
+  if (*at < n->n_out && n->outs[*at] != FL_NO_TVAL && fl_tensor_check(o)) put(values, n->outs[*at], o);
+  (*at)++;
+}
+
+int fl_node_run(const fl_trace *t, const fl_tnode *n, PyObject **values, PyObject **out_result) {
+  PyObject *local[24] = {NULL}, **args = local;
+  int total = n->n_pos + n->n_kw, made = 0, at = 0;
+  PyObject *result = NULL;
+  if (total > 24 && !(args = fl_calloc((size_t)total, sizeof *args))) return PyErr_NoMemory(), -1;
+  for (; made < total; made++)
+    if (!(args[made] = arg_value(t, &n->args[made], values))) break;
+  if (made == total) result = PyObject_Vectorcall(n->schema->op, args, (size_t)n->n_pos, n->kwnames);
+  for (int i = 0; i < made; i++) Py_DECREF(args[i]);
+  if (args != local) fl_free(args);
+  if (!result) return -1;
+  store(n, result, &at, values);
+  if (out_result) *out_result = result;
+  else Py_DECREF(result);
+  return 0;
+}
+
+static void drop(const fl_trace *t, const uint32_t *list, int n, PyObject **values) {
+  for (int i = 0; i < n; i++)
+    if (t->values.data[list[i]].kind == FL_TVAL_RESULT) Py_CLEAR(values[list[i]]);
+}
+
+/* --- engine parts --- */
+
+static int refresh(fl_trace *t, fl_segment *s, fl_seg_part *p) {
+  uint32_t *slots = fl_malloc((s->n_slots + 1) * sizeof *slots);
+  const void **data = fl_malloc((s->n_slots + 1) * sizeof *data);
+  int n = 0;
+  fl_status st = slots && data ? NULL : fl_oom();
+  for (uint32_t i = 0; !st && i < s->n_slots; i++) {
+    const fl_weight *w = &t->weights.list.data[s->slots[i]];
+    if (w->epoch <= p->epoch) continue;
+    slots[n] = i;
+    data[n++] = w->meta.data;
+  }
+  if (!st && n) st = fl_engine_update(p->engine, slots, data, n);
+  fl_free(slots);
+  fl_free(data);
+  if (!st) p->epoch = t->weights.epoch;
+  else PyErr_Format(PyExc_RuntimeError, "framelift: refreshing weights: %s", fl_status_message(st));
+  int rc = st ? -1 : 0;
+  fl_status_free(st);
+  return rc;
+}
+
+static bool same_strides(const fl_type *type, const int64_t *a, const int64_t *b) {
+  for (int i = 0; i < type->rank; i++)
+    if (type->dims[i] != 1 && a[i] != b[i]) return false;
+  return true;
+}
+
+/* Eager code before this part may give other strides than it did when recorded. */
+static bool inputs_fit(const fl_plan *plan, const fl_seg_part *p, PyObject *const *values) {
+  for (int i = 0; i < p->n_in; i++) {
+    fl_tensor_meta m;
+    if (!p->checked[i]) continue;
+    fl_tensor_read(values[p->in[i]], &m);
+    if (!m.ok || !fl_type_equal(&m.type, &plan->inputs[i].type) ||
+        !same_strides(&m.type, m.strides, plan->inputs[i].strides))
+      return false;
+  }
+  return true;
+}
+
+typedef struct run_buffers {
+  const void **in;
+  void **out;
+  void **temp; /* outputs whose strides differ from eager's */
+} run_buffers;
+
+static int outputs_new(const fl_trace *t, fl_seg_part *p, const fl_plan *plan, PyObject **values, run_buffers *b) {
+  for (int i = 0; i < p->n_out; i++) {
+    const fl_tval *v = &t->values.data[p->out[i]];
+    PyObject *o = fl_tensor_new(&v->meta.type, v->meta.strides);
+    if (!o) return -1;
+    Py_XDECREF(values[p->out[i]]);
+    values[p->out[i]] = o;
+    b->out[i] = fl_tensor_data(o);
+    if (!p->copied[i]) continue;
+    size_t bytes = fl_type_bytes(&plan->outputs[i].type);
+    if (!(b->out[i] = b->temp[i] = fl_malloc_aligned(bytes ? bytes : 1))) return PyErr_NoMemory(), -1;
+  }
+  return 0;
+}
+
+static void copy_outputs(const fl_trace *t, const fl_segment *s, const fl_seg_part *p, const fl_plan *plan,
+                         PyObject *const *values, const run_buffers *b) {
+  for (int i = 0; i < p->n_out; i++) {
+    if (!p->copied[i]) continue;
+    const fl_tval *v = &t->values.data[p->out[i]];
+    fl_tensor src = {.data = b->temp[i], .type = plan->outputs[i].type};
+    fl_tensor dst = {.data = fl_tensor_data(values[p->out[i]]), .type = v->meta.type};
+    memcpy(src.strides, plan->outputs[i].strides, sizeof src.strides);
+    memcpy(dst.strides, v->meta.strides, sizeof dst.strides);
+    if (fl_type_numel(&dst.type)) fl_copy_strided(&dst, &src, s->pool);
+  }
+}
+
+int fl_part_run(fl_trace *t, fl_segment *s, fl_seg_part *p, PyObject **values) {
+  const fl_plan *plan = fl_engine_plan(p->engine);
+  enum { LOCAL = 32 };
+  const void *in[LOCAL];
+  void *out[LOCAL], *temp[LOCAL] = {0}, *heap = NULL;
+  run_buffers b = {in, out, temp};
+  if (p->n_in > LOCAL || p->n_out > LOCAL) {
+    size_t n = (size_t)(p->n_in + p->n_out);
+    if (!(heap = fl_calloc(3 * n, sizeof(void *)))) return PyErr_NoMemory(), -1;
+    b.in = heap;
+    b.out = (void **)heap + n;
+    b.temp = (void **)heap + 2 * n;
+  }
+  int rc = -1;
+  if (p->epoch < t->weights.epoch && refresh(t, s, p) < 0) goto done;
+  for (int i = 0; i < p->n_in; i++) b.in[i] = values[p->in[i]] ? fl_tensor_data(values[p->in[i]]) : NULL;
+  if (!inputs_fit(plan, p, values)) {
+    rc = FL_INVALID;
+    goto done;
+  }
+  if (outputs_new(t, p, plan, values, &b) < 0) goto done;
+  fl_status st;
+  Py_BEGIN_ALLOW_THREADS
+  st = fl_engine_run(p->engine, b.in, b.out);
+  Py_END_ALLOW_THREADS
+  rc = (int)fl_status_code(st);
+  if (st && rc != FL_INVALID) {
+    PyErr_Format(rc == FL_OOM ? PyExc_MemoryError : PyExc_RuntimeError, "framelift: %s", fl_status_message(st));
+    rc = -1;
+  }
+  fl_status_free(st);
+  if (rc == FL_OK) copy_outputs(t, s, p, plan, values, &b);
+done:
+  for (int i = 0; i < p->n_out; i++) {
+    if (rc != FL_OK) Py_CLEAR(values[p->out[i]]);
+    fl_free_aligned(b.temp[i]);
+  }
+  fl_free(heap);
+  return rc;
+}
+
+/* --- segments --- */
+
+static int run_nodes(const fl_trace *t, const uint32_t *nodes, int n, const fl_drop *drops, PyObject **values, bool keep) {
+  for (int i = 0; i < n; i++) {
+    if (fl_node_run(t, &t->nodes.data[nodes[i]], values, NULL) < 0) return -1;
+    if (!keep && drops) drop(t, drops[i].values, drops[i].n, values);
+  }
+  return 0;
+}
+
+static int run_all(const fl_trace *t, const fl_tstep *step, PyObject **values, bool keep) {
+  for (uint32_t i = 0; i < step->n; i++) {
+    const fl_tnode *n = &t->nodes.data[step->first + i];
+    if (fl_node_run(t, n, values, NULL) < 0) return -1;
+    if (!keep) drop(t, n->drop, n->n_drop, values);
+  }
+  return 0;
+}
+
+int fl_segment_run(fl_trace *t, const fl_tstep *step, PyObject **values, bool eager, bool keep) {
+  fl_segment *s = step->segment;
+  if (eager || !s) return run_all(t, step, values, keep);
+  for (int i = 0; i < s->n_parts; i++) {
+    fl_seg_part *p = &s->parts[i];
+    int rc = p->kind == FL_PART_ENGINE ? fl_part_run(t, s, p, values) : run_nodes(t, p->nodes, p->n_nodes, p->drops, values, keep);
+    /* An index out of range and the like: the recorded operators raise eager's own error. */
+    if (rc == FL_INVALID) rc = run_nodes(t, p->nodes, p->n_nodes, NULL, values, keep);
+    if (rc < 0) return -1;
+    if (!keep && p->kind == FL_PART_ENGINE) drop(t, p->drops[0].values, p->drops[0].n, values);
+  }
+  return 0;
+}
+
+/* --- the trace --- */
+
+static bool same_shapes(const fl_trace *t, const fl_tnode *n, PyObject *const *values) {
+  for (int i = 0; i < n->n_out; i++) {
+    fl_tensor_meta m;
+    if (n->outs[i] == FL_NO_TVAL) continue;
+    if (!values[n->outs[i]]) return false;
+    fl_tensor_read(values[n->outs[i]], &m);
+    if (!fl_tensor_meta_equal(&m, &t->values.data[n->outs[i]].meta)) return false;
+  }
+  return true;
+}
+
+static bool same_answer(PyObject *a, PyObject *b) {
+  if (fl_const_equal(a, b)) return true;
+  if (!PyFloat_CheckExact(a) || !PyFloat_CheckExact(b)) return false;
+  double x = PyFloat_AS_DOUBLE(a), y = PyFloat_AS_DOUBLE(b);
+  return x != x && y != y;
+}
+
+static int run_decision(const fl_trace *t, const fl_tstep *step, PyObject **values, const char **miss) {
+  const fl_tnode *n = &t->nodes.data[step->first];
+  PyObject *result = NULL;
+  if (fl_node_run(t, n, values, &result) < 0) return -1;
+  if (step->kind == FL_TSTEP_SCALAR && !same_answer(result, step->scalar)) *miss = "value: a number out of a tensor";
+  if (step->kind == FL_TSTEP_SHAPE && !same_shapes(t, n, values)) *miss = "value: a shape that depends on data";
+  Py_DECREF(result);
+  return *miss ? -1 : 0;
+}
+
+static int run_steps(fl_trace *t, PyObject **values, const char **miss, bool engines) {
+  for (size_t i = 0; i < t->steps.len; i++) {
+    const fl_tstep *step = &t->steps.data[i];
+    if (step->kind != FL_TSTEP_SEGMENT) {
+      if (run_decision(t, step, values, miss) < 0) return -1;
+      continue;
+    }
+    if (i && t->writes_weights && !fl_weights_check(&t->weights)) {
+      PyErr_SetString(PyExc_RuntimeError, "framelift: a weight changed its shape during the call");
+      return -1;
+    }
+    if (fl_segment_run(t, step, values, !engines, false) < 0) return -1;
+  }
+  return 0;
+}
+
+PyObject *fl_trace_run(fl_trace *t, PyObject *const *inputs, const char **miss, bool engines) {
+  enum { LOCAL = 1024 };
+  PyObject *local[LOCAL], **values = local, *out = NULL;
+  size_t n = t->values.len;
+  *miss = NULL;
+  if (n > LOCAL && !(values = fl_malloc(n * sizeof *values))) return PyErr_NoMemory();
+  memset(values, 0, n * sizeof *values);
+  for (size_t i = 0; i < t->borrowed.len; i++) {
+    uint32_t v = t->borrowed.data[i];
+    const fl_tval *x = &t->values.data[v];
+    values[v] = x->kind == FL_TVAL_INPUT ? inputs[x->index] : t->weights.list.data[x->index].tensor;
+  }
+  if (run_steps(t, values, miss, engines) == 0) out = fl_result_build(&t->result, values);
+  for (size_t i = 0; i < t->borrowed.len; i++) values[t->borrowed.data[i]] = NULL;
+  for (size_t i = 0; i < n; i++) Py_XDECREF(values[i]);
+  if (values != local) fl_free(values);
+  return out;
+}

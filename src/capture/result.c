@@ -1,0 +1,267 @@
+#include "capture/result.h"
+
+#include <string.h>
+
+#include "capture/interop.h"
+#include "capture/ptrmap.h"
+
+static const char OOM[] = "out of memory";
+
+typedef struct maker {
+  fl_result *out;
+  fl_arena *arena;
+  const fl_result_asker *ask;
+  fl_ptrmap seen;      /* object -> node */
+  fl_ptrmap open;      /* objects being described: met again means a cycle */
+  const char *detail;
+  int depth;
+} maker;
+
+static const char *describe(maker *m, PyObject *o, uint32_t *out);
+
+static const char *add(maker *m, PyObject *o, const fl_result_node *n, uint32_t *out) {
+  if (n->object && PyList_Append(m->out->keep, n->object) < 0) {
+    PyErr_Clear();
+    return OOM;
+  }
+  if (!FL_PUSH(&m->out->nodes, *n)) return OOM;
+  *out = (uint32_t)m->out->nodes.len - 1;
+  return fl_ptrmap_set(&m->seen, o, *out) ? NULL : OOM;
+}
+
+static bool is_atom(PyObject *o) {
+  return o == Py_None || o == Py_Ellipsis || o == Py_NotImplemented || PyBool_Check(o) || PyLong_CheckExact(o) ||
+         PyFloat_CheckExact(o) || PyComplex_CheckExact(o) || PyUnicode_CheckExact(o) || PyBytes_CheckExact(o) ||
+         PyType_Check(o) || PyFunction_Check(o) || PyCFunction_Check(o) || PyModule_Check(o);
+}
+
+/* Immutable objects of torch: the same one again is as good as an equal one. */
+static bool is_torch_atom(PyObject *o) {
+  static const char *const names[] = {"torch.dtype", "torch.device", "torch.layout", "torch.memory_format",
+                                      "torch.Size"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    if (!strcmp(Py_TYPE(o)->tp_name, names[i])) return true;
+  return false;
+}
+
+/* Its state is its items and __dict__ and nothing else: every type up to `base` is a Python class without slots. */
+static bool plain_subclass(PyTypeObject *t, PyTypeObject *base) {
+  for (; t && t != base; t = t->tp_base) {
+    if (!(t->tp_flags & Py_TPFLAGS_HEAPTYPE) || !t->tp_dict) return false;
+    PyObject *slots = PyDict_GetItemString(t->tp_dict, "__slots__");
+    if (slots && !(PyTuple_Check(slots) && PyTuple_GET_SIZE(slots) == 0)) return false;
+    if (PyDict_GetItemString(t->tp_dict, "__del__")) return false;
+  }
+  return t == base;
+}
+
+static const char *describe_all(maker *m, fl_result_node *n, PyObject *const *items, Py_ssize_t count,
+                                PyObject *attrs) {
+  Py_ssize_t n_attrs = attrs ? PyDict_GET_SIZE(attrs) : 0;
+  n->n = (int)count;
+  n->n_attrs = (int)n_attrs;
+  n->items = fl_arena_alloc(m->arena, (size_t)(count + 2 * n_attrs + 1) * sizeof *n->items);
+  if (!n->items) return OOM;
+  const char *why = NULL;
+  for (Py_ssize_t i = 0; i < count && !why; i++) why = describe(m, items[i], &n->items[i]);
+  Py_ssize_t pos = 0, at = count;
+  PyObject *k, *v;
+  while (!why && attrs && PyDict_Next(attrs, &pos, &k, &v)) {
+    why = describe(m, k, &n->items[at++]);
+    if (!why) why = describe(m, v, &n->items[at++]);
+  }
+  return why;
+}
+
+static PyObject *instance_dict(PyObject *o) {
+  PyObject **d = _PyObject_GetDictPtr(o);
+  return d ? *d : NULL;
+}
+
+/* Keys and values alternately, in the container's own order. New reference. */
+static PyObject *pairs_of(PyObject *o) {
+  PyObject *items = PyODict_Check(o) ? PyObject_CallMethod((PyObject *)&PyODict_Type, "items", "O", o) : PyDict_Items(o);
+  PyObject *list = items ? PySequence_List(items) : NULL;
+  Py_XDECREF(items);
+  Py_ssize_t n = list ? PyList_GET_SIZE(list) : 0;
+  PyObject *flat = list ? PyTuple_New(2 * n) : NULL;
+  for (Py_ssize_t i = 0; flat && i < n; i++) {
+    PyObject *pair = PyList_GET_ITEM(list, i);
+    PyTuple_SET_ITEM(flat, 2 * i, Py_NewRef(PyTuple_GET_ITEM(pair, 0)));
+    PyTuple_SET_ITEM(flat, 2 * i + 1, Py_NewRef(PyTuple_GET_ITEM(pair, 1)));
+  }
+  Py_XDECREF(list);
+  return flat;
+}
+
+static bool is_structseq(PyTypeObject *t) {
+  return PyType_IsSubtype(t, &PyTuple_Type) && t->tp_dict && PyDict_GetItemString(t->tp_dict, "n_sequence_fields");
+}
+
+static const char *describe_made(maker *m, PyObject *o, uint32_t *out) {
+  PyTypeObject *t = Py_TYPE(o);
+  fl_result_node n = {.object = (PyObject *)t};
+  PyObject *tmp = NULL, *attrs = NULL, *const *items = NULL;
+  Py_ssize_t count = 0;
+  if (PyTuple_CheckExact(o) || is_structseq(t) || (PyTuple_Check(o) && plain_subclass(t, &PyTuple_Type))) {
+    n.kind = PyTuple_CheckExact(o) ? FL_RESULT_TUPLE : is_structseq(t) ? FL_RESULT_STRUCT : FL_RESULT_NAMED;
+    items = &PyTuple_GET_ITEM(o, 0);
+    count = PyTuple_GET_SIZE(o);
+    if (n.kind == FL_RESULT_NAMED) attrs = instance_dict(o);
+  } else if (PyList_CheckExact(o)) {
+    n.kind = FL_RESULT_LIST;
+    count = PyList_GET_SIZE(o);
+    items = ((PyListObject *)o)->ob_item;
+  } else if (PyAnySet_CheckExact(o)) {
+    n.kind = FL_RESULT_SET;
+    tmp = PySequence_Tuple(o);
+  } else if (PyDict_CheckExact(o) || PyODict_CheckExact(o) ||
+             (PyODict_Check(o) && plain_subclass(t, &PyODict_Type)) ||
+             (PyDict_Check(o) && plain_subclass(t, &PyDict_Type))) {
+    n.kind = FL_RESULT_DICT;
+    tmp = pairs_of(o);
+    attrs = instance_dict(o);
+  } else if (plain_subclass(t, &PyBaseObject_Type) && t->tp_dictoffset) {
+    n.kind = FL_RESULT_OBJECT;
+    attrs = instance_dict(o);
+  } else {
+    m->detail = t->tp_name;
+    return "a result of a kind that cannot be made again";
+  }
+  if (n.kind == FL_RESULT_SET || n.kind == FL_RESULT_DICT) {
+    if (!tmp) {
+      PyErr_Clear();
+      return OOM;
+    }
+    items = &PyTuple_GET_ITEM(tmp, 0);
+    count = PyTuple_GET_SIZE(tmp);
+  }
+  const char *why = describe_all(m, &n, items, count, attrs);
+  Py_XDECREF(tmp);
+  return why ? why : add(m, o, &n, out);
+}
+
+static const char *describe(maker *m, PyObject *o, uint32_t *out) {
+  if (fl_ptrmap_get(&m->seen, o, out)) return NULL;
+  if (fl_tensor_check(o)) {
+    fl_result_node n = {.kind = FL_RESULT_VALUE};
+    if (m->ask->tensor(m->ask->ctx, o, &n.index)) return add(m, o, &n, out);
+    m->detail = "a tensor no recorded operator made";
+    return "a result of a kind that cannot be made again";
+  }
+  if (is_atom(o) || is_torch_atom(o) || m->ask->known(m->ask->ctx, o)) {
+    fl_result_node n = {.kind = FL_RESULT_CONST, .object = o};
+    return add(m, o, &n, out);
+  }
+  if (fl_ptrmap_get(&m->open, o, NULL) || m->depth > 64) {
+    m->detail = "it contains itself";
+    return "a result of a kind that cannot be made again";
+  }
+  if (!fl_ptrmap_set(&m->open, o, 0)) return OOM;
+  m->depth++;
+  const char *why = describe_made(m, o, out);
+  m->depth--;
+  return why;
+}
+
+const char *fl_result_make(fl_result *out, fl_arena *arena, PyObject *result, const fl_result_asker *ask,
+                           const char **detail) {
+  memset(out, 0, sizeof *out);
+  if (!(out->keep = PyList_New(0))) {
+    PyErr_Clear();
+    return OOM;
+  }
+  maker m = {.out = out, .arena = arena, .ask = ask};
+  const char *why = describe(&m, result, &out->root);
+  *detail = m.detail;
+  fl_ptrmap_release(&m.seen);
+  fl_ptrmap_release(&m.open);
+  if (PyErr_Occurred()) PyErr_Clear();
+  return why;
+}
+
+/* --- making it --- */
+
+static PyObject *tuple_from(PyTypeObject *t, const fl_result_node *n, PyObject **made) {
+  PyObject *o = t == &PyTuple_Type ? PyTuple_New(n->n) : t->tp_alloc(t, n->n);
+  for (int i = 0; o && i < n->n; i++) PyTuple_SET_ITEM(o, i, Py_NewRef(made[n->items[i]]));
+  return o;
+}
+
+static int set_attrs(PyObject *o, const fl_result_node *n, PyObject **made) {
+  const uint32_t *a = n->items + n->n;
+  if (!n->n_attrs) return 0;
+  PyObject *d = PyObject_GenericGetDict(o, NULL);
+  if (!d) return -1;
+  int rc = 0;
+  for (int i = 0; i < n->n_attrs && rc == 0; i++) rc = PyDict_SetItem(d, made[a[2 * i]], made[a[2 * i + 1]]);
+  Py_DECREF(d);
+  return rc;
+}
+
+static PyObject *dict_from(PyTypeObject *t, const fl_result_node *n, PyObject **made) {
+  PyObject *o;
+  if (t == &PyDict_Type) o = PyDict_New();
+  else {
+    PyObject *none = PyTuple_New(0);
+    o = none ? PyDict_Type.tp_new(t, none, NULL) : NULL;
+    Py_XDECREF(none);
+  }
+  bool ordered = o && PyODict_Check(o);
+  for (int i = 0; o && i < n->n; i += 2) {
+    PyObject *k = made[n->items[i]], *v = made[n->items[i + 1]];
+    if ((ordered ? PyODict_SetItem(o, k, v) : PyDict_SetItem(o, k, v)) < 0) Py_CLEAR(o);
+  }
+  return o;
+}
+
+static PyObject *make_node(const fl_result_node *n, PyObject **made, PyObject *const *values) {
+  PyTypeObject *t = (PyTypeObject *)n->object;
+  PyObject *o = NULL, *tmp;
+  switch (n->kind) {
+  case FL_RESULT_VALUE:
+    if (!values[n->index]) PyErr_SetString(PyExc_SystemError, "framelift: a result was not computed");
+    return Py_XNewRef(values[n->index]);
+  case FL_RESULT_CONST: return Py_NewRef(n->object);
+  case FL_RESULT_TUPLE:
+  case FL_RESULT_NAMED: o = tuple_from(t, n, made); break;
+  case FL_RESULT_LIST:
+    o = PyList_New(n->n);
+    for (int i = 0; o && i < n->n; i++) PyList_SET_ITEM(o, i, Py_NewRef(made[n->items[i]]));
+    return o;
+  case FL_RESULT_DICT: o = dict_from(t, n, made); break;
+  case FL_RESULT_OBJECT: o = t->tp_alloc(t, 0); break;
+  case FL_RESULT_STRUCT:
+    tmp = tuple_from(&PyTuple_Type, n, made);
+    o = tmp ? PyObject_CallOneArg((PyObject *)t, tmp) : NULL;
+    Py_XDECREF(tmp);
+    return o;
+  case FL_RESULT_SET:
+    tmp = tuple_from(&PyTuple_Type, n, made);
+    o = tmp ? (t == &PySet_Type ? PySet_New(tmp) : PyFrozenSet_New(tmp)) : NULL;
+    Py_XDECREF(tmp);
+    return o;
+  }
+  if (o && set_attrs(o, n, made) < 0) Py_CLEAR(o);
+  return o;
+}
+
+PyObject *fl_result_build(const fl_result *r, PyObject *const *values) {
+  const fl_result_node *root = &r->nodes.data[r->root];
+  if (root->kind <= FL_RESULT_CONST) return make_node(root, NULL, values);
+  PyObject *local[64], **made = local;
+  size_t n = r->root + 1, done = 0;
+  if (n > 64 && !(made = fl_calloc(n, sizeof *made))) return PyErr_NoMemory();
+  for (; done < n; done++)
+    if (!(made[done] = make_node(&r->nodes.data[done], made, values))) break;
+  PyObject *out = done == n ? Py_NewRef(made[r->root]) : NULL;
+  for (size_t i = 0; i < done; i++) Py_DECREF(made[i]);
+  if (made != local) fl_free(made);
+  return out;
+}
+
+void fl_result_release(fl_result *r) {
+  Py_CLEAR(r->keep);
+  fl_free(r->nodes.data);
+  memset(r, 0, sizeof *r);
+}

@@ -1,0 +1,57 @@
+/* What a call gives back, as a recipe that makes it anew.
+ *
+ * Containers and plain objects made by the call are made again on every replay, with their own type and state and
+ * without running their constructors; tensors come from the trace's values; all else is the same object again. */
+#ifndef FL_CAPTURE_RESULT_H
+#define FL_CAPTURE_RESULT_H
+
+#include <Python.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/alloc.h"
+
+typedef enum fl_result_kind {
+  FL_RESULT_VALUE,   /* value `index` */
+  FL_RESULT_CONST,
+  FL_RESULT_TUPLE,
+  FL_RESULT_LIST,
+  FL_RESULT_DICT,    /* exact dict, OrderedDict or a subclass: keys and values alternate */
+  FL_RESULT_NAMED,   /* tuple subclass with nothing but its items */
+  FL_RESULT_STRUCT,  /* structseq (torch.return_types): made by calling the type */
+  FL_RESULT_OBJECT,  /* plain object: its __dict__ alone */
+  FL_RESULT_SET
+} fl_result_kind;
+
+/* Nodes in the order they are made: children before parents, each object once. */
+typedef struct fl_result_node {
+  fl_result_kind kind;
+  uint32_t index;
+  PyObject *object;    /* CONST; else the type. Kept */
+  int n, n_attrs;
+  uint32_t *items;     /* n of them, then n_attrs pairs of key and value: nodes */
+} fl_result_node;
+
+typedef struct fl_result {
+  PyObject *keep;      /* list */
+  FL_VEC(fl_result_node) nodes;
+  uint32_t root;
+} fl_result;
+
+/* Asks what a tensor or an object is. */
+typedef struct fl_result_asker {
+  void *ctx;
+  /* The value of a tensor, or false when it is not one of the trace's. */
+  bool (*tensor)(void *ctx, PyObject *tensor, uint32_t *out_value);
+  /* The object existed before the call: given back as it is. */
+  bool (*known)(void *ctx, PyObject *object);
+} fl_result_asker;
+
+/* NULL, or why this result cannot be made again (`detail`: the type's name). No exception is left. */
+const char *fl_result_make(fl_result *out, fl_arena *arena, PyObject *result, const fl_result_asker *ask,
+                           const char **detail);
+/* `values` are borrowed objects by value number. New reference, or NULL with an exception. */
+PyObject *fl_result_build(const fl_result *r, PyObject *const *values);
+void fl_result_release(fl_result *r);
+
+#endif

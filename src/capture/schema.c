@@ -1,0 +1,132 @@
+#include "capture/schema.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+#include "capture/ptrmap.h"
+
+/* By the overload's address (it is kept): hashing an OpOverload runs Python. */
+static fl_ptrmap known;
+static FL_VEC(fl_schema *) schemas;
+
+static bool type_has(PyObject *type_str, const char *what) {
+  const char *s = PyUnicode_AsUTF8(type_str);
+  return s && strstr(s, what);
+}
+
+static int attr_true(PyObject *o, const char *name) {
+  PyObject *v = PyObject_GetAttrString(o, name);
+  if (!v) return -1;
+  int t = PyObject_IsTrue(v);
+  Py_DECREF(v);
+  return t;
+}
+
+static int read_arg(PyObject *a, fl_schema_arg *out) {
+  if (!(out->name = PyObject_GetAttrString(a, "name")) || !(out->utf8 = PyUnicode_AsUTF8(out->name))) return -1;
+  int kw = attr_true(a, "kwarg_only"), has = 0;
+  PyObject *fn = PyObject_GetAttrString(a, "has_default_value");
+  PyObject *r = fn ? PyObject_CallNoArgs(fn) : NULL;
+  if (r) has = PyObject_IsTrue(r);
+  Py_XDECREF(fn);
+  Py_XDECREF(r);
+  if (kw < 0 || !r) return -1;
+  out->kwarg_only = kw;
+  if (has && !(out->def = PyObject_GetAttrString(a, "default_value"))) return -1;
+  PyObject *alias = PyObject_GetAttrString(a, "alias_info");
+  if (!alias) return -1;
+  int w = alias == Py_None ? 0 : attr_true(alias, "is_write");
+  Py_DECREF(alias);
+  if (w < 0) return -1;
+  out->writes = w;
+  PyObject *type = PyObject_GetAttrString(a, "type"), *s = type ? PyObject_Str(type) : NULL;
+  Py_XDECREF(type);
+  if (!s) return -1;
+  out->is_tensors = type_has(s, "List[Tensor]") || type_has(s, "List[Optional[Tensor]]");
+  out->is_floats = type_has(s, "List[float]");
+  out->is_float = !out->is_floats && type_has(s, "float");
+  Py_DECREF(s);
+  return 0;
+}
+
+static int read_tags(PyObject *overload, fl_schema *s) {
+  PyObject *tags = PyObject_GetAttrString(overload, "tags");
+  PyObject *text = tags ? PyObject_Str(tags) : NULL;
+  Py_XDECREF(tags);
+  if (!text) return -1;
+  s->seeded = type_has(text, "nondeterministic_seeded");
+  s->dynamic_shape = type_has(text, "dynamic_output_shape");
+  Py_DECREF(text);
+  return 0;
+}
+
+static bool is_metadata(const char *name) {
+  static const char *const list[] = {"aten.is_same_size",     "aten.sym_",          "aten.size.", "aten.stride.",
+                                     "aten.is_floating_point", "aten.is_complex",    "aten.dim.",  "aten.numel.",
+                                     "aten.is_contiguous",     "aten.storage_offset", "prim.layout", "prim.device",
+                                     "aten.is_signed",         "aten._fused_sdp_choice", "aten.is_inference",
+                                     "aten._use_cudnn_ctc",    "aten.is_leaf",     "aten.result_type", "aten.can_cast"};
+  for (size_t i = 0; i < sizeof list / sizeof *list; i++)
+    if (!strncmp(name, list[i], strlen(list[i]))) return true;
+  return false;
+}
+
+static bool is_norm(const char *name) {
+  static const char *const list[] = {"aten.native_batch_norm.default", "aten.batch_norm.default",
+                                     "aten.cudnn_batch_norm.default", "aten.miopen_batch_norm.default",
+                                     "aten.instance_norm.default", "aten._batch_norm_impl_index.default"};
+  for (size_t i = 0; i < sizeof list / sizeof *list; i++)
+    if (!strcmp(name, list[i])) return true;
+  return false;
+}
+
+static fl_schema *read_schema(PyObject *overload) {
+  fl_schema *s = fl_calloc(1, sizeof *s);
+  PyObject *schema = NULL, *args = NULL;
+  if (!s) {
+    PyErr_NoMemory();
+    return NULL;
+  }
+  if (!(s->op = PyObject_GetAttrString(overload, "_op"))) goto fail;
+  if (!(s->name_object = PyObject_Str(overload)) || !(s->name = PyUnicode_AsUTF8(s->name_object))) goto fail;
+  if (!(schema = PyObject_GetAttrString(overload, "_schema"))) goto fail;
+  if (!(args = PyObject_GetAttrString(schema, "arguments")) || !PyList_Check(args)) goto fail;
+  s->n_args = (int)PyList_GET_SIZE(args);
+  if (!(s->args = fl_calloc((size_t)s->n_args + 1, sizeof *s->args))) goto fail;
+  for (int i = 0; i < s->n_args; i++) {
+    if (read_arg(PyList_GET_ITEM(args, i), &s->args[i]) < 0) goto fail;
+    s->writes |= s->args[i].writes;
+  }
+  if (read_tags(overload, s) < 0) goto fail;
+  s->is_index = !strcmp(s->name, "aten.index.Tensor") || !strcmp(s->name, "aten._unsafe_index.Tensor");
+  s->lifts = !strcmp(s->name, "aten.lift_fresh.default");
+  s->metadata = is_metadata(s->name);
+  s->norm = is_norm(s->name);
+  s->overload = Py_NewRef(overload);
+  Py_DECREF(args);
+  Py_DECREF(schema);
+  return s;
+fail: /* happens at most once per operator and process: what was read so far is left to live */
+  if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "framelift: an operator's schema has an unknown form");
+  Py_XDECREF(args);
+  Py_XDECREF(schema);
+  return NULL;
+}
+
+const fl_schema *fl_schema_get(PyObject *overload) {
+  uint32_t at;
+  if (fl_ptrmap_get(&known, overload, &at)) return schemas.data[at];
+  fl_schema *s = read_schema(overload);
+  if (!s) return NULL;
+  if (!FL_PUSH(&schemas, s) || !fl_ptrmap_set(&known, overload, (uint32_t)schemas.len - 1)) {
+    PyErr_NoMemory();
+    return NULL;
+  }
+  return s;
+}
+
+int fl_schema_find(const fl_schema *s, const char *arg) {
+  for (int i = 0; i < s->n_args; i++)
+    if (!strcmp(s->args[i].utf8, arg)) return i;
+  return -1;
+}

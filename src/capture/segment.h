@@ -1,0 +1,73 @@
+/* A segment made runnable: engine parts and eager parts, in order. */
+#ifndef FL_CAPTURE_SEGMENT_H
+#define FL_CAPTURE_SEGMENT_H
+
+#include "capture/trace.h"
+
+typedef struct fl_build_options {
+  bool lower;        /* false: everything eager (backend "eager") */
+  bool verify;
+  double tactic_ms;
+  fl_pool *pool;     /* outlives the segments */
+} fl_build_options;
+
+/* Results nobody needs after a moment. */
+typedef struct fl_drop {
+  uint32_t *values;
+  int n;
+} fl_drop;
+
+typedef struct fl_seg_part {
+  fl_part_kind kind;
+  uint32_t *nodes;     /* of the trace */
+  int n_nodes;
+  uint32_t *in, *out;  /* values of the trace */
+  int n_in, n_out;
+  fl_engine *engine;   /* ENGINE */
+  uint64_t epoch;      /* of the weights it has seen */
+  bool *checked;       /* input i comes from eager code: its strides are compared first */
+  bool *copied;        /* output i: eager's strides are not the plan's */
+  fl_drop *drops;      /* after each node (EAGER), or one after the part */
+  const char *reason;  /* EAGER although lowered: why */
+  int engine_nodes;    /* ENGINE: graph nodes after the passes */
+  float cosine, max_rel;
+} fl_seg_part;
+
+typedef struct fl_segment {
+  fl_arena arena;
+  fl_aten_graph *aten; /* kept for reports; weights' data only valid while building */
+  fl_lowered *lowered;
+  uint32_t *values;    /* of `aten` -> of the trace */
+  uint32_t *slots;     /* weight slot -> weight of the trace */
+  uint32_t n_slots;
+  fl_seg_part *parts;
+  int n_parts;
+  const char **reasons; /* by node of the segment: why eager, NULL when lowered */
+  fl_pool *pool;
+} fl_segment;
+
+/* Builds all segments of a trace. Never fails the call: what cannot be lowered runs eagerly, with a reason. False when
+ * out of memory (no exception). Needs the GIL; releases it while planning. */
+bool fl_trace_build(fl_trace *t, const fl_build_options *options);
+void fl_segment_destroy(fl_segment *s); /* takes; NULL allowed */
+
+/* The recorded segment as plain data. values[i] of the graph is values_out[i] of the trace. */
+FL_MUST_USE fl_status fl_segment_graph(fl_trace *t, uint32_t step, fl_aten_graph **out, uint32_t **out_values,
+                                       uint32_t **out_slots, uint32_t *out_n_slots);
+
+/* Runs one step on values[]: inputs and weights borrowed, results owned. 0, or -1 with an exception. With `eager`,
+ * engines are not used; with `keep`, nothing is dropped. */
+int fl_segment_run(fl_trace *t, const fl_tstep *step, PyObject **values, bool eager, bool keep);
+int fl_node_run(const fl_trace *t, const fl_tnode *n, PyObject **values, PyObject **out_result);
+/* Runs an engine part. FL_OK, or FL_INVALID when the operators must run eagerly to raise their error, -1 with an
+ * exception. */
+int fl_part_run(fl_trace *t, fl_segment *s, fl_seg_part *p, PyObject **values);
+
+/* Compares the engines' answers with eager's on these inputs; parts that differ are taken out of use.
+ * `finals` holds the recorded results by value (NULL elsewhere). -1 with an exception. */
+int fl_trace_verify(fl_trace *t, PyObject *const *inputs, PyObject *const *finals);
+
+/* Runs the trace. New reference; NULL with an exception; NULL without one and *miss set when an answer differed. */
+PyObject *fl_trace_run(fl_trace *t, PyObject *const *inputs, const char **miss, bool engines);
+
+#endif

@@ -1,0 +1,66 @@
+#include "capture/trace.h"
+
+#include <string.h>
+
+#include "capture/segment.h"
+
+fl_trace *fl_trace_new(void) {
+  fl_trace *t = fl_calloc(1, sizeof *t);
+  PyObject *keep = t ? PyList_New(0) : NULL;
+  if (!keep) {
+    fl_free(t);
+    PyErr_NoMemory();
+    return NULL;
+  }
+  fl_arena_init(&t->arena);
+  t->keep = keep;
+  t->refs = 1;
+  return t;
+}
+
+void fl_trace_retain(fl_trace *t) { t->refs++; }
+
+void fl_trace_release(fl_trace *t) {
+  if (!t || --t->refs > 0) return;
+  for (size_t i = 0; i < t->steps.len; i++) fl_segment_destroy(t->steps.data[i].segment);
+  fl_argspec_release(&t->args);
+  fl_guards_release(&t->guards);
+  fl_weights_release(&t->weights);
+  fl_result_release(&t->result);
+  fl_free(t->values.data);
+  fl_free(t->borrowed.data);
+  fl_free(t->nodes.data);
+  fl_free(t->steps.data);
+  Py_DECREF(t->keep);
+  fl_arena_release(&t->arena);
+  fl_free(t);
+}
+
+static void each(const fl_targ *a, fl_targ_fn fn, void *ctx) {
+  if (a->kind == FL_TARG_VALUE) fn(ctx, a->value);
+  else if (a->kind != FL_TARG_CONST)
+    for (int i = 0; i < a->n; i++) each(&a->items[i], fn, ctx);
+}
+
+void fl_tnode_each(const fl_tnode *n, fl_targ_fn fn, void *ctx) {
+  for (int i = 0; i < n->n_pos + n->n_kw; i++) each(&n->args[i], fn, ctx);
+}
+
+static void mark(void *ctx, uint32_t value) { ((bool *)ctx)[value] = true; }
+
+void fl_trace_needed_after(const fl_trace *t, uint32_t step, bool *need) {
+  for (size_t i = step + 1; i < t->steps.len; i++)
+    for (uint32_t k = 0; k < t->steps.data[i].n; k++) fl_tnode_each(&t->nodes.data[t->steps.data[i].first + k], mark, need);
+  for (size_t i = 0; i < t->result.nodes.len; i++)
+    if (t->result.nodes.data[i].kind == FL_RESULT_VALUE) need[t->result.nodes.data[i].index] = true;
+}
+
+/* Only a trace with one owner is traversed: its references are then its owner's. */
+int fl_trace_traverse(const fl_trace *t, visitproc visit, void *arg) {
+  if (t->refs != 1) return 0;
+  Py_VISIT(t->keep);
+  Py_VISIT(t->args.keep);
+  Py_VISIT(t->result.keep);
+  for (size_t i = 0; i < t->weights.list.len; i++) Py_VISIT(t->weights.list.data[i].tensor);
+  return fl_guards_traverse(&t->guards, visit, arg);
+}

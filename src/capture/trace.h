@@ -1,0 +1,102 @@
+/* A trace: one way a function was seen to run, and how to run it again.
+ *
+ * Values are numbered over the whole trace: the tensors of the arguments (inputs), tensors that existed before the call
+ * (weights), and results of the recorded operators. Steps are segments (stretches of operators), and between them
+ * operators whose answer decided how the program went on: at replay they run eagerly and must answer the same. */
+#ifndef FL_CAPTURE_TRACE_H
+#define FL_CAPTURE_TRACE_H
+
+#include <Python.h>
+
+#include "capture/argspec.h"
+#include "capture/guards.h"
+#include "capture/result.h"
+#include "capture/schema.h"
+#include "capture/weights.h"
+#include "lower/lower.h"
+#include "rt/engine.h"
+
+#define FL_NO_TVAL UINT32_MAX
+
+typedef enum fl_tval_kind { FL_TVAL_INPUT, FL_TVAL_WEIGHT, FL_TVAL_RESULT } fl_tval_kind;
+
+typedef struct fl_tval {
+  fl_tval_kind kind;
+  uint32_t index;      /* INPUT, WEIGHT: which; RESULT: the node */
+  fl_tensor_meta meta; /* at recording; meta.data is not kept for results */
+  uint32_t view_of;    /* the value it is a view of in eager, or FL_NO_TVAL */
+  uint32_t alias_of;   /* view_of, or the value an in-place operator renamed to this */
+  uint32_t storage;    /* the same number: memory shared in eager */
+} fl_tval;
+
+/* An argument of a recorded operator as it was given. */
+typedef enum fl_targ_kind { FL_TARG_CONST, FL_TARG_VALUE, FL_TARG_LIST, FL_TARG_TUPLE } fl_targ_kind;
+typedef struct fl_targ {
+  fl_targ_kind kind;
+  uint32_t value;
+  PyObject *object;    /* CONST; kept by the trace */
+  int n;
+  struct fl_targ *items;
+} fl_targ;
+
+typedef struct fl_tnode {
+  const fl_schema *schema;
+  int n_pos, n_kw;
+  PyObject *kwnames;   /* tuple, or NULL */
+  fl_targ *args;       /* n_pos + n_kw */
+  int n_out;
+  uint32_t *outs;      /* of the flattened result; FL_NO_TVAL for what is not a tensor */
+  const char *file, *module;
+  int line;
+  const char *pin;     /* must run eagerly, and why */
+  uint32_t *drop;      /* results nobody needs after this node, when all nodes run eagerly */
+  int n_drop;
+} fl_tnode;
+
+typedef enum fl_tstep_kind { FL_TSTEP_SEGMENT, FL_TSTEP_SCALAR, FL_TSTEP_SHAPE } fl_tstep_kind;
+typedef struct fl_tstep {
+  fl_tstep_kind kind;
+  uint32_t first, n;   /* nodes */
+  PyObject *scalar;    /* SCALAR: the answer the trace goes on with; kept */
+  const char *eager_reason;      /* SEGMENT: why all of it runs eagerly, or NULL */
+  bool random;
+  struct fl_segment *segment;    /* SEGMENT: once built */
+} fl_tstep;
+
+typedef struct fl_trace {
+  int refs;
+  fl_arena arena;
+  PyObject *keep;      /* list: everything held */
+  fl_argspec args;
+  fl_torch_state state;
+  fl_guards guards;
+  fl_weights weights;
+  FL_VEC(fl_tval) values;
+  FL_VEC(uint32_t) borrowed; /* values that are inputs or weights */
+  FL_VEC(fl_tnode) nodes;
+  FL_VEC(fl_tstep) steps;
+  fl_result result;
+  bool effects;        /* running it twice is not running it once: it writes to arguments, buffers, parameters */
+  bool random;
+  bool writes_weights; /* weights are checked again before each segment */
+  bool eager_parts;    /* some operator runs through PyTorch: grad mode must be off */
+  uint64_t hits;
+  double build_ms[4];  /* lower, optimize, plan, verify */
+  float cosine, max_rel;
+  bool verified;
+} fl_trace;
+
+fl_trace *fl_trace_new(void);              /* NULL with MemoryError */
+void fl_trace_retain(fl_trace *t);
+void fl_trace_release(fl_trace *t);        /* takes; NULL allowed */
+
+int fl_trace_traverse(const fl_trace *t, visitproc visit, void *arg);
+
+/* Calls fn for each value among a node's arguments, in order. */
+typedef void (*fl_targ_fn)(void *ctx, uint32_t value);
+void fl_tnode_each(const fl_tnode *n, fl_targ_fn fn, void *ctx);
+
+/* need[v] = true for each value that a later step or the call's result uses. */
+void fl_trace_needed_after(const fl_trace *t, uint32_t step, bool *need);
+
+#endif

@@ -1,0 +1,182 @@
+/* An engine is compared with the recorded answers before it is trusted. */
+#include <math.h>
+#include <string.h>
+
+#include "capture/segment.h"
+
+typedef struct score {
+  double cosine, max_rel;
+  bool same_holes; /* NaN and infinities where the reference has them */
+} score;
+
+static float half_to_float(uint16_t h) {
+  uint32_t sign = (uint32_t)(h & 0x8000) << 16, e = (h >> 10) & 31, m = h & 1023, bits;
+  if (e == 0) {
+    float f = (float)m * 0x1p-24f;
+    return sign ? -f : f;
+  }
+  bits = sign | (e == 31 ? 0x7f800000u : (e + 112) << 23) | m << 13;
+  float f;
+  memcpy(&f, &bits, sizeof f);
+  return f;
+}
+
+static double element(const fl_tensor_meta *m, int64_t offset) {
+  const char *p = (const char *)m->data + offset * (int64_t)m->item_size;
+  uint32_t bits;
+  float f;
+  switch (m->type.dtype) {
+  case FL_F32: memcpy(&f, p, 4); return f;
+  case FL_F64: { double d; memcpy(&d, p, 8); return d; }
+  case FL_F16: { uint16_t h; memcpy(&h, p, 2); return half_to_float(h); }
+  case FL_BF16: { uint16_t h; memcpy(&h, p, 2); bits = (uint32_t)h << 16; memcpy(&f, &bits, 4); return f; }
+  case FL_I64: { int64_t i; memcpy(&i, p, 8); return (double)i; }
+  case FL_I32: { int32_t i; memcpy(&i, p, 4); return i; }
+  case FL_I16: { int16_t i; memcpy(&i, p, 2); return i; }
+  case FL_I8: return *(const int8_t *)p;
+  case FL_U8: return *(const uint8_t *)p;
+  case FL_BOOL: return *p != 0;
+  default: return 0;
+  }
+}
+
+static score compare(const fl_tensor_meta *got, const fl_tensor_meta *want) {
+  score s = {1, 0, true};
+  double dot = 0, gg = 0, ww = 0, top = 0, diff = 0;
+  int64_t n = fl_type_numel(&want->type), at[FL_MAX_RANK] = {0}, g = 0, w = 0;
+  for (int64_t i = 0; i < n; i++) {
+    double a = element(got, g), b = element(want, w);
+    if (!isfinite(a) || !isfinite(b)) s.same_holes &= (isnan(a) && isnan(b)) || a == b;
+    else {
+      dot += a * b;
+      gg += a * a;
+      ww += b * b;
+      if (fabs(b) > top) top = fabs(b);
+      if (fabs(a - b) > diff) diff = fabs(a - b);
+    }
+    for (int d = want->type.rank - 1; d >= 0; d--) {
+      g += got->strides[d];
+      w += want->strides[d];
+      if (++at[d] < want->type.dims[d]) break;
+      g -= got->strides[d] * at[d];
+      w -= want->strides[d] * at[d];
+      at[d] = 0;
+    }
+  }
+  if (gg > 0 && ww > 0) s.cosine = dot / (sqrt(gg) * sqrt(ww));
+  else s.cosine = diff <= 1e-30 ? 1 : 0;
+  s.max_rel = top > 0 ? diff / top : diff > 0;
+  return s;
+}
+
+static bool good(const score *s, fl_dtype dtype) {
+  if (!s->same_holes) return false;
+  if (!fl_dtype_is_float(dtype)) return s->max_rel == 0;
+  bool low = dtype == FL_F16 || dtype == FL_BF16;
+  return s->max_rel <= (low ? 0.05 : 5e-3) || (s->cosine >= (low ? 0.999 : 0.99999) && s->max_rel <= 0.1);
+}
+
+/* Adds a comparison of two tensors to cosine and max_rel; false when they differ too much. */
+static bool check_pair(PyObject *got, PyObject *want, float *cosine, float *max_rel) {
+  fl_tensor_meta a, b;
+  if (got == want) return true;
+  fl_tensor_read(got, &a);
+  fl_tensor_read(want, &b);
+  if (!a.ok || !b.ok) return a.ok == b.ok;
+  if (!fl_type_equal(&a.type, &b.type)) return false;
+  score s = compare(&a, &b);
+  if (s.cosine < *cosine) *cosine = (float)s.cosine;
+  if (s.max_rel > *max_rel) *max_rel = (float)s.max_rel;
+  return good(&s, b.type.dtype);
+}
+
+/* --- runs --- */
+
+static PyObject **values_new(const fl_trace *t, PyObject *const *inputs) {
+  PyObject **v = fl_calloc(t->values.len + 1, sizeof *v);
+  for (size_t i = 0; v && i < t->borrowed.len; i++) {
+    const fl_tval *x = &t->values.data[t->borrowed.data[i]];
+    v[t->borrowed.data[i]] =
+        Py_NewRef(x->kind == FL_TVAL_INPUT ? inputs[x->index] : t->weights.list.data[x->index].tensor);
+  }
+  if (!v) PyErr_NoMemory();
+  return v;
+}
+
+static void values_free(const fl_trace *t, PyObject **v) {
+  for (size_t i = 0; v && i < t->values.len; i++) Py_XDECREF(v[i]);
+  fl_free(v);
+}
+
+static int run_step(fl_trace *t, const fl_tstep *s, PyObject **v, bool eager) {
+  if (s->kind == FL_TSTEP_SEGMENT) return fl_segment_run(t, s, v, eager, true);
+  return fl_node_run(t, &t->nodes.data[s->first], v, NULL);
+}
+
+static bool has_engine(const fl_segment *s) {
+  for (int i = 0; s && i < s->n_parts; i++)
+    if (s->parts[i].kind == FL_PART_ENGINE) return true;
+  return false;
+}
+
+static void disable(fl_trace *t, const fl_tstep *step, fl_seg_part *p, float cosine, float max_rel) {
+  char text[120];
+  snprintf(text, sizeof text, "verification failed: cosine %.6f, largest relative error %.2g", (double)cosine,
+           (double)max_rel);
+  const char *kept = fl_arena_strdup(&t->arena, text);
+  p->kind = FL_PART_EAGER;
+  p->reason = kept ? kept : "verification failed";
+  fl_engine_destroy(p->engine);
+  p->engine = NULL;
+  /* The part had one moment to drop values at; now each node has one. */
+  fl_drop *drops = fl_arena_alloc(&step->segment->arena, ((size_t)p->n_nodes + 1) * sizeof *drops);
+  if (drops && p->n_nodes) drops[p->n_nodes - 1] = p->drops[0];
+  p->drops = drops;
+  for (int i = 0; i < p->n_nodes; i++) step->segment->reasons[p->nodes[i] - step->first] = p->reason;
+  t->eager_parts = true;
+}
+
+/* Each engine part on the operators' own inputs: finds the part that is wrong, not those after it. */
+static int verify_parts(fl_trace *t, PyObject *const *inputs) {
+  PyObject **ref = values_new(t, inputs);
+  int rc = ref ? 0 : -1;
+  for (size_t i = 0; rc == 0 && i < t->steps.len; i++) {
+    const fl_tstep *step = &t->steps.data[i];
+    rc = run_step(t, step, ref, true);
+    for (int k = 0; rc == 0 && has_engine(step->segment) && k < step->segment->n_parts; k++) {
+      fl_seg_part *p = &step->segment->parts[k];
+      if (p->kind != FL_PART_ENGINE) continue;
+      PyObject **v = fl_calloc(t->values.len + 1, sizeof *v);
+      for (int j = 0; v && j < p->n_in; j++) v[p->in[j]] = Py_XNewRef(ref[p->in[j]]);
+      int got = v ? fl_part_run(t, step->segment, p, v) : -1;
+      float cosine = 1, max_rel = 0;
+      bool same = got == FL_OK;
+      for (int j = 0; same && j < p->n_out; j++) same = check_pair(v[p->out[j]], ref[p->out[j]], &cosine, &max_rel);
+      values_free(t, v);
+      if (got < 0) rc = -1;
+      else if (!same) disable(t, step, p, cosine, max_rel);
+    }
+  }
+  values_free(t, ref);
+  return rc;
+}
+
+int fl_trace_verify(fl_trace *t, PyObject *const *inputs, PyObject *const *finals) {
+  bool any = false;
+  for (size_t i = 0; i < t->steps.len; i++) any |= has_engine(t->steps.data[i].segment);
+  if (!any || t->effects) return 0; /* with effects there is no engine part: rec_dispatch.c */
+  PyObject **v = values_new(t, inputs);
+  if (!v) return -1;
+  int rc = 0;
+  float cosine = 1, max_rel = 0;
+  for (size_t i = 0; rc == 0 && i < t->steps.len; i++) rc = run_step(t, &t->steps.data[i], v, false);
+  bool same = rc == 0;
+  for (size_t i = 0; same && i < t->values.len; i++)
+    if (finals[i]) same = v[i] && check_pair(v[i], finals[i], &cosine, &max_rel);
+  values_free(t, v);
+  if (rc < 0) return -1;
+  t->cosine = cosine;
+  t->max_rel = max_rel;
+  t->verified = same;
+  return same ? 0 : verify_parts(t, inputs);
+}

@@ -1,2 +1,0 @@
-#include "cpu/instance_avx2.h"
-#include "cpu/reduce.inl"

@@ -1,2 +1,0 @@
-#include "cpu/instance_avx512.h"
-#include "cpu/reduce.inl"

@@ -1,0 +1,81 @@
+/* The extension module framelift._C: what python/framelift calls. */
+#include <Python.h>
+
+#include "base/cpu.h"
+#include "capture/compiled.h"
+#include "capture/eval.h"
+
+static PyObject *compile(PyObject *self, PyObject *args) {
+  PyObject *target, *options;
+  if (!PyArg_ParseTuple(args, "OO!:compile", &target, &PyDict_Type, &options)) return NULL;
+  if (!PyCallable_Check(target)) return PyErr_Format(PyExc_TypeError, "compile: %R is not callable", target);
+  return fl_compiled_new(target, options);
+}
+
+static fl_compiled *compiled_arg(PyObject *o) {
+  if (PyObject_TypeCheck(o, &fl_compiled_type)) return (fl_compiled *)o;
+  PyErr_Format(PyExc_TypeError, "expected a compiled callable, not %R", o);
+  return NULL;
+}
+
+#define ON_COMPILED(name, expr)                                                                                        \
+  static PyObject *name(PyObject *self, PyObject *o) {                                                                 \
+    fl_compiled *c = compiled_arg(o);                                                                                  \
+    return c ? (expr) : NULL;                                                                                          \
+  }
+ON_COMPILED(report, fl_report(c))
+ON_COMPILED(plan_text, fl_report_plans(c))
+ON_COMPILED(graph_text, fl_report_graphs(c))
+ON_COMPILED(reset, (fl_compiled_reset(c), Py_NewRef(Py_None)))
+ON_COMPILED(refresh, (fl_compiled_refresh(c), Py_NewRef(Py_None)))
+
+static PyObject *profile(PyObject *self, PyObject *args) {
+  PyObject *c, *a, *k = NULL;
+  if (!PyArg_ParseTuple(args, "O!O!|O:profile", &fl_compiled_type, &c, &PyTuple_Type, &a, &k)) return NULL;
+  return fl_report_profile((fl_compiled *)c, a, k);
+}
+
+static PyObject *overhead(PyObject *self, PyObject *args) {
+  PyObject *c, *a, *k = NULL;
+  long n = 1000;
+  if (!PyArg_ParseTuple(args, "O!O!|Ol:overhead", &fl_compiled_type, &c, &PyTuple_Type, &a, &k, &n)) return NULL;
+  return fl_report_overhead((fl_compiled *)c, a, k, n);
+}
+
+static PyObject *converters(PyObject *self, PyObject *unused) {
+  PyObject *list = PyList_New(0);
+  const fl_converter_info *x;
+  for (int i = 0; list && (x = fl_converter_get(i)); i++) {
+    PyObject *row = Py_BuildValue("(sss)", x->aten, x->dtypes, x->limits);
+    if (!row || PyList_Append(list, row) < 0) Py_CLEAR(list);
+    Py_XDECREF(row);
+  }
+  return list;
+}
+
+static PyObject *isa(PyObject *self, PyObject *unused) { return PyUnicode_FromString(fl_isa_name(fl_cpu_isa())); }
+static PyObject *threads(PyObject *self, PyObject *unused) { return PyLong_FromLong(fl_torch_threads()); }
+
+static PyMethodDef methods[] = {
+    {"compile", compile, METH_VARARGS, "compile(callable, options) -> Compiled"},
+    {"report", report, METH_O, "report(compiled) -> dict"},
+    {"plan_text", plan_text, METH_O, "plan_text(compiled) -> str: the engines' plans"},
+    {"graph_text", graph_text, METH_O, "graph_text(compiled) -> str: the engines' graphs after the passes"},
+    {"reset", reset, METH_O, "reset(compiled): forgets all traces"},
+    {"refresh", refresh, METH_O, "refresh(compiled): engines read all weights again"},
+    {"profile", profile, METH_VARARGS, "profile(compiled, args, kwargs) -> [(kernel, microseconds)]"},
+    {"overhead", overhead, METH_VARARGS, "overhead(compiled, args, kwargs, n) -> microseconds per call outside engines"},
+    {"converters", converters, METH_NOARGS, "converters() -> [(operator, dtypes, limits)]"},
+    {"isa", isa, METH_NOARGS, "isa() -> instruction set in use"},
+    {"threads", threads, METH_NOARGS, "threads() -> torch.get_num_threads()"},
+    {NULL, NULL, 0, NULL}};
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "framelift._C", .m_size = -1, .m_methods = methods};
+
+PyMODINIT_FUNC PyInit__C(void) {
+  if (fl_interop_init() < 0 || fl_eval_init() < 0 || PyType_Ready(&fl_compiled_type) < 0) return NULL;
+  PyObject *m = PyModule_Create(&module);
+  if (!m) return NULL;
+  if (PyModule_AddObjectRef(m, "Compiled", (PyObject *)&fl_compiled_type) < 0) Py_CLEAR(m);
+  return m;
+}
