@@ -400,7 +400,7 @@ static void one_movement(fl_op op) {
   if (op == FL_OP_INDEX_SELECT) index_in(c, 1, more, dims[axis]);
   if (op == FL_OP_INDEX) {
     index_in(c, r, more, dims[axis]);
-    if (axis + 1 < rank) index_in(c, 1, (int64_t[]){r ? more[r - 1] : 4}, dims[axis + 1]);
+    if (axis + 1 < rank && kcase_below(2)) index_in(c, 1, (int64_t[]){r ? more[r - 1] : 4}, dims[axis + 1]);
   }
   if (op == FL_OP_GATHER) {
     memcpy(more, dims, sizeof more);

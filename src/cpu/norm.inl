@@ -1,4 +1,4 @@
-/* layer_norm, rms_norm, group_norm, softmax and log_softmax of f32; the body of norm_avx512.c and norm_avx2.c. */
+/* layer_norm, rms_norm, group_norm, batch_norm, softmax and log_softmax of f32; the body of norm_avx512.c and norm_avx2.c. */
 #include <math.h>
 #include <string.h>
 
@@ -221,6 +221,64 @@ static void run_group(const fl_run_args *a) {
 }
 
 const fl_kernel FL_NAMED(group_norm) = {FL_NAME("group_norm"), FL_OP_GROUP_NORM, FL_ISA_HERE, plan_group, NULL, run_group};
+
+/* --- batch_norm: a scale and a shift for each channel, computed into scratch, then one pass --- */
+
+static const char *plan_batch(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan) {
+  const char *why = all_f32(p);
+  if (why) return why;
+  const fl_type *x = &p->in[0].type;
+  if (x->rank < 2 || p->n_in < 5 || p->absent[3] || p->absent[4]) return "no channels or no statistics";
+  params *q = new_params(arena, plan);
+  if (!q) return "out of memory";
+  q->outer = x->dims[0], q->channels = x->dims[1], q->pixels = 1;
+  for (int d = 2; d < x->rank; d++) q->pixels *= x->dims[d];
+  q->eps = (float)fl_attr_float(p->attrs, "eps", 1e-5);
+  q->has_weight = !p->absent[1];
+  q->has_bias = !p->absent[2];
+  q->channels_last = x->rank == 4 && fl_is_channels_last(x, p->in[0].strides) && !fl_is_contiguous(x, p->in[0].strides);
+  for (int i = 1; i < 5; i++) plan->in_layout[i] = FL_LAYOUT_CONTIGUOUS;
+  plan->in_layout[0] = q->channels_last ? FL_LAYOUT_CHANNELS_LAST : FL_LAYOUT_CONTIGUOUS;
+  if (q->channels_last) fl_strides_channels_last(x, plan->out_strides[0]);
+  q->channels_last = q->channels_last || q->pixels == 1;
+  plan->scratch_bytes = 2 * (size_t)q->channels * sizeof(float);
+  plan->in_place = 0;
+  plan->cost_us = 0.2 + (double)fl_type_numel(x) * 0.0008;
+  return NULL;
+}
+
+/* Units are pixels in NHWC order, planes otherwise. */
+static void batch_range(void *arg, int64_t begin, int64_t end, int thread) {
+  const fl_run_args *a = arg;
+  const params *q = a->params;
+  const float *scale = a->scratch, *shift = scale + q->channels;
+  for (int64_t u = begin; u < end; u++) {
+    int64_t n = q->channels_last ? q->channels : q->pixels, c = u % q->channels;
+    const float *x = (const float *)a->in[0].data + u * n;
+    float *y = (float *)a->out[0].data + u * n;
+    if (q->channels_last)
+      for (int64_t k = 0; k < n; k += VL)
+        store_part(y + k, n - k, vf_fma(load_part(x + k, n - k), load_part(scale + k, n - k), load_part(shift + k, n - k)));
+    else
+      for (int64_t k = 0; k < n; k += VL)
+        store_part(y + k, n - k, vf_fma(load_part(x + k, n - k), vf_set1(scale[c]), vf_set1(shift[c])));
+  }
+}
+
+static void run_batch(const fl_run_args *a) {
+  const params *q = a->params;
+  float *scale = a->scratch, *shift = scale + q->channels;
+  const float *mean = a->in[3].data, *var = a->in[4].data;
+  if (q->channels == 0 || q->pixels == 0) return;
+  for (int64_t c = 0; c < q->channels; c++) {
+    scale[c] = (q->has_weight ? ((const float *)a->in[1].data)[c] : 1.0f) / sqrtf(var[c] + q->eps);
+    shift[c] = (q->has_bias ? ((const float *)a->in[2].data)[c] : 0.0f) - mean[c] * scale[c];
+  }
+  int64_t n = q->channels_last ? q->channels : q->pixels;
+  fl_parallel(a->pool, q->outer * q->channels * q->pixels / n, 1 + 16384 / n, batch_range, (void *)(uintptr_t)a);
+}
+
+const fl_kernel FL_NAMED(batch_norm) = {FL_NAME("batch_norm"), FL_OP_BATCH_NORM, FL_ISA_HERE, plan_batch, NULL, run_batch};
 
 /* --- softmax, log_softmax --- */
 
