@@ -24,6 +24,10 @@ const char *fl_eval_why_not(void);
 PyObject *fl_eval_call(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames,
                        int *out_native);
 
+/* While paused (on = 1, nests; on = 0 ends it) this thread's frames run natively and report nothing: for code of the
+ * recorder's own that runs inside the call. */
+void fl_eval_pause(int on);
+
 /* Counters of this thread since the last reset: Python frames evaluated by us, and handed to ceval (whole or midway). */
 typedef struct fl_eval_counts {
   unsigned long long evaluated, handed_over;

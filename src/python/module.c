@@ -4,6 +4,7 @@
 #include "base/cpu.h"
 #include "capture/compiled.h"
 #include "capture/eval.h"
+#include "python/mod_eval.h"
 
 static PyObject *compile(PyObject *self, PyObject *args) {
   PyObject *target, *options;
@@ -76,6 +77,6 @@ PyMODINIT_FUNC PyInit__C(void) {
   if (fl_interop_init() < 0 || fl_eval_init() < 0 || PyType_Ready(&fl_compiled_type) < 0) return NULL;
   PyObject *m = PyModule_Create(&module);
   if (!m) return NULL;
-  if (PyModule_AddObjectRef(m, "Compiled", (PyObject *)&fl_compiled_type) < 0) Py_CLEAR(m);
+  if (PyModule_AddObjectRef(m, "Compiled", (PyObject *)&fl_compiled_type) < 0 || fl_mod_eval_add(m) < 0) Py_CLEAR(m);
   return m;
 }

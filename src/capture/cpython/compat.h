@@ -1,0 +1,51 @@
+/* What the evaluator needs of CPython's private parts, one implementation per minor version (py311.c, ...).
+ *
+ * FL_CPYTHON is the version this build knows (311), or 0: then everything runs natively and fl_eval_why_not() says so.
+ * Nothing outside this directory includes CPython's internal headers or tests PY_VERSION_HEX. */
+#ifndef FL_CAPTURE_CPYTHON_COMPAT_H
+#define FL_CAPTURE_CPYTHON_COMPAT_H
+
+#include <Python.h>
+#include <stdbool.h>
+
+#if PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x030C0000 && !defined(PYPY_VERSION)
+#define FL_CPYTHON 311
+#else
+#define FL_CPYTHON 0
+#endif
+
+struct _PyInterpreterFrame;
+typedef struct _PyInterpreterFrame fl_frame;
+typedef PyObject *(*fl_frame_eval)(PyThreadState *ts, fl_frame *f, int throwflag);
+
+/* Whether this version is known, and the sentence that says why not. */
+bool fl_cpy_known(void);
+const char *fl_cpy_why_not(void);
+
+/* The frame evaluation function of the interpreter (PEP 523); NULL stands for ceval. */
+fl_frame_eval fl_cpy_get_hook(PyThreadState *ts);
+void fl_cpy_set_hook(PyThreadState *ts, fl_frame_eval fn);
+PyObject *fl_cpy_native(PyThreadState *ts, fl_frame *f, int throwflag); /* ceval itself */
+
+/* A tracer, profiler or monitoring tool is attached to this thread. */
+bool fl_cpy_traced(PyThreadState *ts);
+
+typedef enum fl_frame_kind {
+  FL_FRAME_PLAIN,     /* a function, class body or module */
+  FL_FRAME_MAKES_GEN, /* first entry of a generator function: makes the generator and returns it */
+  FL_FRAME_GEN,       /* a generator is resumed */
+  FL_FRAME_ASYNC      /* coroutines and asynchronous generators, first entry or resumed */
+} fl_frame_kind;
+fl_frame_kind fl_cpy_kind(fl_frame *f);
+PyCodeObject *fl_cpy_code(fl_frame *f);  /* borrowed */
+PyObject *fl_cpy_func(fl_frame *f);      /* borrowed */
+PyObject **fl_cpy_locals(fl_frame *f);   /* its fast locals */
+/* Frames of this thread, innermost first; NULL at the end. Line of the instruction being executed. */
+fl_frame *fl_cpy_top(PyThreadState *ts);
+fl_frame *fl_cpy_below(fl_frame *f);
+int fl_cpy_line(fl_frame *f);
+
+/* Evaluates the frame under ceval's own contract (reference ownership, who clears it). */
+PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag);
+
+#endif

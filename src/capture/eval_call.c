@@ -1,0 +1,475 @@
+/* Calls. Python functions come back through the frame hook; here is what C callables, types and callable objects need
+ * reported. */
+#include "capture/ccalls.h"
+#include "capture/eval_impl.h"
+
+static ternaryfunc slot_call;      /* CPython's tp_call of classes with __call__ */
+static newfunc slot_new;           /* and its tp_new and tp_init of classes with their own */
+static initproc slot_init;
+
+int fl_call_init(void) {
+  PyObject *ns = PyDict_New(), *run, *cls;
+  if (!ns || PyDict_SetItemString(ns, "__builtins__", PyEval_GetBuiltins()) < 0) return -1;
+  run = PyRun_String("class P:\n def __call__(self): pass\n def __new__(cls): pass\n def __init__(self): pass\n",
+                     Py_file_input, ns, ns);
+  cls = run ? PyDict_GetItemString(ns, "P") : NULL;
+  if (cls) {
+    slot_call = ((PyTypeObject *)cls)->tp_call;
+    slot_new = ((PyTypeObject *)cls)->tp_new;
+    slot_init = ((PyTypeObject *)cls)->tp_init;
+  }
+  Py_XDECREF(run);
+  Py_DECREF(ns);
+  return cls ? 0 : -1;
+}
+
+typedef struct call_args { /* of one call, vectorcall's way */
+  PyObject *callable;
+  PyObject *const *args;
+  size_t nargsf, npos, nkw;
+  PyObject *kwnames;
+} call_args;
+
+static call_args make_args(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
+  size_t npos = (size_t)PyVectorcall_NARGS(nargsf);
+  return (call_args){callable, args, nargsf, npos, kwnames ? (size_t)PyTuple_GET_SIZE(kwnames) : 0, kwnames};
+}
+
+static PyObject *natively(const call_args *c) {
+  return PyObject_Vectorcall(c->callable, c->args, c->nargsf, c->kwnames);
+}
+
+/* Arguments that C code may look into or call. */
+static void saw_args(fl_rec *r, const call_args *c, size_t from) {
+  for (size_t i = from; i < c->npos + c->nkw; i++) {
+    fl_data_saw(r, c->args[i]);
+    fl_ccall_callback(r, c->args[i]);
+  }
+}
+
+/* A new object of C code that nobody else holds. */
+static void mark_result(fl_rec *r, PyObject *v) {
+  if (!v || Py_REFCNT(v) != 1 || PyUnicode_Check(v) || PyLong_Check(v) || PyFloat_Check(v)) return;
+  fl_tell(r, fl_rec_fresh(r, v));
+}
+
+/* --- builtins the evaluator does itself --- */
+
+static PyObject *do_getattr(fl_rec *r, const call_args *c) {
+  PyObject *v;
+  if (c->npos == 2) return fl_attr_get(r, c->args[0], c->args[1]);
+  int found = fl_attr_find(r, c->args[0], c->args[1], &v);
+  return found ? v : Py_NewRef(c->args[2]);
+}
+
+static PyObject *do_hasattr(fl_rec *r, const call_args *c) {
+  PyObject *v;
+  int found = fl_attr_find(r, c->args[0], c->args[1], &v);
+  Py_XDECREF(v);
+  return found < 0 ? NULL : Py_NewRef(found ? Py_True : Py_False);
+}
+
+/* isinstance and issubclass: the class's own check may be Python's, which the hook sees. */
+static void saw_class_check(fl_rec *r, PyObject *cls, PyObject *method) {
+  if (PyTuple_Check(cls)) {
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(cls); i++) saw_class_check(r, PyTuple_GET_ITEM(cls, i), method);
+  } else if (!Py_IS_TYPE(cls, &PyType_Type)) {
+    fl_attr_saw_slot(r, Py_TYPE(cls), method);
+  }
+}
+
+static PyObject *do_next(fl_rec *r, const call_args *c) {
+  PyObject *it = c->args[0];
+  if (!PyIter_Check(it)) return natively(c);
+  PyObject *v = fl_data_next(r, it);
+  if (v) return v;
+  if (c->npos < 2) {
+    if (!PyErr_Occurred()) PyErr_SetNone(PyExc_StopIteration);
+    return NULL;
+  }
+  if (PyErr_Occurred()) {
+    if (!PyErr_ExceptionMatches(PyExc_StopIteration)) return NULL;
+    PyErr_Clear();
+  }
+  return Py_NewRef(c->args[1]);
+}
+
+static PyObject *do_len(fl_rec *r, const call_args *c) {
+  Py_ssize_t n = fl_data_len(r, c->args[0]);
+  return n < 0 ? NULL : PyLong_FromSsize_t(n);
+}
+
+/* dict.get, dict[key] and key in dict, called as methods. `self` is the dict, key the first argument. */
+static PyObject *do_dict_read(fl_rec *r, const call_args *c, PyObject *dict, PyObject *key) {
+  PyObject *t, *v, *tb, *found;
+  if (PyDict_Check(dict) && PyUnicode_CheckExact(key)) {
+    found = PyDict_GetItemWithError(dict, key);
+    PyErr_Fetch(&t, &v, &tb);
+    fl_tell(r, fl_rec_read_item(r, dict, key, found));
+    PyErr_Restore(t, v, tb);
+  } else {
+    fl_data_saw(r, dict);
+  }
+  return natively(c);
+}
+
+static PyObject *do_tp_new(fl_rec *r, const call_args *c, PyObject *self) {
+  PyTypeObject *maker = self && PyType_Check(self) ? (PyTypeObject *)self : NULL;
+  if (!maker || fl_ccall_type_class(maker) != FL_CC_TYPE)
+    fl_rec_give_up(r, "unknown C type", maker ? maker->tp_name : "?");
+  if (maker != &PyBaseObject_Type) saw_args(r, c, 1);
+  PyObject *v = natively(c);
+  if (v && (maker == &PyBaseObject_Type || !PyTuple_Check(v))) fl_tell(r, fl_rec_fresh(r, v));
+  return v;
+}
+
+/* The classes that need more than a report; *done tells whether it was one. */
+static PyObject *special(fl_rec *r, fl_cc cls, const call_args *c, PyObject *self, bool *done) {
+  size_t n = c->npos, off = self ? 0 : 1;
+  PyObject *obj = self ? self : n ? c->args[0] : NULL;
+  PyObject *const *a = c->args + off;
+  size_t na = n >= off ? n - off : 0;
+  *done = true;
+  if (c->nkw == 0) switch (cls) {
+    case FL_CC_GETATTR:
+      if ((n == 2 || n == 3) && PyUnicode_CheckExact(c->args[1])) return do_getattr(r, c);
+      break;
+    case FL_CC_HASATTR:
+      if (n == 2 && PyUnicode_CheckExact(c->args[1])) return do_hasattr(r, c);
+      break;
+    case FL_CC_SETATTR:
+      if (n == 3 && PyUnicode_CheckExact(c->args[1]))
+        return fl_attr_set(r, c->args[0], c->args[1], c->args[2]) < 0 ? NULL : Py_NewRef(Py_None);
+      break;
+    case FL_CC_DELATTR:
+      if (n == 2 && PyUnicode_CheckExact(c->args[1]))
+        return fl_attr_set(r, c->args[0], c->args[1], NULL) < 0 ? NULL : Py_NewRef(Py_None);
+      break;
+    case FL_CC_OBJ_GETATTR:
+      if (obj && na == 1 && PyUnicode_CheckExact(a[0])) return fl_attr_generic_get(r, obj, a[0]);
+      break;
+    case FL_CC_TYPE_GETATTR:
+      if (obj && PyType_Check(obj) && na == 1 && PyUnicode_CheckExact(a[0])) return fl_attr_type_get(r, obj, a[0]);
+      break;
+    case FL_CC_OBJ_SETATTR:
+      if (obj && !PyType_Check(obj) && na == 2 && PyUnicode_CheckExact(a[0]))
+        return fl_attr_generic_set(r, obj, a[0], a[1]) < 0 ? NULL : Py_NewRef(Py_None);
+      break;
+    case FL_CC_OBJ_DELATTR:
+      if (obj && !PyType_Check(obj) && na == 1 && PyUnicode_CheckExact(a[0]))
+        return fl_attr_generic_set(r, obj, a[0], NULL) < 0 ? NULL : Py_NewRef(Py_None);
+      break;
+    case FL_CC_ISINSTANCE:
+    case FL_CC_ISSUBCLASS:
+      if (n != 2) break;
+      if (cls == FL_CC_ISINSTANCE) fl_tell(r, fl_rec_read_instance(r, c->args[0]));
+      saw_class_check(r, c->args[1], cls == FL_CC_ISINSTANCE ? fl_n.__instancecheck__ : fl_n.__subclasscheck__);
+      return natively(c);
+    case FL_CC_ITER:
+      if (n == 1) return fl_data_iter(r, c->args[0]);
+      break;
+    case FL_CC_NEXT:
+      if (n == 1 || n == 2) return do_next(r, c);
+      break;
+    case FL_CC_LEN:
+      if (n == 1) return do_len(r, c);
+      break;
+    case FL_CC_DICT_GET:
+    case FL_CC_DICT_GETITEM:
+    case FL_CC_DICT_CONTAINS:
+      if (obj && na >= 1) return do_dict_read(r, c, obj, a[0]);
+      break;
+    case FL_CC_SETITEM:
+    case FL_CC_DELITEM:
+      if (!obj || na < 1) break;
+      fl_tell(r, fl_rec_write(r, FL_WRITE_ITEM, obj, a[0], cls == FL_CC_SETITEM && na > 1 ? a[1] : NULL));
+      return natively(c);
+    case FL_CC_VARS:
+      if (n != 1) break;
+      fl_tell(r, fl_rec_read_instance(r, c->args[0]));
+      return natively(c);
+    default:
+      break;
+    }
+  if (cls == FL_CC_TYPE_CALL && obj && PyType_Check(obj))
+    return fl_call_type(r, (PyTypeObject *)obj, a, na, c->kwnames);
+  if (cls == FL_CC_TP_NEW) return do_tp_new(r, c, self);
+  *done = false;
+  return NULL;
+}
+
+/* --- context variables: what a call sets it must reset --- */
+
+static PyObject *var_value(PyObject *var) { /* new reference; NULL without exception when not set */
+  PyObject *v = NULL;
+  if (PyContextVar_Get(var, NULL, &v) < 0) PyErr_Clear();
+  return v;
+}
+
+static void saw_var_set(fl_rec *r, PyObject *var) {
+  fl_eval_state *st = fl_eval_here;
+  if (!var || !PyContextVar_CheckExact(var)) return;
+  if (!st->vars && !(st->vars = PyDict_New())) goto fail;
+  if (PyDict_Contains(st->vars, var)) return;
+  PyObject *now = var_value(var), *pair = now ? PyTuple_Pack(1, now) : PyTuple_New(0);
+  Py_XDECREF(now);
+  if (!pair || PyDict_SetItem(st->vars, var, pair) < 0) goto fail;
+  Py_DECREF(pair);
+  return;
+fail:
+  fl_tell(r, -1);
+}
+
+void fl_call_end(fl_rec *r, fl_eval_state *st) {
+  PyObject *var, *before, *t, *v, *tb;
+  Py_ssize_t pos = 0;
+  if (!st->vars) return;
+  PyErr_Fetch(&t, &v, &tb);
+  while (PyDict_Next(st->vars, &pos, &var, &before)) {
+    PyObject *now = var_value(var), *was = PyTuple_GET_SIZE(before) ? PyTuple_GET_ITEM(before, 0) : NULL;
+    if (now != was) fl_rec_give_up(r, "context variable changed", "ContextVar.set");
+    Py_XDECREF(now);
+  }
+  Py_CLEAR(st->vars);
+  PyErr_Restore(t, v, tb);
+}
+
+/* --- C functions and methods --- */
+
+static void report_mutation(fl_rec *r, const call_args *c, PyObject *self, PyObject *callable) {
+  PyObject *obj = self ? self : c->npos ? c->args[0] : NULL;
+  PyObject *name = obj ? PyObject_GetAttr(callable, fl_n.__name__) : NULL;
+  if (obj) fl_tell(r, fl_rec_write(r, FL_WRITE_METHOD, obj, name, NULL));
+  Py_XDECREF(name);
+  PyErr_Clear();
+}
+
+static PyObject *call_query(fl_rec *r, const call_args *c) {
+  PyObject *v = natively(c);
+  if (v) fl_tell(r, fl_rec_read_query(r, c->callable, c->args, c->npos, c->kwnames, v));
+  return v;
+}
+
+static PyObject *call_c(fl_rec *r, const call_args *c) {
+  char name[200];
+  PyObject *self, *v;
+  bool done;
+  fl_cc cls = fl_ccall_class(c->callable, &self);
+  switch (cls) {
+  case FL_CC_PURE:
+  case FL_CC_TORCH:
+    if (self) fl_data_saw(r, self);
+    saw_args(r, c, 0);
+    v = natively(c);
+    mark_result(r, v);
+    return v;
+  case FL_CC_PLAIN:
+    v = natively(c);
+    mark_result(r, v);
+    return v;
+  case FL_CC_QUERY:
+    return call_query(r, c);
+  case FL_CC_STATEQ:
+    return fl_eval_here->state_changes ? natively(c) : call_query(r, c);
+  case FL_CC_STATE:
+    fl_eval_here->state_changes++;
+    return natively(c);
+  case FL_CC_MUTATES:
+  case FL_CC_STORES:
+    report_mutation(r, c, self, c->callable);
+    if (cls == FL_CC_MUTATES) saw_args(r, c, self ? 0 : 1);
+    return natively(c);
+  case FL_CC_VAR_SET:
+    saw_var_set(r, self ? self : c->npos ? c->args[0] : NULL);
+    return natively(c);
+  case FL_CC_VAR_GET: {
+    PyObject *var = self ? self : c->npos ? c->args[0] : NULL;
+    bool own = fl_eval_here->vars && var && PyDict_Contains(fl_eval_here->vars, var) > 0;
+    return own ? natively(c) : call_query(r, c);
+  }
+  case FL_CC_LEAK:
+    fl_rec_give_up(r, "data leaves the tensor", fl_ccall_name(c->callable, name, sizeof name));
+    return natively(c);
+  case FL_CC_UNKNOWN:
+    fl_rec_give_up(r, "unknown C function", fl_ccall_name(c->callable, name, sizeof name));
+    return natively(c);
+  default:
+    v = special(r, cls, c, self, &done);
+    if (done) return v;
+    fl_rec_give_up(r, "unknown C function", fl_ccall_name(c->callable, name, sizeof name));
+    return natively(c);
+  }
+}
+
+/* A cached function's result is state of its own: asked again on a replay, where it comes from the cache. */
+static PyObject *call_cached(fl_rec *r, const call_args *c) {
+  for (size_t i = 0; i < c->npos + c->nkw; i++)
+    if (fl_rec_is_fresh(r, c->args[i]) || fl_ccall_is_tensor(Py_TYPE(c->args[i]))) {
+      fl_rec_give_up(r, "cached function", Py_TYPE(c->args[i])->tp_name);
+      break;
+    }
+  return call_query(r, c);
+}
+
+/* --- types --- */
+
+static PyObject *args_tuple(PyObject *const *args, size_t n) {
+  PyObject *t = PyTuple_New((Py_ssize_t)n);
+  for (size_t i = 0; t && i < n; i++) PyTuple_SET_ITEM(t, (Py_ssize_t)i, Py_NewRef(args[i]));
+  return t;
+}
+
+static PyObject *args_dict(const call_args *c) {
+  PyObject *d = PyDict_New();
+  for (size_t i = 0; d && i < c->nkw; i++)
+    if (PyDict_SetItem(d, PyTuple_GET_ITEM(c->kwnames, (Py_ssize_t)i), c->args[c->npos + i]) < 0) Py_CLEAR(d);
+  return d;
+}
+
+/* type.__call__ for classes made by class statements: the object must be known as new before __init__ writes to it. */
+static PyObject *construct(fl_rec *r, PyTypeObject *type, const call_args *c) {
+  PyObject *args = args_tuple(c->args, c->npos), *kwargs = c->nkw ? args_dict(c) : NULL, *obj = NULL;
+  if (!args || (c->nkw && !kwargs)) goto done;
+  obj = type->tp_new(type, args, kwargs);
+  obj = _Py_CheckFunctionResult(PyThreadState_Get(), (PyObject *)type, obj, NULL);
+  if (!obj || !PyObject_TypeCheck(obj, type)) goto done;
+  if (type->tp_new != slot_new && !PyTuple_Check(obj)) fl_tell(r, fl_rec_fresh(r, obj));
+  if (Py_TYPE(obj)->tp_init && Py_TYPE(obj)->tp_init(obj, args, kwargs) < 0) Py_CLEAR(obj);
+done:
+  Py_XDECREF(args);
+  Py_XDECREF(kwargs);
+  return obj;
+}
+
+PyObject *fl_call_type(fl_rec *r, PyTypeObject *type, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
+  call_args c = make_args((PyObject *)type, args, nargsf, kwnames);
+  PyObject *v;
+  if (!r) return natively(&c);
+  if (type == &PyType_Type && c.npos == 1 && c.nkw == 0) {
+    fl_tell(r, fl_rec_read_instance(r, args[0]));
+    return Py_NewRef((PyObject *)Py_TYPE(args[0]));
+  }
+  if (fl_ccall_type_class(type) != FL_CC_TYPE) {
+    fl_rec_give_up(r, "unknown C type", type->tp_name);
+    return natively(&c);
+  }
+  fl_attr_saw_slot(r, type, fl_n.__new__);
+  fl_attr_saw_slot(r, type, fl_n.__init__);
+  bool python = fl_ccall_is_python_class(type);
+  bool looks = type->tp_init != slot_init && type->tp_init != PyBaseObject_Type.tp_init;
+  if (looks || (type->tp_new != slot_new && type->tp_new != PyBaseObject_Type.tp_new)) saw_args(r, &c, 0);
+  if (python && type->tp_new) return construct(r, type, &c);
+  v = natively(&c);
+  if (v && !PyTuple_CheckExact(v)) mark_result(r, v);
+  return v;
+}
+
+static PyObject *call_type(fl_rec *r, const call_args *c) {
+  PyTypeObject *type = (PyTypeObject *)c->callable, *meta = Py_TYPE(c->callable);
+  if (meta->tp_call == slot_call) {
+    fl_attr_saw_slot(r, meta, fl_n.__call__);
+    return natively(c);
+  }
+  if (meta->tp_call != PyType_Type.tp_call) {
+    fl_cc cls = fl_ccall_type_class(type);
+    if (cls == FL_CC_STATE) fl_eval_here->state_changes++;
+    else if (cls != FL_CC_TYPE) fl_rec_give_up(r, "unknown C type", type->tp_name);
+    return natively(c);
+  }
+  return fl_call_type(r, type, c->args, c->nargsf, c->kwnames);
+}
+
+/* --- callable objects --- */
+
+static PyObject *call_partial(fl_rec *r, const call_args *c) {
+  PyObject *func = PyObject_GetAttr(c->callable, fl_n.func), *pre = PyObject_GetAttr(c->callable, fl_n.args);
+  PyObject *kw = PyObject_GetAttr(c->callable, fl_n.keywords), *own = args_tuple(c->args, c->npos), *args = NULL;
+  PyObject *kwargs = NULL, *extra = args_dict(c), *v = NULL;
+  if (!func || !pre || !kw || !own || !extra) goto done;
+  if (!(args = PySequence_Concat(pre, own)) || !(kwargs = PyDict_Copy(kw))) goto done;
+  fl_tell(r, fl_rec_read_contents(r, kw));
+  if (PyDict_Update(kwargs, extra) < 0) goto done;
+  v = fl_call_ex(r, func, args, PyDict_GET_SIZE(kwargs) ? kwargs : NULL);
+done:
+  Py_XDECREF(func);
+  Py_XDECREF(pre);
+  Py_XDECREF(kw);
+  Py_XDECREF(own);
+  Py_XDECREF(extra);
+  Py_XDECREF(args);
+  Py_XDECREF(kwargs);
+  return v;
+}
+
+/* A bound method of something that is no Python function. */
+static PyObject *call_bound(fl_rec *r, const call_args *c) {
+  PyObject *small[8], **args = small, *v;
+  size_t n = c->npos + c->nkw;
+  if (n + 1 > 8 && !(args = PyMem_Malloc((n + 1) * sizeof *args))) return PyErr_NoMemory();
+  args[0] = PyMethod_GET_SELF(c->callable);
+  for (size_t i = 0; i < n; i++) args[i + 1] = c->args[i];
+  v = fl_call(r, PyMethod_GET_FUNCTION(c->callable), args, c->npos + 1, c->kwnames);
+  if (args != small) PyMem_Free(args);
+  return v;
+}
+
+static PyObject *call_object(fl_rec *r, const call_args *c) {
+  PyTypeObject *tp = Py_TYPE(c->callable);
+  if (tp->tp_call == slot_call) {
+    fl_attr_saw_slot(r, tp, fl_n.__call__);
+    PyObject *call = _PyType_Lookup(tp, fl_n.__call__);
+    if (call && Py_TYPE(call)->tp_call) fl_ccall_callback(r, call);
+    return natively(c);
+  }
+  if (fl_ccall_is_partial(c->callable)) return call_partial(r, c);
+  if (fl_ccall_is_cached(c->callable)) return call_cached(r, c);
+  if (tp == &PyStaticMethod_Type) {
+    PyObject *func = PyObject_GetAttrString(c->callable, "__func__"), *v;
+    if (!func) return NULL;
+    v = fl_call(r, func, c->args, c->nargsf, c->kwnames);
+    Py_DECREF(func);
+    return v;
+  }
+  if (tp->tp_call) fl_rec_give_up(r, "unknown C callable", tp->tp_name);
+  return natively(c);
+}
+
+PyObject *fl_call(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
+  PyTypeObject *tp = Py_TYPE(callable);
+  if (!r || tp == &PyFunction_Type) return PyObject_Vectorcall(callable, args, nargsf, kwnames);
+  call_args c = make_args(callable, args, nargsf, kwnames);
+  if (tp == &PyMethod_Type)
+    return PyFunction_Check(PyMethod_GET_FUNCTION(callable)) ? natively(&c) : call_bound(r, &c);
+  if (PyCFunction_Check(callable) || tp == &PyMethodDescr_Type || tp == &PyWrapperDescr_Type ||
+      tp == &_PyMethodWrapper_Type || tp == &PyClassMethodDescr_Type)
+    return call_c(r, &c);
+  return PyType_Check(callable) ? call_type(r, &c) : call_object(r, &c);
+}
+
+static bool only_strings(PyObject *dict) {
+  PyObject *key, *v;
+  Py_ssize_t pos = 0;
+  while (PyDict_Next(dict, &pos, &key, &v))
+    if (!PyUnicode_Check(key)) return false;
+  return true;
+}
+
+PyObject *fl_call_ex(fl_rec *r, PyObject *callable, PyObject *args, PyObject *kwargs) {
+  if (!r || PyFunction_Check(callable) || (kwargs && !only_strings(kwargs))) return PyObject_Call(callable, args, kwargs);
+  Py_ssize_t npos = PyTuple_GET_SIZE(args), nkw = kwargs ? PyDict_GET_SIZE(kwargs) : 0, at = 0, pos = 0;
+  PyObject *small[16], **flat = small, *names = nkw ? PyTuple_New(nkw) : NULL, *key, *value, *v = NULL;
+  if ((nkw && !names) || (npos + nkw > 16 && !(flat = PyMem_Malloc((size_t)(npos + nkw) * sizeof *flat)))) {
+    Py_XDECREF(names);
+    return PyErr_NoMemory();
+  }
+  for (; at < npos; at++) flat[at] = Py_NewRef(PyTuple_GET_ITEM(args, at));
+  while (nkw && PyDict_Next(kwargs, &pos, &key, &value)) {
+    PyTuple_SET_ITEM(names, at - npos, Py_NewRef(key));
+    flat[at++] = Py_NewRef(value);
+  }
+  v = fl_call(r, callable, flat, (size_t)npos, names);
+  while (at > 0) Py_DECREF(flat[--at]);
+  if (flat != small) PyMem_Free(flat);
+  Py_XDECREF(names);
+  return v;
+}

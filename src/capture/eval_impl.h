@@ -1,0 +1,127 @@
+/* Private to the evaluator: what its files share.
+ *
+ * Every function takes the recording `r` first; NULL means that nothing is reported and the plain CPython call is made.
+ * Reports never fail the program: running out of memory in one gives up the recording. */
+#ifndef FL_CAPTURE_EVAL_IMPL_H
+#define FL_CAPTURE_EVAL_IMPL_H
+
+#include <Python.h>
+#include <stdbool.h>
+
+#include "capture/eval.h"
+#include "capture/record.h"
+
+/* --- hook.c --- */
+typedef struct fl_eval_state {
+  struct fl_eval_state *outer; /* of this thread; calls of fl_eval_call may nest */
+  fl_rec *r;
+  int paused;         /* > 0: frames run natively and report nothing */
+  int frames;         /* evaluated frames alive: each holds C stack */
+  char *stack_floor;  /* below this address no frame is evaluated any more */
+  PyObject *vars; /* context variables set in this call and their values before it (absent: not set); NULL */
+  unsigned long long state_changes; /* C calls that changed torch's global state so far in this call */
+} fl_eval_state;
+extern _Thread_local fl_eval_state *fl_eval_here; /* NULL: nothing is evaluated on this thread */
+void fl_eval_count_handed_over(void);
+
+/* Runs a report; out of memory in it ends the recording, not the program. */
+static inline void fl_tell(fl_rec *r, int rc) {
+  if (rc < 0) {
+    PyErr_Clear();
+    fl_rec_give_up(r, "out of memory", "recording");
+  }
+}
+
+/* --- names.c: interned strings --- */
+#define FL_NAMES(X)                                                                                                  \
+  X(__getattr__) X(__getattribute__) X(__setattr__) X(__delattr__) X(__get__) X(__set__) X(__delete__) X(__call__)     \
+  X(__new__) X(__init__) X(__iter__) X(__next__) X(__len__) X(__bool__) X(__contains__) X(__getitem__) X(__setitem__)  \
+  X(__delitem__) X(__class_getitem__) X(__eq__) X(__ne__) X(__lt__) X(__le__) X(__gt__) X(__ge__) X(__hash__)          \
+  X(__neg__) X(__pos__) X(__invert__) X(__index__) X(__float__) X(__int__) X(__str__) X(__repr__) X(__format__)        \
+  X(__enter__) X(__exit__) X(__name__) X(__path__) X(__spec__) X(__dict__) X(__import__) X(__build_class__)            \
+  X(__annotations__) X(__match_args__) X(__missing__) X(__instancecheck__) X(__subclasscheck__) X(__class__)          \
+  X(__module__) X(__qualname__) X(__reversed__) X(__length_hint__) X(__reduce__) X(__wrapped__) X(__self__)            \
+  X(__bases__) X(_op) X(name) X(get) X(func) X(args) X(keywords) X(join)                                                \
+  X(__add__) X(__sub__) X(__mul__) X(__matmul__) X(__truediv__) X(__floordiv__) X(__mod__) X(__pow__) X(__lshift__)     \
+  X(__rshift__) X(__and__) X(__or__) X(__xor__) X(__radd__) X(__rsub__) X(__rmul__) X(__rmatmul__) X(__rtruediv__)      \
+  X(__rfloordiv__) X(__rmod__) X(__rpow__) X(__rlshift__) X(__rrshift__) X(__rand__) X(__ror__) X(__rxor__)             \
+  X(__iadd__) X(__isub__) X(__imul__) X(__imatmul__) X(__itruediv__) X(__ifloordiv__) X(__imod__) X(__ipow__)           \
+  X(__ilshift__) X(__irshift__) X(__iand__) X(__ior__) X(__ixor__)
+typedef struct fl_names {
+#define X(n) PyObject *n;
+  FL_NAMES(X)
+#undef X
+} fl_names;
+extern fl_names fl_n;
+int fl_names_init(void);
+
+/* --- eval_attr.c --- */
+int fl_attr_init(void);
+/* getattr(obj, name): new reference, or NULL with the program's exception. */
+PyObject *fl_attr_get(fl_rec *r, PyObject *obj, PyObject *name);
+/* The same without AttributeError: 1 found, 0 absent (*out NULL, no exception), -1 another exception. */
+int fl_attr_find(fl_rec *r, PyObject *obj, PyObject *name, PyObject **out);
+/* For LOAD_METHOD: 1 = *out is a function to be called with obj first, 0 = *out is the attribute, -1 exception. */
+int fl_attr_method(fl_rec *r, PyObject *obj, PyObject *name, PyObject **out);
+/* setattr, or delattr when value is NULL. 0 or -1. */
+int fl_attr_set(fl_rec *r, PyObject *obj, PyObject *name, PyObject *value);
+/* object.__getattribute__ and object.__setattr__ whatever the type says. */
+PyObject *fl_attr_generic_get(fl_rec *r, PyObject *obj, PyObject *name);
+int fl_attr_generic_set(fl_rec *r, PyObject *obj, PyObject *name, PyObject *value);
+PyObject *fl_attr_type_get(fl_rec *r, PyObject *type, PyObject *name); /* type.__getattribute__ */
+/* `name` on the type of obj, bound (special method lookup); NULL without exception when absent. */
+PyObject *fl_attr_special(fl_rec *r, PyObject *obj, PyObject *name);
+/* Reports that a C slot of obj's type stood for this special method. */
+void fl_attr_saw_slot(fl_rec *r, PyTypeObject *tp, PyObject *name);
+
+/* --- eval_call.c --- */
+int fl_call_init(void);
+PyObject *fl_call(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames);
+PyObject *fl_call_ex(fl_rec *r, PyObject *callable, PyObject *args, PyObject *kwargs); /* args: tuple; kwargs: dict or NULL */
+/* Calls a type's C machinery as type.__call__ does. */
+PyObject *fl_call_type(fl_rec *r, PyTypeObject *type, PyObject *const *args, size_t nargsf, PyObject *kwnames);
+
+/* At the end of a recorded call: context variables must be what they were. Releases st->vars. */
+void fl_call_end(fl_rec *r, fl_eval_state *st);
+
+/* --- eval_data.c: operators on values --- */
+/* What C code that gets `obj` as an argument may look at: contents of containers (nested ones too), iterators. */
+void fl_data_saw(fl_rec *r, PyObject *obj);
+void fl_data_saw_all(fl_rec *r, PyObject *const *args, size_t nargs);
+PyObject *fl_data_binary(fl_rec *r, int op, PyObject *a, PyObject *b); /* op: NB_* of BINARY_OP */
+PyObject *fl_data_unary(fl_rec *r, PyObject *name, unaryfunc fn, PyObject *a);
+PyObject *fl_data_compare(fl_rec *r, PyObject *a, PyObject *b, int op);
+int fl_data_truth(fl_rec *r, PyObject *a);
+int fl_data_contains(fl_rec *r, PyObject *container, PyObject *value);
+PyObject *fl_data_subscr(fl_rec *r, PyObject *container, PyObject *key);
+int fl_data_store(fl_rec *r, PyObject *container, PyObject *key, PyObject *value); /* NULL deletes */
+Py_ssize_t fl_data_len(fl_rec *r, PyObject *a);
+PyObject *fl_data_iter(fl_rec *r, PyObject *a);
+PyObject *fl_data_next(fl_rec *r, PyObject *it); /* as tp_iternext: NULL with or without StopIteration at the end */
+PyObject *fl_data_format(fl_rec *r, PyObject *value, int conversion, PyObject *spec);
+/* Writes the items so that the first is on top: top[-1] = first. 0, or -1. after < 0: no starred target. */
+int fl_data_unpack(fl_rec *r, PyObject *seq, int before, int after, PyObject **top);
+
+/* --- eval_exc.c --- */
+bool fl_exc_handler(PyCodeObject *code, int offset, int *out_level, int *out_target, bool *out_lasti);
+/* raise exc from cause (both taken, may be NULL). True: an exception is raised again as it was. */
+bool fl_exc_raise(fl_rec *r, PyObject *exc, PyObject *cause);
+int fl_exc_check_type(PyObject *right); /* of an except clause: 0 or -1 */
+int fl_exc_check_star(PyObject *right);
+/* except*: 0 with *match, *rest new references, or -1. */
+int fl_exc_group_match(PyObject *exc, PyObject *type, PyObject **match, PyObject **rest);
+void fl_exc_name(PyObject *exc_type, const char *format, PyObject *name); /* NameError and its like */
+void fl_exc_unbound(PyCodeObject *code, int local);
+void fl_exc_kwargs(PyObject *func, PyObject *kwargs); /* rewrites the error of merging ** arguments */
+
+/* --- eval_match.c --- */
+PyObject *fl_match_keys(fl_rec *r, PyObject *map, PyObject *keys);                               /* values, or None */
+PyObject *fl_match_class(fl_rec *r, PyObject *subject, PyObject *type, Py_ssize_t n, PyObject *kwd); /* or NULL */
+
+/* --- eval_import.c --- */
+PyObject *fl_import_name(fl_rec *r, PyObject *builtins, PyObject *globals, PyObject *locals, PyObject *name,
+                         PyObject *fromlist, PyObject *level);
+/* 1 found, 0 not found (no exception), -1 */
+int fl_import_from(fl_rec *r, PyObject *module, PyObject *name, PyObject **out);
+
+#endif

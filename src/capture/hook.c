@@ -1,0 +1,200 @@
+/* The frame hook (PEP 523): installed while some thread evaluates, and passing straight on for every other thread. */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <string.h>
+
+#include "capture/ccalls.h"
+#include "capture/cpython/compat.h"
+#include "capture/eval_impl.h"
+
+_Thread_local fl_eval_state *fl_eval_here;
+static _Thread_local fl_eval_counts counts;
+static _Thread_local char *thread_floor;
+static fl_eval_frame_fn on_frame;
+static int installed;          /* calls of fl_eval_call under way in all threads; the GIL protects both */
+static fl_frame_eval previous; /* what to put back */
+static bool ready;
+static char *stdlib_dir, *torch_dir;
+
+/* Each evaluated Python call takes some of the C stack, which plain Python calls do not: leave this much of it. */
+enum { STACK_RESERVE = 768 * 1024 };
+
+static char *find_floor(void) {
+  pthread_attr_t attr;
+  void *low = NULL;
+  size_t size = 0;
+  if (pthread_getattr_np(pthread_self(), &attr) != 0) return NULL;
+  pthread_attr_getstack(&attr, &low, &size);
+  pthread_attr_destroy(&attr);
+  size_t reserve = size / 3 < STACK_RESERVE ? size / 3 : STACK_RESERVE;
+  return low ? (char *)low + reserve : NULL;
+}
+
+void fl_eval_count_handed_over(void) { counts.handed_over++; }
+
+static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag);
+
+static PyObject *run_natively(PyThreadState *ts, fl_frame *f, int throwflag, const char *why) {
+  fl_eval_state *st = fl_eval_here;
+  PyCodeObject *code = fl_cpy_code(f);
+  if (st->r && !fl_rec_gave_up(st->r)) fl_rec_give_up(st->r, why, PyUnicode_AsUTF8(code->co_qualname));
+  counts.handed_over++;
+  return fl_cpy_native(ts, f, throwflag);
+}
+
+/* The C stack is nearly used up: this call and all below it run in ceval alone, which needs none of it. */
+static PyObject *run_unhooked(PyThreadState *ts, fl_frame *f, int throwflag) {
+  bool alone = installed == 1 && fl_cpy_get_hook(ts) == hook;
+  if (alone) fl_cpy_set_hook(ts, NULL);
+  fl_eval_here->paused++;
+  PyObject *res = run_natively(ts, f, throwflag, "recursion too deep");
+  fl_eval_here->paused--;
+  if (alone) fl_cpy_set_hook(ts, hook);
+  return res;
+}
+
+/* `self` of a method's frame at its entry; borrowed, or NULL. */
+static PyObject *frame_self(fl_frame *f, PyCodeObject *code) {
+  if (code->co_argcount == 0 || code->co_nlocalsplus == 0) return NULL;
+  PyObject *name = PyTuple_GET_ITEM(code->co_localsplusnames, 0);
+  return PyUnicode_CompareWithASCIIString(name, "self") == 0 ? fl_cpy_locals(f)[0] : NULL;
+}
+
+static PyObject *evaluate(PyThreadState *ts, fl_frame *f, int throwflag, fl_rec *r) {
+  fl_eval_state *st = fl_eval_here;
+  PyCodeObject *code = fl_cpy_code(f);
+  PyObject *self = NULL, *res;
+  bool tell = false;
+  if (r) {
+    PyObject *func = fl_cpy_func(f);
+    if (func) fl_tell(r, fl_rec_read_function(r, func));
+    if (on_frame && (self = Py_XNewRef(frame_self(f, code)))) tell = true;
+    /* The dict of ** arguments was made for this frame. */
+    if ((code->co_flags & CO_VARKEYWORDS) && fl_cpy_kind(f) == FL_FRAME_PLAIN) {
+      int at = code->co_argcount + code->co_kwonlyargcount + !!(code->co_flags & CO_VARARGS);
+      if (fl_cpy_locals(f)[at]) fl_tell(r, fl_rec_fresh(r, fl_cpy_locals(f)[at]));
+    }
+  }
+  counts.evaluated++;
+  st->frames++;
+  if (tell) on_frame(r, (PyObject *)code, self, 1);
+  res = fl_cpy_eval(ts, f, throwflag);
+  if (tell) on_frame(r, (PyObject *)code, self, 0);
+  Py_XDECREF(self);
+  st->frames--;
+  return res;
+}
+
+static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
+  fl_eval_state *st = fl_eval_here;
+  char here;
+  if (!st || st->paused) return fl_cpy_native(ts, f, throwflag);
+  if (fl_cpy_traced(ts)) return run_natively(ts, f, throwflag, "profiler or debugger");
+  if (&here < st->stack_floor) return run_unhooked(ts, f, throwflag);
+  fl_rec *r = st->r && !fl_rec_gave_up(st->r) ? st->r : NULL;
+  switch (fl_cpy_kind(f)) {
+  case FL_FRAME_ASYNC:
+    return run_natively(ts, f, throwflag, "async");
+  case FL_FRAME_MAKES_GEN: {
+    if (r && fl_cpy_func(f)) fl_tell(r, fl_rec_read_function(r, fl_cpy_func(f)));
+    PyObject *gen = fl_cpy_native(ts, f, throwflag);
+    if (r && gen) fl_tell(r, fl_rec_fresh(r, gen));
+    return gen;
+  }
+  case FL_FRAME_PLAIN:
+    if (throwflag) return run_natively(ts, f, throwflag, "thrown into");
+    break;
+  case FL_FRAME_GEN:
+    break;
+  }
+  return evaluate(ts, f, throwflag, r);
+}
+
+static void release_hook(PyThreadState *ts) {
+  if (--installed > 0) return;
+  /* Another hook put over ours meanwhile stays: ours passes on, should it come back. */
+  if (fl_cpy_get_hook(ts) == hook) fl_cpy_set_hook(ts, previous);
+}
+
+PyObject *fl_eval_call(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames,
+                       int *out_native) {
+  PyThreadState *ts = PyThreadState_Get();
+  fl_frame_eval now = ready ? fl_cpy_get_hook(ts) : NULL;
+  bool other_hook = now && now != hook;
+  if (out_native) *out_native = 0;
+  if (!ready || fl_cpy_traced(ts) || other_hook || (r && fl_ccalls_init() < 0)) {
+    PyErr_Clear();
+    if (out_native) *out_native = 1;
+    return PyObject_Vectorcall(callable, args, nargsf, kwnames);
+  }
+  if (!thread_floor) thread_floor = find_floor();
+  fl_eval_state st = {.outer = fl_eval_here, .r = r, .stack_floor = thread_floor};
+  if (installed++ == 0) previous = now == hook ? NULL : now;
+  if (now != hook) fl_cpy_set_hook(ts, hook);
+  fl_eval_here = &st;
+  PyObject *res = fl_call(r, callable, args, nargsf, kwnames);
+  if (r) fl_call_end(r, &st);
+  fl_eval_here = st.outer;
+  release_hook(ts);
+  return res;
+}
+
+void fl_eval_pause(int on) {
+  if (fl_eval_here) fl_eval_here->paused += on ? 1 : -1;
+}
+
+void fl_eval_counts_get(fl_eval_counts *out, int reset) {
+  *out = counts;
+  if (reset) counts = (fl_eval_counts){0};
+}
+
+void fl_eval_on_frame(fl_eval_frame_fn fn) { on_frame = fn; }
+
+int fl_eval_supported(void) { return fl_cpy_known(); }
+const char *fl_eval_why_not(void) { return fl_cpy_why_not(); }
+
+/* New string with the directory of a module's file, or NULL. */
+static char *module_dir(const char *name) {
+  PyObject *module = PyImport_ImportModule(name);
+  PyObject *file = module ? PyModule_GetFilenameObject(module) : NULL;
+  const char *path = file ? PyUnicode_AsUTF8(file) : NULL, *slash = path ? strrchr(path, '/') : NULL;
+  char *dir = slash ? strndup(path, (size_t)(slash + 1 - path)) : NULL;
+  Py_XDECREF(file);
+  Py_XDECREF(module);
+  PyErr_Clear();
+  return dir;
+}
+
+static bool is_library_file(const char *file) {
+  if (file[0] == '<') return strncmp(file, "<frozen", 7) == 0;
+  if (torch_dir && strncmp(file, torch_dir, strlen(torch_dir)) == 0) return true;
+  return stdlib_dir && strncmp(file, stdlib_dir, strlen(stdlib_dir)) == 0 && !strstr(file, "/site-packages/");
+}
+
+int fl_eval_user_line(const char **out_file, int *out_line) {
+  if (!fl_eval_here || fl_eval_here->frames == 0) return -1;
+  if (!torch_dir && PyDict_GetItemString(PyImport_GetModuleDict(), "torch")) torch_dir = module_dir("torch");
+  fl_frame *top = fl_cpy_top(PyThreadState_Get()), *user = top;
+  while (user) {
+    const char *file = PyUnicode_AsUTF8(fl_cpy_code(user)->co_filename);
+    if (file && !is_library_file(file)) break;
+    user = fl_cpy_below(user);
+  }
+  if (!user) user = top;
+  if (!user) return -1;
+  *out_file = PyUnicode_AsUTF8(fl_cpy_code(user)->co_filename);
+  *out_line = fl_cpy_line(user);
+  return *out_file ? 0 : -1;
+}
+
+int fl_eval_init(void) {
+  if (ready || !fl_cpy_known()) return 0;
+  if (fl_names_init() < 0 || fl_attr_init() < 0 || fl_call_init() < 0) {
+    if (!PyErr_ExceptionMatches(PyExc_ImportError))
+      PyErr_SetString(PyExc_ImportError, "framelift: the bytecode evaluator cannot be set up");
+    return -1;
+  }
+  stdlib_dir = module_dir("os");
+  ready = true;
+  return 0;
+}
