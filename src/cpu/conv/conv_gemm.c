@@ -40,7 +40,9 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
   const int nr = fl_gemm_of(isa)->nr;
   const double columns = (double)((c.og + nr / 2 - 1) / (nr / 2) * (nr / 2)) / (double)(c.og ? c.og : 1);
   const double rows = (double)c.n * (double)c.oh * (double)c.ow, k = (double)q->shape.k * (double)c.groups;
-  plan->cost_us = (2e-3 / 50 * fl_conv_mults(&c) * columns + 4e-4 * rows * k / 4 + 4e-4 * (double)all / 4) *
+  const bool runs = c.dw == 1 && c.groups == 1;
+  const double pieces = (double)c.groups * (double)c.kh * (q->nchw ? (double)c.c : runs ? 1 : (double)c.kw);
+  plan->cost_us = (2e-3 / 50 * fl_conv_mults(&c) * columns + rows * (1e-4 * k + 4e-3 * pieces) + 1e-4 * (double)all) *
                   (isa >= FL_ISA_AVX512 ? 1 : 2);
   return NULL;
 }

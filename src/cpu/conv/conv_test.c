@@ -40,6 +40,7 @@ static const struct {
     {"conv2d_depthwise_avx512", FL_ISA_AVX512, 4e-6},   {"conv2d_depthwise_avx2", FL_ISA_AVX2, 4e-6},
     {"conv2d_winograd_f4_avx512", FL_ISA_AVX512, 2e-5}, {"conv2d_winograd_f4_avx2", FL_ISA_AVX2, 2e-5},
     {"conv2d_winograd_f2_avx512", FL_ISA_AVX512, 8e-6}, {"conv2d_winograd_f2_avx2", FL_ISA_AVX2, 8e-6},
+    {"conv2d_direct_avx512", FL_ISA_AVX512, 4e-6},      {"conv2d_direct_avx2", FL_ISA_AVX2, 4e-6},
     {"conv2d_gemm_avx512", FL_ISA_AVX512, 4e-6},        {"conv2d_gemm_avx2", FL_ISA_AVX2, 4e-6},
 };
 
@@ -167,6 +168,28 @@ FL_TEST(winograd) {
   }
 }
 
+FL_TEST(few_channels) {
+  static const int64_t ks[] = {1, 3, 4, 7};
+  for (int64_t c = 1; c <= 4; c++)
+    for (int k = 0; k < 4; k++)
+      for (int64_t stride = 1; stride <= 4; stride *= 2) {
+        const shape s = {.n = 1 + c % 2,
+                         .c = c,
+                         .h = 20 + k,
+                         .w = 70 + 3 * k,
+                         .o = 7 + 13 * k,
+                         .kh = ks[k],
+                         .kw = ks[k],
+                         .stride = stride,
+                         .pad = c % 3 ? ks[k] / 2 : 0,
+                         .dilation = 1,
+                         .groups = 1,
+                         .bias = k % 2,
+                         .act = (fl_act)((c + k + stride) % FL_ACT_COUNT)};
+        check_shape(s);
+      }
+}
+
 /* Padding wider than the input, a window that lies in padding alone, and one row or column. */
 FL_TEST(borders) {
   check_shape((shape){
@@ -245,6 +268,7 @@ int main(void) {
   test_dilation_and_groups();
   test_depthwise();
   test_winograd();
+  test_few_channels();
   test_borders();
   test_patches();
   test_empty();

@@ -21,7 +21,7 @@ typedef struct fl_epilogue {
 
 /* One A tile times all columns of one B block: C[mr][n]. */
 typedef struct fl_gemm_strip {
-  const float *a;        /* [mr][FL_GEMM_AS] */
+  const float *a;        /* [mr][FL_GEMM_AS]; unused by the direct convolution */
   const float *b;        /* panels [kc][nr], one after the other */
   float *c;              /* rows `ldc` apart */
   const float *bias;     /* n values added; NULL = none */

@@ -1,12 +1,12 @@
-/* The inner loops of gemm.h; instantiated by gemm_avx512.c and gemm_avx2.c, which include vmath first and define
- * MR, the rows of the tallest tile. */
+/* The inner loops of gemm.h, instantiated by gemm_avx512.c and gemm_avx2.c, and borrowed by conv/direct_core.inl. Files
+ * that include it include vmath first and define MR, the rows of the tallest tile. */
 
 #include "cpu/gemm/gemm.h"
 
 #define NR         (2 * VL)
 #define B_PREFETCH (NR * 16) /* floats ahead */
 
-static void act_row(float *x, int64_t n, fl_epilogue e) {
+static __attribute__((unused)) void act_row(float *x, int64_t n, fl_epilogue e) {
   int64_t i = 0;
   for (; i + VL <= n; i += VL) vf_store(x + i, vf_act(vf_load(x + i), e.act, e.lo, e.hi));
   if (i < n) {
@@ -15,7 +15,7 @@ static void act_row(float *x, int64_t n, fl_epilogue e) {
   }
 }
 
-static void copy_row(float *dst, const float *src, int64_t n) {
+static __attribute__((unused)) void copy_row(float *dst, const float *src, int64_t n) {
   int64_t i = 0;
   for (; i + VL <= n; i += VL) vf_store(dst + i, vf_load(src + i));
   if (i < n) {
@@ -43,11 +43,9 @@ FL_INLINE void multiply(const int mr, const int nv, vf acc[][2], const float *a,
   }
 }
 
-/* One tile of columns [col, col + nv VL), the last vector cut to `last` lanes. */
-FL_INLINE void tile(const int mr, const int nv, const bool masked, const fl_gemm_strip *s, const float *b, int64_t col,
-                    int last) {
-  vf acc[MR][2];
-  multiply(mr, nv, acc, s->a, b, s->kc);
+/* Finishes and stores a tile of columns [col, col + nv VL), the last vector cut to `last` lanes if masked. */
+FL_INLINE void store_tile(const int mr, const int nv, const bool masked, const fl_gemm_strip *s, vf acc[][2],
+                          int64_t col, int last) {
   const vm m = vm_first(masked ? last : VL);
   vf bias[2] = {vf_zero(), vf_zero()}, lo = vf_set1(s->epilogue.lo), hi = vf_set1(s->epilogue.hi);
   const fl_act act = s->epilogue.act;
@@ -72,6 +70,13 @@ FL_INLINE void tile(const int mr, const int nv, const bool masked, const fl_gemm
         vf_store(c + j * VL, v);
     }
   }
+}
+
+FL_INLINE void tile(const int mr, const int nv, const bool masked, const fl_gemm_strip *s, const float *b, int64_t col,
+                    int last) {
+  vf acc[MR][2];
+  multiply(mr, nv, acc, s->a, b, s->kc);
+  store_tile(mr, nv, masked, s, acc, col, last);
 }
 
 FL_INLINE void strip(const int mr, const fl_gemm_strip *s) {
