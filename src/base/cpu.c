@@ -57,8 +57,8 @@ static long cache_size(int name, long otherwise) {
 
 #ifndef _SC_LEVEL1_DCACHE_SIZE
 #define _SC_LEVEL1_DCACHE_SIZE -1
-#define _SC_LEVEL2_CACHE_SIZE -1
-#define _SC_LEVEL3_CACHE_SIZE -1
+#define _SC_LEVEL2_CACHE_SIZE  -1
+#define _SC_LEVEL3_CACHE_SIZE  -1
 #endif
 
 long fl_cpu_l1d(void) { return cache_size(_SC_LEVEL1_DCACHE_SIZE, 32L << 10); }

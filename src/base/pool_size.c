@@ -77,8 +77,10 @@ static int cgroup_quota(void) {
     *dir++ = 0;
     controllers++;
     int n = INT_MAX;
-    if (!*controllers) n = least_on_path(dir, read_v2);
-    else if (strstr(controllers, "cpu") && !strstr(controllers, "cpuset")) n = least_on_path(dir, read_v1);
+    if (!*controllers)
+      n = least_on_path(dir, read_v2);
+    else if (strstr(controllers, "cpu") && !strstr(controllers, "cpuset"))
+      n = least_on_path(dir, read_v1);
     if (n < least) least = n;
   }
   fclose(f);

@@ -28,8 +28,10 @@ static fl_status place_given(fl_builder *b, fl_vid v, uint32_t *slot_stores) {
   fl_loc loc = {0};
   memcpy(loc.strides, value->strides, sizeof loc.strides);
   size_t bytes = fl_type_bytes(&value->type);
-  if (value->kind == FL_VALUE_INPUT) FL_TRY(fl_store_new(b, FL_STORE_INPUT, (uint32_t)value->index, bytes, &loc.store));
-  else if (value->kind == FL_VALUE_LITERAL) FL_TRY(fl_store_new(b, FL_STORE_LITERAL, v, bytes, &loc.store));
+  if (value->kind == FL_VALUE_INPUT)
+    FL_TRY(fl_store_new(b, FL_STORE_INPUT, (uint32_t)value->index, bytes, &loc.store));
+  else if (value->kind == FL_VALUE_LITERAL)
+    FL_TRY(fl_store_new(b, FL_STORE_LITERAL, v, bytes, &loc.store));
   else {
     uint32_t *known = &slot_stores[value->slot];
     if (*known == FL_NO_STORE) FL_TRY(fl_store_new(b, FL_STORE_WEIGHT, value->slot, bytes, known));
@@ -79,7 +81,9 @@ static fl_status draft_view(fl_builder *b, const fl_node *n) {
   fl_loc loc = b->locs[in];
   int rank;
   switch (n->op) {
-  case FL_OP_PERMUTE: fl_view_permute(b->locs[in].strides, fl_attr_list(&n->attrs, "perm", &rank), to->rank, loc.strides); break;
+  case FL_OP_PERMUTE:
+    fl_view_permute(b->locs[in].strides, fl_attr_list(&n->attrs, "perm", &rank), to->rank, loc.strides);
+    break;
   case FL_OP_EXPAND: fl_view_expand(from, b->locs[in].strides, to, loc.strides); break;
   case FL_OP_SLICE: view_slice(b, n, &loc); break;
   case FL_OP_RESHAPE:
@@ -156,9 +160,12 @@ static void fill_problem(const fl_graph *g, const fl_node *n, const fl_loc *locs
     const fl_value *value = &g->values.data[v];
     p->in[i].type = value->type;
     p->constant[i] = packing && fl_graph_is_const(g, v);
-    if (locs) memcpy(p->in[i].strides, locs[v].strides, sizeof locs[v].strides);
-    else if (value->kind == FL_VALUE_RESULT) fl_strides_contiguous(&value->type, p->in[i].strides);
-    else memcpy(p->in[i].strides, value->strides, sizeof value->strides);
+    if (locs)
+      memcpy(p->in[i].strides, locs[v].strides, sizeof locs[v].strides);
+    else if (value->kind == FL_VALUE_RESULT)
+      fl_strides_contiguous(&value->type, p->in[i].strides);
+    else
+      memcpy(p->in[i].strides, value->strides, sizeof value->strides);
   }
   for (int i = 0; i < n->n_outputs; i++) p->out[i] = g->values.data[n->outputs[i]].type;
 }
@@ -220,7 +227,8 @@ static fl_status choose_kernel(fl_builder *b, const fl_node *n, choice *c) {
   if (candidates == 0) {
     const char *why = fl_kernel_why_not(problem);
     if (!why || !strcmp(why, "out of memory")) return fl_oom();
-    return fl_fail(FL_UNSUPPORTED, "plan: %s (node %u): %s", fl_op_get(n->op)->name, (unsigned)(n - b->g->nodes.data), why);
+    return fl_fail(FL_UNSUPPORTED, "plan: %s (node %u): %s", fl_op_get(n->op)->name, (unsigned)(n - b->g->nodes.data),
+                   why);
   }
   FL_TRY(fl_tactic_choose(b, problem, ids, plans, candidates, &chosen));
   *c = (choice){.problem = problem, .kernel = ids[chosen], .plan = plans[chosen]};
@@ -290,8 +298,10 @@ static fl_status place_results(fl_builder *b, const fl_node *n, const choice *c,
     const fl_type *type = type_of(b, n->outputs[i]);
     fl_loc loc = {0};
     memcpy(loc.strides, c->plan.out_strides[i], sizeof loc.strides);
-    if (i == 0 && overwrite) loc.store = operands[c->plan.in_place].loc.store;
-    else FL_TRY(fl_store_new(b, FL_STORE_TEMP, 0, fl_type_bytes(type), &loc.store));
+    if (i == 0 && overwrite)
+      loc.store = operands[c->plan.in_place].loc.store;
+    else
+      FL_TRY(fl_store_new(b, FL_STORE_TEMP, 0, fl_type_bytes(type), &loc.store));
     place(b, n->outputs[i], &loc);
     operands[n->n_inputs + i] = (fl_draft_operand){loc, *type};
   }
@@ -310,8 +320,10 @@ static fl_status draft_kernel(fl_builder *b, const fl_node *n) {
   FL_TRY(choose_kernel(b, n, &c));
   bool empty = computes_nothing(b, n);
   for (int i = 0; i < n->n_inputs; i++) {
-    if (empty) operands[i] = (fl_draft_operand){.loc = {.store = FL_NO_STORE}};
-    else FL_TRY(draft_operand(b, n, &c, i, &operands[i]));
+    if (empty)
+      operands[i] = (fl_draft_operand){.loc = {.store = FL_NO_STORE}};
+    else
+      FL_TRY(draft_operand(b, n, &c, i, &operands[i]));
   }
   if (empty) c.plan.in_place = -1;
   FL_TRY(place_results(b, n, &c, operands));
@@ -374,9 +386,12 @@ static fl_status build(fl_builder *b) {
   FL_TRY(place_all_given(b));
   for (fl_nid i = b->g->first; i != FL_NO_NODE; i = b->g->nodes.data[i].next) {
     const fl_node *n = &b->g->nodes.data[i];
-    if (is_view(n)) FL_TRY(draft_view(b, n));
-    else if (n->op == FL_OP_CAT) FL_TRY(draft_cat(b, n));
-    else FL_TRY(draft_kernel(b, n));
+    if (is_view(n))
+      FL_TRY(draft_view(b, n));
+    else if (n->op == FL_OP_CAT)
+      FL_TRY(draft_cat(b, n));
+    else
+      FL_TRY(draft_kernel(b, n));
   }
   FL_TRY(draft_outputs(b));
   return fl_builder_finish(b);
@@ -396,7 +411,10 @@ fl_status fl_plan_build(const fl_graph *g, const fl_plan_options *options, fl_pl
   fl_free(b.copies.data);
   fl_free(b.packs.data);
   fl_free(b.tactics.data);
-  if (s) fl_plan_destroy(b.plan);
-  else *out = b.plan;
+  fl_trial_destroy(b.trial);
+  if (s)
+    fl_plan_destroy(b.plan);
+  else
+    *out = b.plan;
   return s;
 }

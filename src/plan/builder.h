@@ -17,20 +17,20 @@ typedef enum fl_store_kind {
 
 typedef struct fl_store {
   fl_store_kind kind;
-  uint32_t index;    /* input, output, weight slot, or value id of a literal */
+  uint32_t index; /* input, output, weight slot, or value id of a literal */
   size_t bytes;
-  bool init;         /* made by the init program */
-  bool kept;         /* init: the run program reads it, so it lies in the constant block */
-  bool shared;       /* a layout copy that later steps may read again */
-  int first, last;   /* steps of its own program that touch it; first -1 = none yet */
-  int64_t uses;      /* reads still to come of all values that lie in it */
-  size_t offset;     /* in the end: in its space */
+  bool init;       /* made by the init program */
+  bool kept;       /* init: the run program reads it, so it lies in the constant block */
+  bool shared;     /* a layout copy that later steps may read again */
+  int first, last; /* steps of its own program that touch it; first -1 = none yet */
+  int64_t uses;    /* reads still to come of all values that lie in it */
+  size_t offset;   /* in the end: in its space */
 } fl_store;
 
 /* Where a value lies. */
 typedef struct fl_loc {
-  uint32_t store;    /* FL_NO_STORE = nowhere */
-  size_t offset;     /* bytes */
+  uint32_t store; /* FL_NO_STORE = nowhere */
+  size_t offset;  /* bytes */
   int64_t strides[FL_MAX_RANK];
 } fl_loc;
 
@@ -40,7 +40,7 @@ typedef struct fl_draft_operand {
 } fl_draft_operand;
 
 typedef struct fl_draft_step {
-  fl_step step;      /* `operands` counts in builder.operands */
+  fl_step step; /* `operands` counts in builder.operands */
   size_t scratch_bytes;
 } fl_draft_step;
 
@@ -64,18 +64,21 @@ typedef struct fl_tactic_entry {
   int kernel;
 } fl_tactic_entry;
 
+typedef struct fl_trial fl_trial; /* memory that tactics are measured in */
+
 typedef struct fl_builder {
   const fl_graph *g;
   const fl_plan_options *options;
   fl_plan *plan;
-  fl_arena arena;    /* freed with the builder */
-  fl_loc *locs;      /* by value id */
+  fl_arena arena; /* freed with the builder */
+  fl_loc *locs;   /* by value id */
   FL_VEC(fl_store) stores;
   FL_VEC(fl_draft_operand) operands;
   FL_VEC(fl_draft_step) steps[FL_PROGRAMS];
   FL_VEC(fl_copy_entry) copies;
   FL_VEC(fl_pack_entry) packs;
   FL_VEC(fl_tactic_entry) tactics;
+  fl_trial *trial;
   double tactic_left_us;
 } fl_builder;
 
@@ -93,6 +96,7 @@ FL_MUST_USE fl_status fl_loc_in_layout(fl_builder *b, fl_vid v, fl_layout layout
 /* tactic.c: which of the n candidates serves the problem; `problem` must live as long as the builder. */
 FL_MUST_USE fl_status fl_tactic_choose(fl_builder *b, const fl_problem *problem, const int *ids,
                                        const fl_kernel_plan *plans, int n, int *out_chosen);
+void fl_trial_destroy(fl_trial *t); /* takes; NULL allowed */
 bool fl_problem_equal(const fl_problem *a, const fl_problem *b);
 
 /* finish.c: places stores and fills the plan. */

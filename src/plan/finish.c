@@ -22,7 +22,8 @@ static fl_status place_constants(fl_builder *b) {
   p->const_bytes = p->literal_bytes;
   for (size_t i = 0; i < b->stores.len; i++) {
     fl_store *s = &b->stores.data[i];
-    if (s->kind == FL_STORE_TEMP && s->init && s->kept && !append(&p->const_bytes, s->bytes, &s->offset)) return fl_oom();
+    if (s->kind == FL_STORE_TEMP && s->init && s->kept && !append(&p->const_bytes, s->bytes, &s->offset))
+      return fl_oom();
   }
   char *literals = fl_arena_alloc(&p->arena, p->literal_bytes + 1);
   if (!literals) return fl_oom();
@@ -90,8 +91,10 @@ static void depend_forwards(fl_builder *b, slot_sets *s, size_t at) {
     uint32_t in = operand_store(b, step, i);
     if (in == FL_NO_STORE) continue;
     uint32_t slot = b->stores.data[in].index;
-    if (b->stores.data[in].kind == FL_STORE_WEIGHT) set[slot / 64] |= 1ull << slot % 64;
-    else unite(s, set, s->store + in * s->words);
+    if (b->stores.data[in].kind == FL_STORE_WEIGHT)
+      set[slot / 64] |= 1ull << slot % 64;
+    else
+      unite(s, set, s->store + in * s->words);
   }
   for (int i = 0; i < step->n_out; i++) unite(s, s->store + operand_store(b, step, step->n_in + i) * s->words, set);
 }

@@ -45,7 +45,8 @@ static bool put_step(text *t, const fl_plan *p, const fl_step *s) {
   const fl_operand *o = p->operands.data + s->operands;
   ok = ok && put_operands(t, o, s->n_in) && put(t, ") -> ") && put_operands(t, o + s->n_in, s->n_out);
   if (ok && s->kind == FL_STEP_KERNEL && s->scratch != SIZE_MAX) ok = put(t, " scratch arena+%zu", s->scratch);
-  for (int i = 0; ok && i < s->n_deps; i++) ok = put(t, "%s%u", i ? "," : " weights ", p->deps.data[s->deps + (uint32_t)i]);
+  for (int i = 0; ok && i < s->n_deps; i++)
+    ok = put(t, "%s%u", i ? "," : " weights ", p->deps.data[s->deps + (uint32_t)i]);
   return ok && put(t, "\n");
 }
 

@@ -16,8 +16,10 @@ static void touch(fl_builder *b, uint32_t store, int program, int step) {
     s->init = program == FL_INIT;
     s->first = step;
   }
-  if (s->init == (program == FL_INIT)) s->last = step;
-  else s->kept = true;
+  if (s->init == (program == FL_INIT))
+    s->last = step;
+  else
+    s->kept = true;
 }
 
 fl_status fl_draft_add(fl_builder *b, int program, const fl_draft_step *step, const fl_draft_operand *operands) {
@@ -51,9 +53,12 @@ bool fl_layout_holds(fl_layout layout, const fl_type *t, const int64_t *strides)
 
 /* Axes of one element may have any stride; kernels see the usual one. */
 static void usual_strides(fl_layout layout, const fl_type *t, int64_t *strides) {
-  if (layout == FL_LAYOUT_CONTIGUOUS) fl_strides_contiguous(t, strides);
-  else if (layout == FL_LAYOUT_CHANNELS_LAST) fl_strides_channels_last(t, strides);
-  else if (layout == FL_LAYOUT_ROWS && t->rank && t->dims[t->rank - 1] == 1) strides[t->rank - 1] = 1;
+  if (layout == FL_LAYOUT_CONTIGUOUS)
+    fl_strides_contiguous(t, strides);
+  else if (layout == FL_LAYOUT_CHANNELS_LAST)
+    fl_strides_channels_last(t, strides);
+  else if (layout == FL_LAYOUT_ROWS && t->rank && t->dims[t->rank - 1] == 1)
+    strides[t->rank - 1] = 1;
 }
 
 static fl_status new_copy(fl_builder *b, fl_vid v, fl_layout layout, uint32_t origin, uint32_t *out_store) {

@@ -1,7 +1,7 @@
 #include "plan/view.h"
 
-/* Axes of `from` are taken in groups, each the longest that lies evenly in memory; every group must be filled exactly by
- * axes of `to`. */
+/* Axes of `from` are taken in groups, each the longest that lies evenly in memory; axes of `to` must fill every group
+ * exactly. */
 bool fl_view_reshape(const fl_type *from, const int64_t *strides, const fl_type *to, int64_t *out_strides) {
   int64_t n = fl_type_numel(from);
   if (n == 0 || n == 1) {

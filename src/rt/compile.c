@@ -17,8 +17,8 @@ static double lap(double *mark) {
   return *mark - before;
 }
 
-fl_status fl_engine_compile(fl_graph *g, const fl_plan_options *options, const void *const *weights,
-                            uint32_t n_weights, fl_compile_times *times, fl_engine **out) {
+fl_status fl_engine_compile(fl_graph *g, const fl_plan_options *options, const void *const *weights, uint32_t n_weights,
+                            fl_compile_times *times, fl_engine **out) {
   fl_compile_times unasked;
   if (!times) times = &unasked;
   *times = (fl_compile_times){.nodes_before = fl_graph_node_count(g)};

@@ -27,7 +27,7 @@ typedef struct context {
   struct context *next; /* in the engine's list of free ones */
   ready_step *steps;
   size_t n_steps;
-  fl_tensor *tensors;   /* in the order of the steps' operands */
+  fl_tensor *tensors; /* in the order of the steps' operands */
   patches inputs, outputs, weights;
   char *arena;
   uint64_t weights_seen; /* engine's weight version that the tensors hold */
@@ -84,8 +84,10 @@ static void ready_operands(const fl_engine *e, context *c, const fl_operand *o, 
     fl_tensor *t = &c->tensors[*next];
     t->type = o->type;
     memcpy(t->strides, o->strides, sizeof t->strides);
-    if (o->space == FL_SPACE_CONST) t->data = e->constants + o->offset;
-    else if (o->space == FL_SPACE_ARENA) t->data = c->arena + o->offset;
+    if (o->space == FL_SPACE_CONST)
+      t->data = e->constants + o->offset;
+    else if (o->space == FL_SPACE_ARENA)
+      t->data = c->arena + o->offset;
     patches *list = patches_of(c, o->space);
     if (list) list->data[list->len++] = (patch){*next, o->index, o->offset};
     ++*next;
@@ -99,12 +101,13 @@ static void ready_program(const fl_engine *e, context *c, const fl_step *steps, 
     ready_step *r = &c->steps[i];
     r->step = s;
     r->run = s->kind == FL_STEP_KERNEL ? fl_kernel_get(s->kernel)->run : NULL;
-    r->args = (fl_run_args){.params = s->params,
-                            .in = &c->tensors[next],
-                            .out = &c->tensors[next + (uint32_t)s->n_in],
-                            .scratch = s->kind == FL_STEP_KERNEL && s->scratch != SIZE_MAX ? c->arena + s->scratch : NULL,
-                            .pool = e->pool,
-                            .fault = &c->fault};
+    r->args =
+        (fl_run_args){.params = s->params,
+                      .in = &c->tensors[next],
+                      .out = &c->tensors[next + (uint32_t)s->n_in],
+                      .scratch = s->kind == FL_STEP_KERNEL && s->scratch != SIZE_MAX ? c->arena + s->scratch : NULL,
+                      .pool = e->pool,
+                      .fault = &c->fault};
     ready_operands(e, c, e->plan->operands.data + s->operands, s->n_in + s->n_out, &next);
   }
 }
@@ -181,9 +184,13 @@ static void patch_call(context *c, const void *const *inputs, void *const *outpu
 }
 
 static inline void run_step(const ready_step *s) {
-  if (s->run) s->run(&s->args);
-  else if (s->step->kind == FL_STEP_COPY) fl_copy_strided(s->args.out, s->args.in, s->args.pool);
-  else fl_kernel_get(s->step->kernel)->pack(s->step->problem, s->args.params, s->step->pack_operand, s->args.in, s->args.out->data);
+  if (s->run)
+    s->run(&s->args);
+  else if (s->step->kind == FL_STEP_COPY)
+    fl_copy_strided(s->args.out, s->args.in, s->args.pool);
+  else
+    fl_kernel_get(s->step->kernel)
+        ->pack(s->step->problem, s->args.params, s->step->pack_operand, s->args.in, s->args.out->data);
 }
 
 static fl_status verdict(const context *c) {
@@ -248,7 +255,7 @@ static void run_packs(void *arg, int64_t begin, int64_t end, int thread) {
   for (; begin < end; begin++) run_step(packs[begin]);
 }
 
-/* Packs do not read each other's results, and each is the work of one thread: those that follow each other run at once. */
+/* Packs do not read each other's results, and each is the work of one thread: neighbours run at once. */
 static void run_selected(const fl_engine *e, context *c, const bool *changed, ready_step **packs) {
   int64_t n_packs = 0;
   for (size_t i = 0; i < c->n_steps; i++) {
@@ -333,8 +340,10 @@ fl_status fl_engine_create(fl_plan *plan, const void *const *weights, uint32_t n
   pthread_mutex_init(&e->lock, NULL);
   pthread_mutex_init(&e->updates, NULL);
   fl_status s = fill_engine(e, weights, n_weights);
-  if (s) fl_engine_destroy(e);
-  else *out = e;
+  if (s)
+    fl_engine_destroy(e);
+  else
+    *out = e;
   return s;
 }
 

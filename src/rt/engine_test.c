@@ -63,8 +63,10 @@ static void add_given(world *w, bool weight) {
   for (int i = 0; i < t.rank; i++) t.dims[i] = sizes[pick(5)];
   random_strides(&t, 1 + (pick(4) == 0), strides);
   fl_vid v;
-  if (weight) FL_CHECK_OK(fl_graph_weight(w->g, &t, strides, w->n_slots++, NULL, &v));
-  else FL_CHECK_OK(fl_graph_input(w->g, &t, strides, &v));
+  if (weight)
+    FL_CHECK_OK(fl_graph_weight(w->g, &t, strides, w->n_slots++, NULL, &v));
+  else
+    FL_CHECK_OK(fl_graph_input(w->g, &t, strides, &v));
   w->memory[w->n_given] = malloc(span(&t, strides) * sizeof(float));
   w->given[w->n_given++] = v;
   w->n_inputs += !weight;
@@ -103,7 +105,8 @@ static bool try_view(fl_graph *g, fl_vid v, fl_vid *out) {
       list[0] /= 2;
       list[1] = 2;
       fl_attr_set_list(&a, "dims", list, 2);
-    } else fl_attr_set_list(&a, "dims", list, 1);
+    } else
+      fl_attr_set_list(&a, "dims", list, 1);
     return !fl_graph_op(g, FL_OP_RESHAPE, &v, 1, &a, out);
   }
 }
@@ -134,8 +137,10 @@ static bool try_node(fl_graph *g, fl_vid *out) {
   for (int i = 0; i < 3; i++) v[i] = (fl_vid)pick((int)g->values.len);
   const fl_type *t = &g->values.data[v[0]].type;
   switch (pick(8)) {
-  case 0: case 1: s = fl_graph_op(g, unary[pick(3)], v, 1, NULL, out); break;
-  case 2: case 3: s = fl_graph_op(g, binary[pick(4)], v, 2, NULL, out); break;
+  case 0:
+  case 1: s = fl_graph_op(g, unary[pick(3)], v, 1, NULL, out); break;
+  case 2:
+  case 3: s = fl_graph_op(g, binary[pick(4)], v, 2, NULL, out); break;
   case 4: return try_matmul(g, v, out);
   case 5:
     if (!t->rank) return false;

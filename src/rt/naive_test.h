@@ -103,8 +103,7 @@ static inline double naive_element(const naive *e, const fl_node *n, const fl_ty
   default: break;
   }
   double a = in[naive_flat(t, at, out->rank)], b = 0;
-  if (n->n_inputs > 1)
-    b = e->values[n->inputs[1]][naive_flat(&e->g->values.data[n->inputs[1]].type, at, out->rank)];
+  if (n->n_inputs > 1) b = e->values[n->inputs[1]][naive_flat(&e->g->values.data[n->inputs[1]].type, at, out->rank)];
   return naive_pointwise(n->op, a, b);
 }
 
