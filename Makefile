@@ -14,6 +14,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 SOURCES := CMakeLists.txt pyproject.toml $(shell find src include python cli -type f \
              \( -name '*.[ch]' -o -name '*.def' -o -name '*.inl' -o -name '*.inc' -o -name '*.py' \) 2>/dev/null)
+PY_DIRS := $(wildcard python tests tools bench fuzz)
 C_FILES = $(shell find src include cli -type f -name '*.[ch]' 2>/dev/null)
 
 .PHONY: help setup demo test ctest pytest lint format conformance bench dev clean distclean
@@ -71,14 +72,14 @@ pytest: setup ## Python tests against the installed wheel (ARGS="-k name" select
 	$(PY) -m pytest $(ARGS)
 
 lint: $(VENV)/.test ## ruff, clang-format, include layers
-	ruff check python tests tools
-	ruff format --check python tests tools
+	ruff check $(PY_DIRS)
+	ruff format --check $(PY_DIRS)
 	clang-format --dry-run -Werror $(C_FILES)
 	$(PY) tools/check_layers.py
 
 format: $(VENV)/.test ## rewrite Python and C files in the project's format
-	ruff check --fix python tests tools
-	ruff format python tests tools
+	ruff check --fix $(PY_DIRS)
+	ruff format $(PY_DIRS)
 	clang-format -i $(C_FILES)
 
 conformance: setup ## CPython's own tests under our evaluator (LIST="test_grammar test_dict")

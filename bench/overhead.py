@@ -86,8 +86,14 @@ def measure(name: str, make) -> dict:
         for _ in range(ROUNDS):
             ours = min(ours, _C.overhead(fast, args, kwargs, 200))
             theirs = min(theirs, call_cost(lambda: peer(*args, **kwargs), 100))
-    return {"case": name, "framelift_us": round(ours, 2), "torch_compile_us": round(theirs, 2),
-            "ratio": round(theirs / ours, 1), "eager_s": round(eager_first, 4), "first_call_s": round(first, 4)}
+    return {
+        "case": name,
+        "framelift_us": round(ours, 2),
+        "torch_compile_us": round(theirs, 2),
+        "ratio": round(theirs / ours, 1),
+        "eager_s": round(eager_first, 4),
+        "first_call_s": round(first, 4),
+    }
 
 
 def best_seconds(fn, rounds: int) -> float:
@@ -116,8 +122,11 @@ def main() -> int:
     for name in options.only or CASES:
         row = measure(name, CASES[name])
         rows.append(row)
-        print(f"{name:10} framelift {row['framelift_us']:8.2f} us   torch.compile {row['torch_compile_us']:8.2f} us   "
-              f"{row['ratio']:.1f}x   first call {row['first_call_s']:.3f} s (eager {row['eager_s']:.3f} s)", flush=True)
+        print(
+            f"{name:10} framelift {row['framelift_us']:8.2f} us   torch.compile {row['torch_compile_us']:8.2f} us   "
+            f"{row['ratio']:.1f}x   first call {row['first_call_s']:.3f} s (eager {row['eager_s']:.3f} s)",
+            flush=True,
+        )
     if options.json:
         with open(options.json, "w") as f:
             f.writelines(json.dumps(r) + "\n" for r in rows)

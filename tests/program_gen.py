@@ -16,40 +16,168 @@ import torch
 from hypothesis import strategies as st
 
 TENSORS = ("x", "y", "a", "b", "c", "G")
-UNARY = ("torch.relu({0})", "{0}.tanh()", "{0} * 2.0", "{0} + 1", "-{0}", "{0}.abs()", "torch.sigmoid({0})",
-         "{0}.clone()", "{0}.transpose(0, 1).contiguous().transpose(0, 1)", "{0}.reshape(-1).reshape(3, 4)",
-         "{0} - {0}.mean(dim=1, keepdim=True)", "torch.softmax({0}, dim=-1)", "{0}.clamp(-1.0, 1.0)",
-         "F.gelu({0})", "{0}.sum(0).expand(3, 4)", "torch.cat([{0}[:, :2], {0}[:, 2:]], 1)", "{0} / (1 + {0}.abs())",
-         "torch.where({0} > 0, {0}, {0} * 0.1)", "{0}.flip(0)", "{0} @ W", "F.layer_norm({0}, (4,))",
-         "({0} > 0.2).float()", "torch.stack([{0}, {0}]).sum(0)", "{0}.sort(dim=1)[0]", "obj.lin({0})",
-         "helper({0})", "{0} * obj.scale", "{0} * K", "{0} + n", "{0} * (2 if flag else 3)",
-         "{0} + torch.arange(4, dtype={0}.dtype)", "{0}.masked_fill({0} < 0, 0.5)", "{0}.view(4, 3).t()",
-         "{0}[torch.arange(3), :]", "{0} * len(items)", "{0} * table.get('k', 1)", "obj.method({0}, n)",
-         "{0}.to(torch.float64).to(torch.float32)", "{0}[[2, 0, 1]]", "{0}.pow(2).mean(-1, keepdim=True).rsqrt() * {0}")
-BINARY = ("{0} + {1}", "{0} * {1}", "{0} - {1}", "torch.maximum({0}, {1})", "{0} + {1}.mean()",
-          "torch.matmul({0}, {1}.t()) @ {1}", "torch.where({0} > {1}, {0}, {1})", "torch.addcmul({0}, {0}, {1})")
-INPLACE = ("{0}.add_(1.0)", "{0}.mul_(0.5)", "{0} += {1}", "{0}[0] = {1}[1]", "{0}[:, 1].zero_()", "{0}.copy_({1})",
-           "{0}.relu_()", "{0}[0].add_({1}[2])", "{0}.t().mul_(1.5)")
-EFFECTS = ("items.append(n)", "items.append({0}.shape[0])", "table['k'] = n + 1", "table[n] = {0}", "obj.scale = n * 0.5",
-           "obj.last = {0}", "obj.count += 1", "items.insert(0, n)", "table.pop('k', None)", "COUNTS['calls'] += 1",
-           "global K; K = K", "obj.buf.add_(1)", "obj.buf = {0}.sum()", "items[-1:] = []", "table.update(z=n)",
-           "obj.history.append({0}.mean())", "setattr(obj, 'late', n)")
-CONDITIONS = ("n > 2", "flag", "not flag", "len(items) > 2", "{0}.shape[0] == 3", "'k' in table", "{0}.sum() > 0",
-              "obj.scale > 1", "isinstance(n, int)", "n % 2 == 0 and flag", "{0}.max().item() > 0.5", "K == 2",
-              "obj.mode == 'a'", "{0}.dim() == 2", "items and items[-1] == n", "getattr(obj, 'late', None) is None",
-              "COUNTS['calls'] < 2", "torch.is_grad_enabled()", "{0} is x", "type(obj).__name__ == 'Obj'")
-SCALARS = ("{0}.sum().item()", "float({0}.mean())", "int({0}.abs().max())", "{0}.shape[1]", "len(items)", "n * 2 + 1",
-           "sum(items)", "max([n, 1])", "K", "obj.scale", "{0}.numel()", "(lambda q: q + n)(1)",
-           "sum(i for i in range(n + 1))", "len([i for i in items if i])", "int(flag)", "table.get('k', 7)",
-           "dict(a=n)['a']", "min(n, 3)", "round(1.25 * n, 1)", "divmod(n + 7, 3)[1]", "len(f'{{n}}:{{flag}}')")
-LOOPS = ("for i in range({k})", "for i in items[:3]", "for i, _ in enumerate(items[:2])", "for i in reversed(range({k}))",
-         "for i, j in zip(range({k}), items)", "for i in [j * 2 for j in range({k})]", "for i in sorted(items)[:2]",
-         "for i in (j for j in range({k}))", "for i in obj.weights_list")
-RESULTS = ("{0}", "({0}, {1})", "[{0}, n]", "{{'out': {0}, 'n': n}}", "Pair({0}, {1})", "{0}, obj.scale, items", "s",
-           "{0}.sum().item()", "OrderedDict(a={0}, b={1})", "Out({0}, s)", "({0}, {0})", "x, {0}", "{0}[1:], s",
-           "{0}.t()", "None", "tuple([{0}] * 2)", "{0}.shape", "x[0], {0}", "obj.lin.weight, {0}", "({0}, ({1}, [s]))")
+UNARY = (
+    "torch.relu({0})",
+    "{0}.tanh()",
+    "{0} * 2.0",
+    "{0} + 1",
+    "-{0}",
+    "{0}.abs()",
+    "torch.sigmoid({0})",
+    "{0}.clone()",
+    "{0}.transpose(0, 1).contiguous().transpose(0, 1)",
+    "{0}.reshape(-1).reshape(3, 4)",
+    "{0} - {0}.mean(dim=1, keepdim=True)",
+    "torch.softmax({0}, dim=-1)",
+    "{0}.clamp(-1.0, 1.0)",
+    "F.gelu({0})",
+    "{0}.sum(0).expand(3, 4)",
+    "torch.cat([{0}[:, :2], {0}[:, 2:]], 1)",
+    "{0} / (1 + {0}.abs())",
+    "torch.where({0} > 0, {0}, {0} * 0.1)",
+    "{0}.flip(0)",
+    "{0} @ W",
+    "F.layer_norm({0}, (4,))",
+    "({0} > 0.2).float()",
+    "torch.stack([{0}, {0}]).sum(0)",
+    "{0}.sort(dim=1)[0]",
+    "obj.lin({0})",
+    "helper({0})",
+    "{0} * obj.scale",
+    "{0} * K",
+    "{0} + n",
+    "{0} * (2 if flag else 3)",
+    "{0} + torch.arange(4, dtype={0}.dtype)",
+    "{0}.masked_fill({0} < 0, 0.5)",
+    "{0}.view(4, 3).t()",
+    "{0}[torch.arange(3), :]",
+    "{0} * len(items)",
+    "{0} * table.get('k', 1)",
+    "obj.method({0}, n)",
+    "{0}.to(torch.float64).to(torch.float32)",
+    "{0}[[2, 0, 1]]",
+    "{0}.pow(2).mean(-1, keepdim=True).rsqrt() * {0}",
+)
+BINARY = (
+    "{0} + {1}",
+    "{0} * {1}",
+    "{0} - {1}",
+    "torch.maximum({0}, {1})",
+    "{0} + {1}.mean()",
+    "torch.matmul({0}, {1}.t()) @ {1}",
+    "torch.where({0} > {1}, {0}, {1})",
+    "torch.addcmul({0}, {0}, {1})",
+)
+INPLACE = (
+    "{0}.add_(1.0)",
+    "{0}.mul_(0.5)",
+    "{0} += {1}",
+    "{0}[0] = {1}[1]",
+    "{0}[:, 1].zero_()",
+    "{0}.copy_({1})",
+    "{0}.relu_()",
+    "{0}[0].add_({1}[2])",
+    "{0}.t().mul_(1.5)",
+)
+EFFECTS = (
+    "items.append(n)",
+    "items.append({0}.shape[0])",
+    "table['k'] = n + 1",
+    "table[n] = {0}",
+    "obj.scale = n * 0.5",
+    "obj.last = {0}",
+    "obj.count += 1",
+    "items.insert(0, n)",
+    "table.pop('k', None)",
+    "COUNTS['calls'] += 1",
+    "global K; K = K",
+    "obj.buf.add_(1)",
+    "obj.buf = {0}.sum()",
+    "items[-1:] = []",
+    "table.update(z=n)",
+    "obj.history.append({0}.mean())",
+    "setattr(obj, 'late', n)",
+)
+CONDITIONS = (
+    "n > 2",
+    "flag",
+    "not flag",
+    "len(items) > 2",
+    "{0}.shape[0] == 3",
+    "'k' in table",
+    "{0}.sum() > 0",
+    "obj.scale > 1",
+    "isinstance(n, int)",
+    "n % 2 == 0 and flag",
+    "{0}.max().item() > 0.5",
+    "K == 2",
+    "obj.mode == 'a'",
+    "{0}.dim() == 2",
+    "items and items[-1] == n",
+    "getattr(obj, 'late', None) is None",
+    "COUNTS['calls'] < 2",
+    "torch.is_grad_enabled()",
+    "{0} is x",
+    "type(obj).__name__ == 'Obj'",
+)
+SCALARS = (
+    "{0}.sum().item()",
+    "float({0}.mean())",
+    "int({0}.abs().max())",
+    "{0}.shape[1]",
+    "len(items)",
+    "n * 2 + 1",
+    "sum(items)",
+    "max([n, 1])",
+    "K",
+    "obj.scale",
+    "{0}.numel()",
+    "(lambda q: q + n)(1)",
+    "sum(i for i in range(n + 1))",
+    "len([i for i in items if i])",
+    "int(flag)",
+    "table.get('k', 7)",
+    "dict(a=n)['a']",
+    "min(n, 3)",
+    "round(1.25 * n, 1)",
+    "divmod(n + 7, 3)[1]",
+    "len(f'{{n}}:{{flag}}')",
+)
+LOOPS = (
+    "for i in range({k})",
+    "for i in items[:3]",
+    "for i, _ in enumerate(items[:2])",
+    "for i in reversed(range({k}))",
+    "for i, j in zip(range({k}), items)",
+    "for i in [j * 2 for j in range({k})]",
+    "for i in sorted(items)[:2]",
+    "for i in (j for j in range({k}))",
+    "for i in obj.weights_list",
+)
+RESULTS = (
+    "{0}",
+    "({0}, {1})",
+    "[{0}, n]",
+    "{{'out': {0}, 'n': n}}",
+    "Pair({0}, {1})",
+    "{0}, obj.scale, items",
+    "s",
+    "{0}.sum().item()",
+    "OrderedDict(a={0}, b={1})",
+    "Out({0}, s)",
+    "({0}, {0})",
+    "x, {0}",
+    "{0}[1:], s",
+    "{0}.t()",
+    "None",
+    "tuple([{0}] * 2)",
+    "{0}.shape",
+    "x[0], {0}",
+    "obj.lin.weight, {0}",
+    "({0}, ({1}, [s]))",
+)
 
-PRELUDE = '''
+PRELUDE = """
 import math
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
@@ -90,7 +218,7 @@ class Obj:
         return self.scale * 2
     def method(self, t, k):
         return t * self.double + k
-'''
+"""
 
 
 @dataclass
@@ -144,10 +272,29 @@ def _statement(draw, depth):
     if kind == 17:
         return [draw(st.sampled_from(LOOPS)).format(k=draw(st.integers(0, 3))) + ":"] + body
     if kind == 18:
-        bad = draw(st.sampled_from(["raise ValueError(n)", "table['missing']", "s = 1 / (n - n)", "pass",
-                                    "a = a @ torch.zeros(3, 3)", "obj.nothing"]))
-        return ["try:"] + body + [f"    {bad}", "except (ValueError, KeyError, ZeroDivisionError) as e:",
-                                  "    s = len(str(e))", "finally:", "    b = b + 1"]
+        bad = draw(
+            st.sampled_from(
+                [
+                    "raise ValueError(n)",
+                    "table['missing']",
+                    "s = 1 / (n - n)",
+                    "pass",
+                    "a = a @ torch.zeros(3, 3)",
+                    "obj.nothing",
+                ]
+            )
+        )
+        return (
+            ["try:"]
+            + body
+            + [
+                f"    {bad}",
+                "except (ValueError, KeyError, ZeroDivisionError) as e:",
+                "    s = len(str(e))",
+                "finally:",
+                "    b = b + 1",
+            ]
+        )
     return ["with torch.no_grad():"] + body
 
 
@@ -163,11 +310,22 @@ def programs(draw):
     lines += draw(_block(0)) + draw(_block(0))
     lines.append(f"return {draw(_result())}")
     source = PRELUDE + "\ndef step(x, y, n, flag, items, table, obj):\n" + "".join(f"    {ln}\n" for ln in lines)
-    change = st.fixed_dictionaries({}, optional={
-        "n": st.integers(0, 4), "flag": st.booleans(), "seed": st.integers(0, 5), "scale": st.sampled_from([0.5, 1.5, 2]),
-        "mode": st.sampled_from(["a", "b"]), "K": st.sampled_from([2, 2.5]), "items": st.lists(st.integers(0, 5), max_size=4),
-        "shape": st.sampled_from(["same", "strided", "double"]), "weight": st.sampled_from(["inplace", "assign"]),
-        "same": st.booleans(), "global_tensor": st.booleans()})
+    change = st.fixed_dictionaries(
+        {},
+        optional={
+            "n": st.integers(0, 4),
+            "flag": st.booleans(),
+            "seed": st.integers(0, 5),
+            "scale": st.sampled_from([0.5, 1.5, 2]),
+            "mode": st.sampled_from(["a", "b"]),
+            "K": st.sampled_from([2, 2.5]),
+            "items": st.lists(st.integers(0, 5), max_size=4),
+            "shape": st.sampled_from(["same", "strided", "double"]),
+            "weight": st.sampled_from(["inplace", "assign"]),
+            "same": st.booleans(),
+            "global_tensor": st.booleans(),
+        },
+    )
     calls = [{}, {}] + draw(st.lists(change, min_size=1, max_size=4))
     return Program(source, calls)
 
@@ -212,9 +370,20 @@ class Side:
                 value = (type(e).__name__, str(e))
         state = {k: v for k, v in vars(self.obj).items() if k != "lin"}
         alias = value is x or (isinstance(value, tuple) and any(v is x for v in value))
-        return copy.deepcopy({"value": _plain(value), "x": x, "y": y, "items": self.items, "table": self.table,
-                              "obj": state, "K": self.ns["K"], "counts": self.ns["COUNTS"], "same": alias,
-                              "G": self.ns["G"]})
+        return copy.deepcopy(
+            {
+                "value": _plain(value),
+                "x": x,
+                "y": y,
+                "items": self.items,
+                "table": self.table,
+                "obj": state,
+                "K": self.ns["K"],
+                "counts": self.ns["COUNTS"],
+                "same": alias,
+                "G": self.ns["G"],
+            }
+        )
 
 
 def _inputs(call):
@@ -257,7 +426,9 @@ def difference(a, b, path="result"):
     if isinstance(a, (list, tuple)):
         if len(a) != len(b):
             return f"{path}: {a!r} against {b!r}"
-        return next((d for i, (p, q) in enumerate(zip(a, b)) if (d := difference(p, q, f"{path}[{i}]"))), None)
+        return next(
+            (d for i, (p, q) in enumerate(zip(a, b, strict=True)) if (d := difference(p, q, f"{path}[{i}]"))), None
+        )
     if isinstance(a, float):
         same = (math.isnan(a) and math.isnan(b)) or math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-5)
         return None if same else f"{path}: {a!r} against {b!r}"
