@@ -45,16 +45,19 @@ def relu():
     return torch.relu, (torch.randn(8),)
 
 
-def resnet50():
-    from framelift.zoo import build
+def zoo_model(name):
+    from framelift import zoo
 
-    return build("resnet50")
+    entry = zoo.load(name)
+    return entry.model, entry.args, entry.kwargs
+
+
+def resnet50():
+    return zoo_model("resnet50")
 
 
 def bert():
-    from framelift.zoo import build
-
-    return build("hf_Bert")
+    return zoo_model("hf_Bert")
 
 
 def ready_backend(gm, example_inputs):

@@ -1,7 +1,7 @@
 """Checks who includes whom in src/: prints each violation as file:line and exits with 1 if there is one.
 
-base -> graph -> passes -> lower -> plan is the order in which parts may see each other. The run-time parts (cpu, rt)
-see plan data and operator tables, no pass and no Python; only capture and python include Python.h. Unit tests and
+base -> graph -> passes -> lower -> plan is the order in which parts may see each other. The run-time parts (cpu, cuda,
+rt) see plan data and operator tables, no pass and no Python; only capture and python include Python.h. Unit tests and
 benchmarks of a part may use any part to set their stage, but no Python either.
 """
 
@@ -17,8 +17,9 @@ ALLOWED = {
     "passes": {"base", "graph"},
     "lower": {"base", "graph", "passes"},
     "cpu": {"base", "graph/op.h", "graph/ops.def", "graph/acts.def"},
-    "plan": {"base", "graph", "passes", "lower", "cpu"},
-    "rt": {"base", "graph", "plan", "cpu"},
+    "cuda": {"base", "graph/op.h", "graph/ops.def", "graph/acts.def"},
+    "plan": {"base", "graph", "passes", "lower", "cpu", "cuda"},
+    "rt": {"base", "graph", "plan", "cpu", "cuda"},
     "capture": {"base", "graph", "lower", "passes", "plan", "rt", "framelift"},
     "python": {"base", "graph", "lower", "passes", "plan", "rt", "capture", "framelift"},
 }
