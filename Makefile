@@ -61,6 +61,7 @@ demo: $(VENV)/.framelift $(VENV)/.models ## compile a sentence model and resnet5
 	$(PY) -m framelift.demo
 
 test: ctest pytest lint ## everything CI runs: C tests, wheel, Python tests, linters
+	@echo "make test: C tests, Python tests and linters passed"
 
 ctest: $(VENV)/.base ## C unit tests under address and undefined-behaviour sanitizers
 	cmake -S . -B $(BUILD)/asan -GNinja -Wno-dev --log-level=WARNING \
