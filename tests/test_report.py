@@ -32,7 +32,7 @@ def report(**changes):
         "dead": 0,
         "parts": [
             {"kind": "engine", "operators": 2, "ops": {}, "nodes": 2, "steps": 2, "arena_bytes": 0, "const_bytes": 12},
-            {"kind": "eager", "operators": 1, "ops": {"aten.sort.default": 1}},
+            {"kind": "eager", "operators": 1, "ops": {"aten.sort.default": 1}, "reason": "too small"},
         ],
         "eager": [
             {
@@ -98,7 +98,7 @@ def test_text_tells_every_thing_once():
     for cells in (
         ("0", "12 dict version, 1 tensor", "4", "2", "record 12.5 ms, plan 3.0 ms"),
         ("0.0", "engine", "6", "4", "3", "2.0 KiB", "3.0 MiB"),
-        ("0.1", "eager", "1"),
+        ("0.1", "eager", "1", "too small"),
         ("0.0", "0.999999900", "2.00e-06"),
         ("1", "aten.sort.default", "no converter", "net.py:12", "head.top"),
         ("net.py:9", "value of a tensor", "item()"),

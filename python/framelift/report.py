@@ -56,6 +56,7 @@ class Partition:
     kind: str
     operators: int
     ops: dict
+    reason: str | None
     nodes: int
     steps: int
     arena_bytes: int
@@ -220,7 +221,7 @@ class Explanation:
             ("traces", ("trace", "guards", "weights", "segments", "build"), self._trace_rows()),
             (
                 "partitions",
-                ("in", "runs in", "operators", "nodes", "steps", "arena", "constants"),
+                ("in", "runs in", "operators", "nodes", "steps", "arena", "constants", "reason"),
                 self._part_rows(),
             ),
             ("checked against eager", ("segment", "cosine", "max rel err"), self._verify_rows()),
@@ -272,6 +273,7 @@ class Explanation:
                         str(part.steps) if is_engine else "",
                         _bytes(part.arena_bytes) if is_engine else "",
                         _bytes(part.const_bytes) if is_engine else "",
+                        part.reason or "",
                     )
                 )
         return rows
