@@ -67,6 +67,31 @@ static inline double naive_matmul(const naive *e, const fl_node *n, const fl_typ
   return fl_attr_int(&n->attrs, "act", FL_ACT_NONE) == FL_ACT_RELU && sum < 0 ? 0 : sum;
 }
 
+static inline double naive_conv2d(const naive *e, const fl_node *n, const fl_type *out, const int64_t *at) {
+  const fl_type *tx = &e->g->values.data[n->inputs[0]].type, *tw = &e->g->values.data[n->inputs[1]].type;
+  const double *x = e->values[n->inputs[0]], *w = e->values[n->inputs[1]];
+  int count;
+  const int64_t *stride = fl_attr_list(&n->attrs, "stride", &count), *pad = fl_attr_list(&n->attrs, "pad", &count);
+  int64_t per_group = tw->dims[1], group = at[1] / (out->dims[1] / fl_attr_int(&n->attrs, "groups", 1));
+  double sum = n->inputs[2] == FL_NO_VALUE ? 0 : e->values[n->inputs[2]][at[1]];
+  for (int64_t c = 0; c < per_group; c++)
+    for (int64_t i = 0; i < tw->dims[2]; i++)
+      for (int64_t j = 0; j < tw->dims[3]; j++) {
+        int64_t from[4] = {at[0], group * per_group + c, at[2] * stride[0] + i - pad[0],
+                           at[3] * stride[1] + j - pad[1]};
+        if (from[2] < 0 || from[3] < 0 || from[2] >= tx->dims[2] || from[3] >= tx->dims[3]) continue;
+        sum += x[naive_flat(tx, from, 4)] * w[naive_flat(tw, (int64_t[]){at[1], c, i, j}, 4)];
+      }
+  return sum;
+}
+
+/* Inputs: x, weight, bias, mean, variance. */
+static inline double naive_batch_norm(const naive *e, const fl_node *n, double x, int64_t channel) {
+  double w = e->values[n->inputs[1]][channel], bias = e->values[n->inputs[2]][channel];
+  double mean = e->values[n->inputs[3]][channel], var = e->values[n->inputs[4]][channel];
+  return (x - mean) / sqrt(var + fl_attr_float(&n->attrs, "eps", 0)) * w + bias;
+}
+
 static inline double naive_cat(const naive *e, const fl_node *n, int64_t *at, int rank) {
   int64_t axis = fl_attr_int(&n->attrs, "axis", 0);
   for (int i = 0; i < n->n_inputs; i++) {
@@ -100,6 +125,8 @@ static inline double naive_element(const naive *e, const fl_node *n, const fl_ty
   case FL_OP_CAT: return naive_cat(e, n, at, out->rank);
   case FL_OP_SUM: return naive_sum(e, n, at);
   case FL_OP_MATMUL: return naive_matmul(e, n, out, at);
+  case FL_OP_CONV2D: return naive_conv2d(e, n, out, at);
+  case FL_OP_BATCH_NORM: return naive_batch_norm(e, n, in[flat], at[1]);
   default: break;
   }
   double a = in[naive_flat(t, at, out->rank)], b = 0;
