@@ -15,6 +15,8 @@ static fl_cc_slot *table;
 static size_t table_mask, table_len;
 static destructor subtype_dealloc; /* of classes made by class statements */
 static PyTypeObject *partial_type, *cached_type;
+enum { TORCH_OWN = 4 };
+static PyObject *ops_types[TORCH_OWN], *ops_code[TORCH_OWN];
 static bool ready;
 
 /* The layout of bound slot wrappers is private, and has not changed since Python 2. */
@@ -202,6 +204,28 @@ static int init_types(void) {
   return run ? 0 : -1;
 }
 
+/* The classes of torch.ops, and torch's own Python that its C++ calls on the way to an operator. Nothing without torch. */
+static void init_torch_own(void) {
+  static const struct {
+    const char *module, *cls, *function;
+  } rows[] = {{"torch._ops", "_Ops", "__getattr__"},
+              {"torch._ops", "_OpNamespace", "__getattr__"},
+              {"torch._ops", "OpOverloadPacket", "__getattr__"},
+              {"torch._library.simple_registry", NULL, "find_torch_dispatch_rule"}};
+  for (int i = 0; i < TORCH_OWN; i++) {
+    PyObject *holder = PyImport_ImportModule(rows[i].module), *fn = NULL;
+    if (holder && rows[i].cls) {
+      Py_SETREF(holder, PyObject_GetAttrString(holder, rows[i].cls));
+      ops_types[i] = Py_XNewRef(holder);
+    }
+    fn = holder ? PyObject_GetAttrString(holder, rows[i].function) : NULL;
+    if (fn && PyFunction_Check(fn)) ops_code[i] = Py_NewRef(PyFunction_GET_CODE(fn));
+    Py_XDECREF(fn);
+    Py_XDECREF(holder);
+    PyErr_Clear();
+  }
+}
+
 int fl_ccalls_init(void) {
   if (ready) return 0;
   fl_eval_pause(1);
@@ -209,6 +233,7 @@ int fl_ccalls_init(void) {
 #define FL_CCALLS(module, cls, names) ok = ok && insert_row(module, FL_CC_##cls, names);
 #include "capture/ccalls.def"
 #undef FL_CCALLS
+  init_torch_own();
   fl_eval_pause(0);
   if (!ok) {
     if (!PyErr_Occurred()) PyErr_NoMemory();
@@ -314,6 +339,14 @@ fl_cc fl_ccall_type_class(PyTypeObject *tp) {
 bool fl_ccall_known_type(PyTypeObject *tp) { return fl_ccall_type_class(tp) != FL_CC_UNKNOWN; }
 bool fl_ccall_is_tensor(PyTypeObject *tp) { return fl_ccall_type_class(tp) == FL_CC_TENSOR; }
 bool fl_ccall_is_cached(PyObject *obj) { return Py_TYPE(obj) == cached_type; }
+bool fl_ccall_is_torch_ops(PyTypeObject *tp) {
+  return (PyObject *)tp == ops_types[0] || (PyObject *)tp == ops_types[1] || (PyObject *)tp == ops_types[2];
+}
+bool fl_ccall_is_lazy_code(PyObject *code) {
+  for (int i = 0; i < TORCH_OWN; i++)
+    if (code == ops_code[i]) return true;
+  return false;
+}
 bool fl_ccall_is_partial(PyObject *obj) { return partial_type && PyObject_TypeCheck(obj, partial_type); }
 
 /* --- attributes in C --- */
@@ -326,7 +359,8 @@ PyObject *fl_ccall_getset(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *t
       fl_rec_give_up(r, "data leaves the tensor", PyUnicode_AsUTF8(name));
   } else if (PyUnicode_CompareWithASCIIString(name, "__dict__") == 0 ||
              PyUnicode_CompareWithASCIIString(name, "__class__") == 0) {
-    fl_tell(r, fl_rec_read_instance(r, obj));
+    if (!fl_rec_is_fresh(r, obj)) fl_tell(r, fl_rec_read_instance(r, obj));
+    else if (PyDict_Check(v)) fl_tell(r, fl_rec_fresh(r, v));
   } else if (!fl_ccall_known_type(PyDescr_TYPE(descr))) {
     fl_rec_give_up(r, "attribute of an unknown C type", PyDescr_TYPE(descr)->tp_name);
   } else if (!fl_rec_is_fresh(r, obj)) {

@@ -116,11 +116,13 @@ static int generic_find(fl_rec *r, PyObject *obj, PyObject *name, PyObject **out
     goto done;
   }
   dict = instance_dict(obj);
-  if (r && (dict || tp->tp_dictoffset)) fl_tell(r, fl_rec_read_instance(r, obj));
+  /* What a new object's own dictionary holds came from this call. */
+  bool outside = r && !fl_rec_is_fresh(r, obj);
+  if (outside && (dict || tp->tp_dictoffset)) fl_tell(r, fl_rec_read_instance(r, obj));
   if (dict) {
     Py_INCREF(dict);
     v = Py_XNewRef(PyDict_GetItemWithError(dict, name));
-    if (r && (v || !PyErr_Occurred())) fl_tell(r, fl_rec_read_item(r, dict, name, v));
+    if (outside && (v || !PyErr_Occurred())) fl_tell(r, fl_rec_read_item(r, dict, name, v));
     Py_DECREF(dict);
     if (v || PyErr_Occurred()) {
       *out = v;
@@ -231,9 +233,20 @@ static PyObject *call_hook(fl_rec *r, PyObject *attr, PyObject *obj, PyObject *n
   return v;
 }
 
+/* Lazy modules and torch.ops keep what their __getattr__ finds: it is made now, unreported, as an import is. */
+static void settle_lazy(PyObject *obj, PyObject *name) {
+  if (!PyModule_Check(obj) && !fl_ccall_is_torch_ops(Py_TYPE(obj))) return;
+  fl_eval_pause(1);
+  PyObject *v = PyObject_GetAttr(obj, name);
+  Py_XDECREF(v);
+  PyErr_Clear();
+  fl_eval_pause(0);
+}
+
 /* Classes with __getattr__ or __getattribute__ in Python. */
 static int hooked_find(fl_rec *r, PyObject *obj, PyObject *name, PyObject **out) {
   PyTypeObject *tp = Py_TYPE(obj);
+  settle_lazy(obj, name);
   PyObject *own = Py_XNewRef(type_lookup(r, tp, fl_n.__getattribute__));
   PyObject *hook = Py_XNewRef(type_lookup(r, tp, fl_n.__getattr__));
   getattrofunc plain = own ? wrapped_getattro(own) : PyObject_GenericGetAttr;

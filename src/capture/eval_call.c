@@ -185,8 +185,8 @@ static PyObject *special(fl_rec *r, fl_cc cls, const call_args *c, PyObject *sel
       fl_tell(r, fl_rec_write(r, FL_WRITE_ITEM, obj, a[0], cls == FL_CC_SETITEM && na > 1 ? a[1] : NULL));
       return natively(c);
     case FL_CC_VARS:
-      if (n != 1) break;
-      fl_tell(r, fl_rec_read_instance(r, c->args[0]));
+      if (!obj) break;
+      if (!fl_rec_is_fresh(r, obj)) fl_tell(r, fl_rec_read_instance(r, obj));
       return natively(c);
     default:
       break;
@@ -423,6 +423,7 @@ static PyObject *call_object(fl_rec *r, const call_args *c) {
   }
   if (fl_ccall_is_partial(c->callable)) return call_partial(r, c);
   if (fl_ccall_is_cached(c->callable)) return call_cached(r, c);
+  if (PyWeakref_CheckRefExact(c->callable)) return call_query(r, c);
   if (tp == &PyStaticMethod_Type) {
     PyObject *func = PyObject_GetAttrString(c->callable, "__func__"), *v;
     if (!func) return NULL;

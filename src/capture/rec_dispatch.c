@@ -322,7 +322,9 @@ static PyObject *record_call(fl_rec *r, const fl_schema *s, PyObject *args, PyOb
   bool ok = s->lifts ? lift(&c, &n) : true;
   if (ok && n.schema == s) ok = take_args(&c, &n);
   r->paused++;
+  fl_eval_pause(1);
   PyObject *result = PyObject_Call(s->op, args, kwargs);
+  fl_eval_pause(0);
   r->paused--;
   if (!result) fl_rec_give_up(r, "an operator raised", s->name);
   else if (ok && !r->gave_up) record(&c, &n, result);
@@ -335,7 +337,9 @@ static PyObject *dispatch(PyObject *self, PyObject *const *a, Py_ssize_t nargs) 
   fl_rec *r = fl_rec_current();
   if (!r || r->gave_up || r->paused) return PyObject_Call(a[0], a[2], kwargs);
   r->paused++; /* reading a schema runs torch's Python */
+  fl_eval_pause(1);
   const fl_schema *s = fl_schema_get(a[0]);
+  fl_eval_pause(0);
   r->paused--;
   if (!s) {
     PyErr_Clear();
