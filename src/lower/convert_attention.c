@@ -36,3 +36,72 @@ void fl_convert_attention(fl_cv *c) {
   fl_vid r = fl_cv_op(c, FL_OP_ATTENTION, (fl_vid[]){q, k, v, mask}, mask == FL_NO_VALUE ? 3 : 4, &attrs);
   fl_cv_result(c, 0, out.rank == 3 ? fl_cv_squeeze(c, r, 0) : r);
 }
+
+/* --- the fused layers that torch.nn.MultiheadAttention and TransformerEncoderLayer call in inference --- */
+
+static fl_vid linear(fl_cv *c, fl_vid x, const char *weight, const char *bias) {
+  return fl_cv_matmul(c, x, fl_cv_arg(c, weight), true, fl_cv_arg_opt(c, bias), FL_NO_VALUE);
+}
+
+/* PyTorch's masks tell what to leave out: type 0 is [S, T], type 1 is [B, T]. The engine's tell what to keep. */
+static fl_vid keep_mask(fl_cv *c) {
+  fl_vid mask = fl_cv_arg_opt(c, "mask");
+  if (mask == FL_NO_VALUE) return FL_NO_VALUE;
+  fl_type t = fl_cv_type(c, mask);
+  int64_t type = fl_cv_int(c, "mask_type", 2);
+  if (t.dtype != FL_BOOL || t.rank != 2 || (type != 0 && type != 1)) fl_cv_decline(c, "mask of type %d", (int)type);
+  mask = fl_cv_unary(c, FL_OP_NOT, mask);
+  return type == 1 ? fl_cv_reshape(c, mask, 4, (int64_t[]){t.dims[0], 1, 1, t.dims[1]}) : mask;
+}
+
+/* x [B, S, E] through the joint projection, heads, attention and the output projection. */
+static fl_vid self_attention(fl_cv *c, fl_vid x, int64_t heads) {
+  fl_type t = fl_cv_type(c, x);
+  if (t.rank != 3 || heads < 1 || t.dims[2] % heads) fl_cv_decline(c, "input of rank %d for %d heads", t.rank, (int)heads);
+  fl_vid mask = keep_mask(c), joint = linear(c, x, "qkv_weight", "qkv_bias"), qkv[3];
+  if (!fl_cv_ok(c)) return FL_NO_VALUE;
+  int64_t b = t.dims[0], s = t.dims[1], e = t.dims[2];
+  for (int i = 0; i < 3; i++) {
+    qkv[i] = fl_cv_slice(c, joint, 2, i * e, (i + 1) * e, 1);
+    qkv[i] = fl_cv_transpose(c, fl_cv_reshape(c, qkv[i], 4, (int64_t[]){b, s, heads, e / heads}), 1, 2);
+  }
+  fl_attrs attrs = {0};
+  fl_attr_set_float(&attrs, "scale", 1 / sqrt((double)(e / heads)));
+  fl_attr_set_int(&attrs, "causal", 'b', false);
+  fl_vid inputs[] = {qkv[0], qkv[1], qkv[2], mask};
+  fl_vid r = fl_cv_op(c, FL_OP_ATTENTION, inputs, mask == FL_NO_VALUE ? 3 : 4, &attrs);
+  r = fl_cv_reshape(c, fl_cv_transpose(c, r, 1, 2), 3, t.dims);
+  return linear(c, r, "proj_weight", "proj_bias");
+}
+
+void fl_convert_multi_head_attention(fl_cv *c) {
+  fl_vid q = fl_cv_arg(c, "query");
+  if (q != fl_cv_arg(c, "key") || q != fl_cv_arg(c, "value")) fl_cv_decline(c, "query, key and value differ");
+  fl_cv_result(c, 0, self_attention(c, q, fl_cv_int(c, "num_head", 1)));
+}
+
+static fl_vid layer_norm(fl_cv *c, fl_vid x, const char *weight, const char *bias) {
+  fl_attrs attrs = {0};
+  fl_attr_set_int(&attrs, "axes", 'i', 1);
+  fl_attr_set_float(&attrs, "eps", fl_cv_float(c, "eps", 1e-5));
+  return fl_cv_op(c, FL_OP_LAYER_NORM, (fl_vid[]){x, fl_cv_arg(c, weight), fl_cv_arg(c, bias)}, 3, &attrs);
+}
+
+static fl_vid feed_forward(fl_cv *c, fl_vid x) {
+  x = linear(c, x, "ffn_weight_1", "ffn_bias_1");
+  x = fl_cv_unary(c, fl_cv_bool(c, "use_gelu", false) ? FL_OP_GELU : FL_OP_RELU, x);
+  return linear(c, x, "ffn_weight_2", "ffn_bias_2");
+}
+
+void fl_convert_encoder_layer(fl_cv *c) {
+  fl_vid x = fl_cv_arg(c, "src");
+  int64_t heads = fl_cv_int(c, "num_heads", 1);
+  if (fl_cv_bool(c, "norm_first", false)) {
+    x = fl_cv_binary(c, FL_OP_ADD, x, self_attention(c, layer_norm(c, x, "norm_weight_1", "norm_bias_1"), heads));
+    x = fl_cv_binary(c, FL_OP_ADD, x, feed_forward(c, layer_norm(c, x, "norm_weight_2", "norm_bias_2")));
+  } else {
+    x = layer_norm(c, fl_cv_binary(c, FL_OP_ADD, x, self_attention(c, x, heads)), "norm_weight_1", "norm_bias_1");
+    x = layer_norm(c, fl_cv_binary(c, FL_OP_ADD, x, feed_forward(c, x)), "norm_weight_2", "norm_bias_2");
+  }
+  fl_cv_result(c, 0, x);
+}

@@ -56,10 +56,27 @@ static fl_vid batch_norm(fl_cv *c) {
   return fl_cv_op(c, FL_OP_BATCH_NORM, (fl_vid[]){x, w, b, mean, var}, 5, &attrs);
 }
 
+/* Each channel by its own mean and variance over the given batch: a group norm with the batch axis moved inside. */
+static fl_vid batch_statistics_norm(fl_cv *c) {
+  fl_vid x = fl_cv_arg(c, "input"), w = fl_cv_arg_opt(c, "weight"), b = fl_cv_arg_opt(c, "bias");
+  fl_type t = fl_cv_type(c, x);
+  if (t.rank < 2 || t.rank == FL_MAX_RANK) fl_cv_decline(c, "input of rank %d", t.rank);
+  if (!fl_cv_ok(c)) return FL_NO_VALUE;
+  bool one = t.dims[0] == 1;
+  if (!one) x = fl_cv_unsqueeze(c, fl_cv_transpose(c, x, 0, 1), 0);
+  fl_attrs attrs = {0};
+  fl_attr_set_int(&attrs, "groups", 'i', t.dims[1]);
+  fl_attr_set_float(&attrs, "eps", fl_cv_float(c, fl_cv_has(c, "epsilon") ? "epsilon" : "eps", 1e-5));
+  x = affine(c, FL_OP_GROUP_NORM, x, w, b, &attrs);
+  return one ? x : fl_cv_transpose(c, fl_cv_squeeze(c, x, 0), 0, 1);
+}
+
 /* All overloads; the one named no_training has no argument `training`. */
 void fl_convert_batch_norm(fl_cv *c) {
-  if (fl_cv_bool(c, "training", false)) fl_cv_decline(c, "batch norm in training mode updates its statistics");
-  fl_cv_result(c, 0, batch_norm(c));
+  bool kept = fl_cv_has(c, "running_mean") || fl_cv_has(c, "running_var");
+  bool training = fl_cv_bool(c, "training", false);
+  if (training && kept) fl_cv_decline(c, "batch norm in training mode updates its statistics");
+  fl_cv_result(c, 0, training ? batch_statistics_norm(c) : batch_norm(c));
 }
 
 /* Of each image and channel alone: as many groups as channels. */
