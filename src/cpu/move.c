@@ -10,6 +10,7 @@ typedef struct params {
   size_t row;                  /* bytes */
   int64_t before[FL_MAX_RANK];
   double value;
+  bool wrap; /* negative indexes count from the end */
 } params;
 
 static params *new_params(fl_arena *arena, fl_kernel_plan *plan) {
@@ -121,6 +122,7 @@ static const char *plan_select(const fl_problem *p, fl_arena *arena, fl_kernel_p
   if (axis < 0 || axis >= x->rank || x->rank - 1 + index->rank != p->out[0].rank) return "axis or rank does not fit";
   params *q = new_params(arena, plan);
   if (!q) return "out of memory";
+  q->wrap = p->op == FL_OP_INDEX;
   q->outer = 1, q->row = fl_dtype_size(x->dtype), q->count = x->dims[axis], q->picks = fl_type_numel(index);
   for (int d = 0; d < axis; d++) q->outer *= x->dims[d];
   for (int d = (int)axis + 1; d < x->rank; d++) q->row *= (size_t)x->dims[d];
@@ -136,7 +138,7 @@ static void select_range(void *arg, int64_t begin, int64_t end, int thread) {
   const char *src = a->in[0].data;
   char *dst = a->out[0].data;
   for (int64_t u = begin; u < end; u++) {
-    int64_t i = fl_ref_index(fl_ref_geti(a->in[1].data, a->in[1].type.dtype, u % q->picks), q->count, a->fault);
+    int64_t i = fl_ref_index(fl_ref_geti(a->in[1].data, a->in[1].type.dtype, u % q->picks), q->count, q->wrap, a->fault);
     if (i < 0) memset(dst + (size_t)u * q->row, 0, q->row);
     else memcpy(dst + (size_t)u * q->row, src + (size_t)(u / q->picks * q->count + i) * q->row, q->row);
   }

@@ -51,16 +51,16 @@ static inline void fl_ref_copy1(void *dst, int64_t i, const void *src, int64_t j
   memcpy((char *)dst + (size_t)i * size, (const char *)src + (size_t)j * size, size);
 }
 
-/* Index in [0, n), negative ones counted from the end as in PyTorch. Out of range: sets the fault flag and gives 0; the
- * caller must not read if n is 0, when the result is -1. */
-static inline int64_t fl_ref_index(int64_t i, int64_t n, int *fault) {
-  if (i < 0) i += n;
+/* Index in [0, n); with `wrap` negative ones count from the end, as in x[i] but not in the other operators. Out of range:
+ * sets the fault flag and gives 0; the caller must not read if n is 0, when the result is -1. */
+static inline int64_t fl_ref_index(int64_t i, int64_t n, bool wrap, int *fault) {
+  if (wrap && i < 0) i += n;
   if (i >= 0 && i < n) return i;
   if (fault) __atomic_store_n(fault, 1, __ATOMIC_RELAXED);
   return n > 0 ? 0 : -1;
 }
 
-/* One kernel's run over `count` independent items: fn(job, begin, end). */
+/* Elements per chunk of parallel work. */
 #define FL_REF_GRAIN 2048
 
 #endif

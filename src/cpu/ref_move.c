@@ -107,9 +107,9 @@ static void run_map(const fl_run_args *a, source_fn source, double fill) {
 }
 
 /* Reads the index at coordinates c of tensor t, and brings it into [0, n). */
-static int64_t index_at(const fl_tensor *t, const int64_t *c, int64_t n, int *fault) {
+static int64_t index_at(const fl_tensor *t, const int64_t *c, int64_t n, bool wrap, int *fault) {
   int64_t i = fl_ref_geti(t->data, t->type.dtype, fl_ref_offset(c, t->strides, t->type.rank));
-  return fl_ref_index(i, n, fault);
+  return fl_ref_index(i, n, wrap, fault);
 }
 
 /* pad */
@@ -189,7 +189,7 @@ const fl_kernel fl_kernel_tri_ref = {"tri_ref", FL_OP_TRI, FL_ISA_PORTABLE, plan
 static int64_t select_source(const fl_run_args *a, const params *q, const int64_t *c, bool *fill) {
   const fl_tensor *x = &a->in[0], *index = &a->in[1];
   int axis = (int)q->axis, ir = index->type.rank;
-  int64_t i = index_at(index, c + axis, x->type.dims[axis], a->fault), o = i * x->strides[axis];
+  int64_t i = index_at(index, c + axis, x->type.dims[axis], false, a->fault), o = i * x->strides[axis];
   *fill = i < 0;
   for (int d = 0; d < axis; d++) o += c[d] * x->strides[d];
   for (int d = axis + 1; d < x->type.rank; d++) o += c[d - 1 + ir] * x->strides[d];
@@ -212,7 +212,7 @@ const fl_kernel fl_kernel_index_select_ref = {"index_select_ref", FL_OP_INDEX_SE
 /* gather: out[c] = x[c with c[axis] replaced by index[c]] */
 static int64_t gather_source(const fl_run_args *a, const params *q, const int64_t *c, bool *fill) {
   const fl_tensor *x = &a->in[0];
-  int64_t i = index_at(&a->in[1], c, x->type.rank ? x->type.dims[q->axis] : 1, a->fault), o = 0;
+  int64_t i = index_at(&a->in[1], c, x->type.rank ? x->type.dims[q->axis] : 1, false, a->fault), o = 0;
   *fill = i < 0;
   for (int d = 0; d < x->type.rank; d++) o += (d == q->axis ? i : c[d]) * x->strides[d];
   return o;
@@ -241,7 +241,7 @@ static int64_t index_source(const fl_run_args *a, const params *q, const int64_t
     const fl_tensor *t = &a->in[1 + k];
     int64_t at[FL_MAX_RANK];
     for (int d = 0; d < t->type.rank; d++) at[d] = t->type.dims[d] == 1 ? 0 : c[axis + br - t->type.rank + d];
-    int64_t i = index_at(t, at, x->type.dims[axis + k], a->fault);
+    int64_t i = index_at(t, at, x->type.dims[axis + k], true, a->fault);
     if (i < 0) *fill = true;
     o += i * x->strides[axis + k];
   }
