@@ -255,7 +255,7 @@ static void one_channel_norm(fl_op op) {
     fl_tensor *var = kcase_in(c, FL_F32, 1, dims + 1, NULL);
     for (int64_t i = 0; i < dims[1]; i++) ((float *)var->data)[i] = fabsf(((float *)var->data)[i]) + 0.1f;
   }
-  compare_rows(c, 1e-4);
+  compare_rows(c, 1e-3); /* two nearly equal values may be a whole group, and their variance ill-conditioned */
 }
 
 FL_TEST(norms) {

@@ -1,0 +1,2 @@
+#include "cpu/instance_avx2.h"
+#include "cpu/reduce.inl"

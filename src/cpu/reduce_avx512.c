@@ -1,0 +1,2 @@
+#include "cpu/instance_avx512.h"
+#include "cpu/reduce.inl"
