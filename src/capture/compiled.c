@@ -43,7 +43,6 @@ typedef struct call {
   fl_torch_state state;
   bool state_known;
   fl_trace *stale; /* its arguments fit, its guards did not */
-  bool grad_on;    /* grad mode, when recording began */
   bool wants_grad; /* an argument requires grad while grad mode is on */
   char why[200];
 } call;
@@ -155,6 +154,25 @@ static PyObject *native_with_grad(call *k) {
       return NULL;
   }
   return native(k, "an argument requires grad while grad mode is on", true);
+}
+
+/* A tensor among these that requires grad; what cannot be told does not. */
+static bool requires_grad(PyObject *const *items, size_t n, int depth) {
+  for (size_t i = 0; i < n && depth < 16; i++) {
+    PyObject *o = items[i], *k, *v;
+    Py_ssize_t pos = 0;
+    if (fl_tensor_check(o)) {
+      int rg = fl_tensor_requires_grad(o);
+      if (rg < 0) PyErr_Clear();
+      if (rg > 0) return true;
+    } else if (PyTuple_Check(o) || PyList_Check(o)) {
+      if (requires_grad(PySequence_Fast_ITEMS(o), (size_t)PySequence_Fast_GET_SIZE(o), depth + 1)) return true;
+    } else {
+      while (PyDict_Check(o) && PyDict_Next(o, &pos, &k, &v))
+        if (requires_grad(&v, 1, depth + 1)) return true;
+    }
+  }
+  return false;
 }
 
 /* --- giving up --- */
@@ -301,11 +319,6 @@ static PyObject *record(call *k) {
   const char *why_not = NULL;
   fl_rec *r = fl_rec_begin(c->target, k->args, k->nargs, k->kwnames, &why_not);
   if (!r) return why_not ? native(k, why_not, false) : NULL;
-  if (k->grad_on && any_requires_grad(&r->trace->args)) {
-    k->wants_grad = true;
-    fl_rec_free(r);
-    return NULL;
-  }
   c->recordings++;
   PyObject *result = record_inside(k, r);
   if (result && r->gave_up) {
@@ -380,6 +393,9 @@ static PyObject *compiled_call(PyObject *self, PyObject *const *args, size_t nar
   if (out || PyErr_Occurred()) return out;
   if (k.wants_grad) return native_with_grad(&k);
   if (know_state(&k) < 0) return NULL;
+  int grad = k.state.inference ? 0 : fl_grad_enabled();
+  if (grad < 0) return NULL;
+  if (grad && requires_grad(args, k.nargs + (kwnames ? (size_t)PyTuple_GET_SIZE(kwnames) : 0), 0)) return native_with_grad(&k);
   const char *why = fl_torch_state_why_not(&k.state);
   if (why) return native(&k, why, false);
   if (gave_up_before(&k)) return native(&k, c->native_reason, false);
@@ -387,11 +403,7 @@ static PyObject *compiled_call(PyObject *self, PyObject *const *args, size_t nar
   if (c->give_ups.len >= 4) return native(&k, c->native_reason, false);
   if (c->recordings >= FL_MAX_RECORDINGS) return native(&k, "32 recordings were made and none fits", false);
   if (!fl_eval_supported()) return native(&k, fl_eval_why_not(), false);
-  int grad = k.state.inference ? 0 : fl_grad_enabled();
-  if (grad < 0) return NULL;
-  k.grad_on = grad;
-  out = record_locked(&k);
-  return !out && k.wants_grad && !PyErr_Occurred() ? native_with_grad(&k) : out;
+  return record_locked(&k);
 }
 
 /* --- the type --- */

@@ -19,7 +19,7 @@ static int oom(fl_rec *r) {
 /* --- giving up --- */
 
 void fl_rec_give_up(fl_rec *r, const char *reason, const char *detail) {
-  if (!r || r->gave_up) return;
+  if (!r || r->gave_up || r->paused) return;
   r->gave_up = true;
   const char *file = NULL;
   int line = 0;
