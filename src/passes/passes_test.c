@@ -1,4 +1,5 @@
 #include "passes/pass_test.h"
+#include "passes/random_test.h"
 
 /* One block of a transformer encoder as it is recorded under no_grad: view, addmm, view around each linear layer,
  * bmm on flattened heads. (batch 1, 7 tokens, 2 heads of 4, hidden 16) */
@@ -72,102 +73,11 @@ FL_TEST(memory_failures) {
   FL_CHECK_MSG(nth > 100 && nth < 5000, "%d allocations", (int)nth);
 }
 
-/* --- random graphs --- */
-
-static uint64_t random_state;
-static int pick(int n) {
-  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-  return (int)((random_state >> 33) % (uint64_t)n);
-}
-
-static fl_status random_view(fl_graph *g, fl_vid v, fl_vid *out) {
-  fl_type t = g->values.data[v].type;
-  fl_attrs a = {0};
-  int64_t list[3] = {2, 0, 1};
-  int kind = pick(4);
-  if (kind == 0) { /* two axes become one, and one becomes two */
-    bool three = t.rank == 3;
-    int64_t joined[2] = {t.dims[0] * t.dims[1], t.dims[2]}, split[3] = {1, t.dims[0], t.dims[1]};
-    fl_attr_set_list(&a, "dims", three ? joined : split, three ? 2 : 3);
-    return fl_graph_op(g, FL_OP_RESHAPE, &v, 1, &a, out);
-  }
-  if (kind == 1) {
-    fl_attr_set_list(&a, "perm", t.rank == 3 ? list : (int64_t[]){1, 0}, t.rank);
-    return fl_graph_op(g, FL_OP_PERMUTE, &v, 1, &a, out);
-  }
-  if (kind == 2) {
-    fl_attr_set_list(&a, "dims", t.dims, t.rank);
-    return fl_graph_op(g, FL_OP_EXPAND, &v, 1, &a, out);
-  }
-  int axis = pick(t.rank);
-  fl_attr_set_int(&a, "axis", 'i', axis);
-  fl_attr_set_int(&a, "start", 'i', 0);
-  fl_attr_set_int(&a, "stop", 'i', pick(2) ? t.dims[axis] : (t.dims[axis] + 1) / 2);
-  fl_attr_set_int(&a, "step", 'i', 1 + pick(2));
-  return fl_graph_op(g, FL_OP_SLICE, &v, 1, &a, out);
-}
-
-static fl_status random_other(fl_graph *g, fl_vid v, fl_vid *out) {
-  fl_type t = g->values.data[v].type;
-  fl_attrs a = {0};
-  fl_vid in[5] = {v, v, v, v, v};
-  switch (pick(4)) {
-  case 0: fl_attr_set_int(&a, "axis", 'i', t.rank - 1); return fl_graph_op(g, FL_OP_SOFTMAX, in, 1, &a, out);
-  case 1:
-    fl_attr_set_list(&a, "axes", (int64_t[]){t.rank - 1}, 1);
-    fl_attr_set_int(&a, "keepdim", 'b', 1);
-    return fl_graph_op(g, FL_OP_MEAN, in, 1, &a, out);
-  case 2:
-    fl_attr_set_float(&a, "eps", 1e-5);
-    for (int i = 1; i < 5; i++)
-      FL_TRY(fl_graph_weight(g, &(fl_type){FL_F32, 1, {t.dims[1]}}, NULL, (uint32_t)i, NULL, &in[i]));
-    return fl_graph_op(g, FL_OP_BATCH_NORM, in, 5, &a, out);
-  default: {
-    fl_type w = {FL_F32, 2, {t.dims[t.rank - 1], 1 + pick(4)}};
-    FL_TRY(fl_graph_weight(g, &w, NULL, (uint32_t)(10 + pick(3)), NULL, &in[1]));
-    return fl_graph_op(g, FL_OP_MATMUL, in, 2, NULL, out);
-  }
-  }
-}
-
-static fl_status random_node(fl_graph *g, fl_vid *out) {
-  static const fl_op unary[] = {FL_OP_RELU, FL_OP_GELU, FL_OP_SIGMOID, FL_OP_NEG, FL_OP_EXP, FL_OP_RSQRT};
-  static const fl_op binary[] = {FL_OP_ADD, FL_OP_MUL, FL_OP_SUB, FL_OP_DIV, FL_OP_POW};
-  int n = (int)g->values.len;
-  fl_vid in[2] = {(fl_vid)(pick(3) ? n - 1 - pick(n < 8 ? n : 8) : pick(n)), (fl_vid)pick(n)};
-  switch (pick(5)) {
-  case 0: return fl_graph_op(g, unary[pick(6)], in, 1, NULL, out);
-  case 1:
-  case 2:
-    if (g->values.data[in[0]].type.rank < 2) return fl_fail(FL_INVALID, "a scalar");
-    return pick(2) ? random_view(g, in[0], out) : random_other(g, in[0], out);
-  case 3:
-    if (pick(2)) return fl_graph_op(g, FL_OP_MATMUL, in, 2, NULL, out);
-    FL_TRY(fl_graph_scalar(g, FL_F32, pick(4), &in[1])); /* fall through */
-  default: return fl_graph_op(g, binary[pick(5)], in, 2, NULL, out);
-  }
-}
-
-/* Most attempts break a rule, and that is all they do. */
-static fl_graph *random_graph(int nodes) {
-  fl_graph *g = NULL;
-  fl_vid v;
-  fl_type t = {FL_F32, 3, {2, 3, 4}}, w = {FL_F32, 2, {4, 4}};
-  FL_CHECK_OK(fl_graph_create(&g));
-  FL_CHECK_OK(fl_graph_input(g, &t, NULL, &v));
-  FL_CHECK_OK(fl_graph_input(g, &w, NULL, &v));
-  FL_CHECK_OK(fl_graph_weight(g, &w, NULL, 0, NULL, &v));
-  for (int tries = 0; fl_graph_node_count(g) < nodes && tries < 40 * nodes; tries++) fl_status_free(random_node(g, &v));
-  for (int i = 0; i < 3; i++)
-    FL_CHECK_OK(fl_graph_output(g, (fl_vid)(g->values.len - 1 - (size_t)pick((int)g->values.len))));
-  return g;
-}
-
 FL_TEST(random_graphs_stay_well_formed) {
   int before = 0, after = 0;
   for (int seed = 1; seed <= 300; seed++) {
     random_state = (uint64_t)seed;
-    fl_graph *g = random_graph(60);
+    fl_graph *g = random_graph(60, false);
     fl_type types[3];
     before += fl_graph_node_count(g);
     for (int i = 0; i < 3; i++) types[i] = g->values.data[g->outputs.data[i]].type;
@@ -183,8 +93,8 @@ FL_TEST(random_graphs_stay_well_formed) {
 /* Many nodes that share operands: a scan per node would take minutes here. The bound is on growth, not on time. */
 FL_TEST(large_graph) {
   random_state = 7;
-  fl_graph *g = random_graph(20000);
-  FL_CHECK(fl_graph_node_count(g) == 20000);
+  fl_graph *g = random_graph(20000, false);
+  FL_CHECK(fl_graph_node_count(g) >= 20000);
   for (fl_vid v = 0; v < g->values.len; v += 50) FL_CHECK_OK(fl_graph_output(g, v));
   FL_CHECK_OK(fl_passes_run(g, false));
   FL_CHECK_OK(fl_graph_verify(g));
