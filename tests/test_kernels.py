@@ -197,7 +197,13 @@ def test_other_floats(isa, op, dtype):
 
 # --- reductions ---
 
-AXES = [([0], (40, 12, 30)), ([1], (40, 12, 30)), ([2], (40, 12, 30)), ([0, 1, 2], (4, 12, 30)), ([2, 3], (2, 20, 7, 7))]
+AXES = [
+    ([0], (40, 12, 30)),
+    ([1], (40, 12, 30)),
+    ([2], (40, 12, 30)),
+    ([0, 1, 2], (4, 12, 30)),
+    ([2, 3], (2, 20, 7, 7)),
+]
 
 
 @pytest.mark.parametrize("axes,shape", AXES)
@@ -366,7 +372,9 @@ def test_movement(isa, dtype):
     same(isa, "gather", [x, g], "axis=2", x.gather(2, g))
 
 
-@pytest.mark.parametrize("op,attrs", [("embedding", ""), ("index_select", "axis=0"), ("index", "axis=0"), ("gather", "axis=0")])
+@pytest.mark.parametrize(
+    "op,attrs", [("embedding", ""), ("index_select", "axis=0"), ("index", "axis=0"), ("gather", "axis=0")]
+)
 @pytest.mark.parametrize("bad", [9, -7, 2**40])
 def test_index_out_of_range_is_reported(isa, op, attrs, bad):
     x, i = torch.randn(6, 12), torch.tensor([1, bad])

@@ -84,7 +84,10 @@ static head get_head(const fl_run_args *a, const params *pr, int64_t index) {
             .k = (const float *)k->data + b * k->strides[0] + g * k->strides[1],
             .v = (const float *)v->data + b * v->strides[0] + g * v->strides[1],
             .out = (float *)o->data + b * o->strides[0] + h * o->strides[1],
-            .qs = q->strides[2], .ks = k->strides[2], .vs = v->strides[2], .os = o->strides[2]};
+            .qs = q->strides[2],
+            .ks = k->strides[2],
+            .vs = v->strides[2],
+            .os = o->strides[2]};
   if (pr->has_mask) {
     int64_t at = b * mask_stride(&a->in[3], 0) + h * mask_stride(&a->in[3], 1);
     r.mask = (const char *)a->in[3].data + at * (pr->mask_bool ? 1 : 4);
@@ -162,8 +165,10 @@ static void one_query(const params *pr, const fl_run_args *a, const head *h, int
   if (pr->has_mask) {
     const char *row = h->mask + i * mask_stride(&a->in[3], 2) * (pr->mask_bool ? 1 : 4);
     for (int64_t j = 0; j < n; j++)
-      if (!pr->mask_bool) s[j] += ((const float *)row)[j];
-      else if (!row[j]) s[j] = -INFINITY;
+      if (!pr->mask_bool)
+        s[j] += ((const float *)row)[j];
+      else if (!row[j])
+        s[j] = -INFINITY;
   }
   float sum = exp_row(s, n);
   weigh_values(h->out + i * h->os, s, h, n, pr->E, sum == 0 ? 0 : 1 / sum);
@@ -189,7 +194,8 @@ FL_INLINE void qk_tile(int R, int C, float *s, const float *qt, const float *k, 
 }
 
 /* o[r][lane] = o[r][lane] decay[lane] + sum over j of v[j][r] p[j][lane] */
-FL_INLINE void pv_tile(int R, int C, float *o, const float *decay, const float *p, const float *v, int64_t vs, int64_t n) {
+FL_INLINE void pv_tile(int R, int C, float *o, const float *decay, const float *p, const float *v, int64_t vs,
+                       int64_t n) {
   vf acc[12][2];
   for (int r = 0; r < R; r++)
     for (int c = 0; c < C; c++)
@@ -217,7 +223,8 @@ FL_INLINE void qk_rows(int R, int C, float *s, const float *qt, const float *k, 
   }
 }
 
-FL_INLINE void pv_rows(int R, int C, float *o, const float *decay, const float *p, const float *v, int64_t vs, int64_t n) {
+FL_INLINE void pv_rows(int R, int C, float *o, const float *decay, const float *p, const float *v, int64_t vs,
+                       int64_t n) {
   switch (R) {
 #define ROWS(R_)                                                                                                       \
   case R_: pv_tile(R_, C, o, decay, p, v, vs, n); break;
@@ -240,7 +247,8 @@ FL_INLINE void scores(int C, float *s, const float *qt, const float *k, int64_t 
   }
 }
 
-FL_INLINE void values(int C, float *o, const float *decay, const float *p, const float *v, int64_t vs, int64_t n, int64_t E) {
+FL_INLINE void values(int C, float *o, const float *decay, const float *p, const float *v, int64_t vs, int64_t n,
+                      int64_t E) {
   for (int64_t e = 0; e < E;) {
     int R = tile_rows(E - e);
     pv_rows(R, C, o + e * W, decay, p, v + e, vs, n);
@@ -249,7 +257,8 @@ FL_INLINE void values(int C, float *o, const float *decay, const float *p, const
 }
 
 /* Adds the mask of keys key.. key + n to scores s[n][W] of `rows` queries; `mask` is at key 0 of the first one. */
-static void add_mask(const params *pr, float *s, const char *mask, int64_t query_stride, int64_t key, int64_t n, int rows) {
+static void add_mask(const params *pr, float *s, const char *mask, int64_t query_stride, int64_t key, int64_t n,
+                     int rows) {
   for (int64_t j = 0; j < n; j += VL) {
     int64_t keys = n - j < VL ? n - j : VL;
     if (query_stride == 0) { /* one mask for all queries */
@@ -265,8 +274,9 @@ static void add_mask(const params *pr, float *s, const char *mask, int64_t query
     for (int c = 0; c < rows; c += VL) {
       vf block[VL];
       for (int r = 0; r < VL; r++)
-        block[r] = c + r < rows ? load_mask_row(pr, mask + (c + r) * query_stride * (pr->mask_bool ? 1 : 4), key + j, keys)
-                                : vf_zero();
+        block[r] = c + r < rows
+                       ? load_mask_row(pr, mask + (c + r) * query_stride * (pr->mask_bool ? 1 : 4), key + j, keys)
+                       : vf_zero();
       vf_transpose(block);
       for (int64_t r = 0; r < keys; r++) {
         float *at = s + (j + r) * W + c;
@@ -326,7 +336,8 @@ static void transpose_queries(float *qt, const head *h, int64_t first, int rows,
     for (int c = 0; c < W; c += VL) {
       vf block[VL];
       for (int r = 0; r < VL; r++)
-        block[r] = c + r < rows ? vf_mul(vf_load_mask(h->q + (first + c + r) * h->qs + d, part), vf_set1(scale)) : vf_zero();
+        block[r] =
+            c + r < rows ? vf_mul(vf_load_mask(h->q + (first + c + r) * h->qs + d, part), vf_set1(scale)) : vf_zero();
       vf_transpose(block);
       for (int r = 0; r < VL && d + r < D; r++) vf_store(qt + (d + r) * W + c, block[r]);
     }
@@ -358,14 +369,18 @@ static void query_block(const params *pr, const fl_run_args *a, const head *h, i
   for (int64_t key = 0; key < T; key += KEYS) {
     int64_t n = T - key < KEYS ? T - key : KEYS;
     const float *k = h->k + key * h->ks, *v = h->v + key * h->vs, *old = key ? decay : NULL;
-    if (rows > VL) scores(2, s, qt, k, h->ks, pr->D, n);
-    else scores(1, s, qt, k, h->ks, pr->D, n);
+    if (rows > VL)
+      scores(2, s, qt, k, h->ks, pr->D, n);
+    else
+      scores(1, s, qt, k, h->ks, pr->D, n);
     if (pr->has_mask)
       add_mask(pr, s, h->mask + first * query_stride * (pr->mask_bool ? 1 : 4), query_stride, key, n, rows);
     if (pr->causal && key + n > first) hide_later(s, first, key, n);
     for (int c = 0; c < rows; c += VL) soften(s + c, n, max + c, sum + c, decay + c);
-    if (rows > VL) values(2, o, old, s, v, h->vs, n, pr->E);
-    else values(1, o, old, s, v, h->vs, n, pr->E);
+    if (rows > VL)
+      values(2, o, old, s, v, h->vs, n, pr->E);
+    else
+      values(1, o, old, s, v, h->vs, n, pr->E);
   }
   store_block(h, o, sum, first, rows, pr->E);
 }
@@ -377,8 +392,10 @@ static void attention_range(void *arg, int64_t begin, int64_t end, int thread) {
   float *scratch = (float *)a->scratch + thread * floats;
   for (int64_t u = begin; u < end; u++) {
     head h = get_head(a, pr, u / pr->blocks);
-    if (pr->few) one_query(pr, a, &h, u % pr->blocks, scratch);
-    else query_block(pr, a, &h, u % pr->blocks * W, scratch);
+    if (pr->few)
+      one_query(pr, a, &h, u % pr->blocks, scratch);
+    else
+      query_block(pr, a, &h, u % pr->blocks * W, scratch);
   }
 }
 

@@ -45,8 +45,10 @@ static const char *plan_image(const fl_problem *p, fl_arena *arena, fl_kernel_pl
   for (int k = 0; k < 2; k++) { /* PyTorch's step between samples, computed in float as there */
     double scale = fl_attr_float(p->attrs, k ? "scale_w" : "scale_h", 0);
     int64_t in = x->dims[2 + k], out = y->dims[2 + k];
-    if (q->align_corners) q->step[k] = out > 1 ? (float)(in - 1) / (float)(out - 1) : 0.0f;
-    else q->step[k] = scale > 0 ? (float)(1.0 / scale) : (float)in / (float)(out ? out : 1);
+    if (q->align_corners)
+      q->step[k] = out > 1 ? (float)(in - 1) / (float)(out - 1) : 0.0f;
+    else
+      q->step[k] = scale > 0 ? (float)(1.0 / scale) : (float)in / (float)(out ? out : 1);
   }
   q->blocks = (q->C + CHANNELS - 1) / CHANNELS;
   q->units = fl_type_numel(y) && fl_type_numel(x) ? x->dims[0] * q->OH * q->blocks : 0;
@@ -55,7 +57,9 @@ static const char *plan_image(const fl_problem *p, fl_arena *arena, fl_kernel_pl
   fl_strides_channels_last(y, plan->out_strides[0]);
   plan->params = q;
   plan->params_bytes = sizeof *q;
-  double window = p->op == FL_OP_RESIZE2D ? 4 : p->op == FL_OP_ADAPTIVE_AVG_POOL2D ? 0 : (double)(q->kernel[0] * q->kernel[1]);
+  double window = p->op == FL_OP_RESIZE2D              ? 4
+                  : p->op == FL_OP_ADAPTIVE_AVG_POOL2D ? 0
+                                                       : (double)(q->kernel[0] * q->kernel[1]);
   plan->cost_us = 0.2 + (double)fl_type_numel(y) * (0.0004 + window * 0.0001) + (double)fl_type_numel(x) * 0.0004;
   return NULL;
 }
@@ -64,13 +68,15 @@ FL_INLINE vf load_part(const float *p, int64_t left) {
   return left >= VL ? vf_load(p) : vf_load_mask(p, vm_first((int)left));
 }
 FL_INLINE void store_part(float *p, int64_t left, vf v) {
-  if (left >= VL) vf_store(p, v);
-  else vf_store_mask(p, vm_first((int)left), v);
+  if (left >= VL)
+    vf_store(p, v);
+  else
+    vf_store_mask(p, vm_first((int)left), v);
 }
 
 /* --- pooling --- */
 
-/* Input rows (or columns) of output index o: from, to (exclusive), by step; `padded` counts those in the padding too. */
+/* Input rows (or columns) of output index o: from, to (exclusive), by step; `padded` counts the padding too. */
 typedef struct window {
   int64_t from, to, step, padded;
 } window;
@@ -142,8 +148,10 @@ static void run_avg(const fl_run_args *a) {
   fl_parallel(a->pool, ((const params *)a->params)->units, 1, avg_range, (void *)(uintptr_t)a);
 }
 
-const fl_kernel FL_NAMED(max_pool2d) = {FL_NAME("max_pool2d"), FL_OP_MAX_POOL2D, FL_ISA_HERE, plan_image, NULL, run_max};
-const fl_kernel FL_NAMED(avg_pool2d) = {FL_NAME("avg_pool2d"), FL_OP_AVG_POOL2D, FL_ISA_HERE, plan_image, NULL, run_avg};
+const fl_kernel FL_NAMED(max_pool2d) = {
+    FL_NAME("max_pool2d"), FL_OP_MAX_POOL2D, FL_ISA_HERE, plan_image, NULL, run_max};
+const fl_kernel FL_NAMED(avg_pool2d) = {
+    FL_NAME("avg_pool2d"), FL_OP_AVG_POOL2D, FL_ISA_HERE, plan_image, NULL, run_avg};
 const fl_kernel FL_NAMED(adaptive_avg_pool2d) = {
     FL_NAME("adaptive_avg_pool2d"), FL_OP_ADAPTIVE_AVG_POOL2D, FL_ISA_HERE, plan_image, NULL, run_avg};
 

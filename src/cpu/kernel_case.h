@@ -17,9 +17,9 @@ typedef struct kcase {
   fl_problem problem;
   fl_attrs attrs;
   fl_pw_program program;
-  char *block[FL_MAX_OPERANDS]; /* what in[i].data points into */
+  char *block[FL_MAX_OPERANDS];   /* what in[i].data points into */
   int64_t cells[FL_MAX_OPERANDS]; /* elements there */
-  int fault;                    /* of the last run */
+  int fault;                      /* of the last run */
 } kcase;
 
 static uint64_t kcase_seed = 88172645463325252u;
@@ -52,16 +52,20 @@ static inline fl_tensor *kcase_in(kcase *c, fl_dtype t, int rank, const int64_t 
   int i = c->problem.n_in++;
   fl_tensor *x = &c->problem.in[i];
   x->type = fl_type_make(t, rank, dims);
-  if (strides) memcpy(x->strides, strides, (size_t)rank * sizeof *strides);
-  else fl_strides_contiguous(&x->type, x->strides);
+  if (strides)
+    memcpy(x->strides, strides, (size_t)rank * sizeof *strides);
+  else
+    fl_strides_contiguous(&x->type, x->strides);
   int64_t last = 0;
   for (int d = 0; d < rank; d++) last += (dims[d] - 1) * x->strides[d];
   int64_t n = fl_type_numel(&x->type) ? last + 1 : 0;
   c->cells[i] = n;
   x->data = c->block[i] = malloc((size_t)(n ? n : 1) * fl_dtype_size(t));
   for (int64_t k = 0; k < n; k++) {
-    if (fl_dtype_is_float(t)) fl_ref_setf(x->data, t, k, 2 * kcase_uniform());
-    else fl_ref_seti(x->data, t, k, t == FL_BOOL ? kcase_below(2) : kcase_below(100));
+    if (fl_dtype_is_float(t))
+      fl_ref_setf(x->data, t, k, 2 * kcase_uniform());
+    else
+      fl_ref_seti(x->data, t, k, t == FL_BOOL ? kcase_below(2) : kcase_below(100));
   }
   return x;
 }

@@ -53,11 +53,11 @@ static fl_tensor *image(kcase *c, int64_t n, int64_t ch, int64_t h, int64_t w) {
   return kcase_in(c, FL_F32, 4, t.dims, s);
 }
 
-static void attention(const char *name, int64_t B, int64_t H, int64_t S, int64_t T, int64_t D, int masked, bool causal) {
+static void attention(const char *name, int64_t B, int64_t H, int64_t S, int64_t T, int64_t D, int masked,
+                      bool causal) {
   kcase *c = kcase_new(FL_OP_ATTENTION);
   kcase_in(c, FL_F32, 4, (int64_t[]){B, H, S, D}, (int64_t[]){S * H * D, D, H * D, 1});
-  for (int i = 0; i < 2; i++)
-    kcase_in(c, FL_F32, 4, (int64_t[]){B, H, T, D}, (int64_t[]){T * H * D, D, H * D, 1});
+  for (int i = 0; i < 2; i++) kcase_in(c, FL_F32, 4, (int64_t[]){B, H, T, D}, (int64_t[]){T * H * D, D, H * D, 1});
   if (masked == 1) kcase_in(c, FL_BOOL, 4, (int64_t[]){B, 1, S, T}, (int64_t[]){T, T, 0, 1});
   if (masked == 2) IN(c, 1, 1, S, T);
   kcase_bool(c, "causal", causal);
@@ -89,7 +89,8 @@ static void pool2d(const char *name, fl_op op, int64_t ch, int64_t hw, int64_t k
   kcase_list(c, "stride", stride, stride);
   kcase_list(c, "pad", pad, pad);
   kcase_bool(c, "ceil", false);
-  if (op == FL_OP_MAX_POOL2D) kcase_list(c, "dilation", 1, 1);
+  if (op == FL_OP_MAX_POOL2D)
+    kcase_list(c, "dilation", 1, 1);
   else {
     kcase_bool(c, "include_pad", true);
     kcase_int(c, "divisor", 0);
@@ -138,6 +139,11 @@ int main(int argc, char **argv) {
   kcase_instr(c, FL_OP_MUL, FL_F32, 0, 1, -1), kcase_instr(c, FL_OP_ADD, FL_F32, 3, 2, -1);
   kcase_instr(c, FL_OP_RELU, FL_F32, 4, -1, -1);
   bench("pointwise affine relu 64x56x56 nhwc", c);
+  c = kcase_new(FL_OP_POINTWISE);
+  kcase_in(c, FL_I64, 2, (int64_t[]){512, 1}, NULL), kcase_in(c, FL_I64, 2, (int64_t[]){1, 512}, NULL);
+  kcase_in(c, FL_BOOL, 2, (int64_t[]){1, 512}, NULL);
+  kcase_instr(c, FL_OP_GE, FL_BOOL, 0, 1, -1), kcase_instr(c, FL_OP_AND, FL_BOOL, 3, 2, -1);
+  bench("pointwise mask 512x512 i64", c);
   softmax("softmax 1536x128", 1536, 128);
   softmax("softmax 1x50257", 1, 50257);
   pool2d("max_pool2d 64x112x112 k3 s2", FL_OP_MAX_POOL2D, 64, 112, 3, 2, 1);

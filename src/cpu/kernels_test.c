@@ -90,8 +90,10 @@ static bool is_unary(fl_op op) { return op <= FL_OP_CAST; }
 
 static void instr_attrs(kcase *c, int k) {
   fl_pw_instr *in = &c->program.instrs[k];
-  if (in->op == FL_OP_CLAMP) in->a = -0.5, in->b = 1;
-  else in->a = 1.25, in->b = 10;
+  if (in->op == FL_OP_CLAMP)
+    in->a = -0.5, in->b = 1;
+  else
+    in->a = 1.25, in->b = 10;
 }
 
 static fl_dtype result_type(fl_op op, fl_dtype in) {
@@ -100,7 +102,7 @@ static fl_dtype result_type(fl_op op, fl_dtype in) {
 
 /* Each operator alone, on numbers of every kind. */
 static void one_op(fl_op op, fl_dtype t) {
-  static const double special[] = {0,    -0.0, 1,   -1,    2,     3,    -2.5,     2.5,      0.5,   -0.5, 1.5, 100,
+  static const double special[] = {0,    -0.0, 1,   -1,    2,     3,    -2.5,     2.5,       0.5, -0.5, 1.5, 100,
                                    -100, 88.5, -90, 1e-10, -1e-6, 1e10, INFINITY, -INFINITY, NAN, 7,    9.5, 20};
   kcase *c = kcase_new(FL_OP_POINTWISE);
   int64_t dims[] = {24, 24 + kcase_below(20)};
@@ -146,13 +148,17 @@ static void random_program(void) {
     bool bools = false;
     if (!is_unary(op)) s[1] = (int)kcase_below(have);
     if (op == FL_OP_WHERE) s[2] = s[1], s[1] = reg;
-    for (int a = 0; a < 3; a++) bools = bools || (s[a] >= 0 && s[a] < n_in && c->program.n_inputs >= 0 && c->problem.in[s[a]].type.dtype == FL_BOOL);
+    for (int a = 0; a < 3; a++)
+      bools =
+          bools || (s[a] >= 0 && s[a] < n_in && c->program.n_inputs >= 0 && c->problem.in[s[a]].type.dtype == FL_BOOL);
     if (op == FL_OP_WHERE || bools) { /* a bool input selects; otherwise compare for one */
       int m = -1;
       for (int i = 0; i < n_in; i++)
         if (c->problem.in[i].type.dtype == FL_BOOL) m = i;
-      if (m < 0) op = FL_OP_ADD, s[1] = reg, s[2] = -1;
-      else op = FL_OP_WHERE, s[0] = m, s[1] = reg, s[2] = 0;
+      if (m < 0)
+        op = FL_OP_ADD, s[1] = reg, s[2] = -1;
+      else
+        op = FL_OP_WHERE, s[0] = m, s[1] = reg, s[2] = 0;
     }
     reg = kcase_instr(c, op, FL_F32, s[0], s[1], s[2]);
     instr_attrs(c, k);
@@ -220,8 +226,10 @@ FL_TEST(softmax_and_scans) {
 }
 
 static void maybe_vector(kcase *c, int rank, const int64_t *dims) {
-  if (kcase_below(3)) kcase_in(c, FL_F32, rank, dims, NULL);
-  else kcase_absent(c);
+  if (kcase_below(3))
+    kcase_in(c, FL_F32, rank, dims, NULL);
+  else
+    kcase_absent(c);
 }
 
 static void one_norm(fl_op op) {
@@ -245,11 +253,14 @@ static void one_channel_norm(fl_op op) {
   dims[1] = (dims[1] ? dims[1] : 1) * groups;
   any_in(c, FL_F32, rank, dims);
   for (int i = 0; i < 2; i++) {
-    if (op == FL_OP_GROUP_NORM) maybe_vector(c, 1, dims + 1);
-    else kcase_in(c, FL_F32, 1, dims + 1, NULL);
+    if (op == FL_OP_GROUP_NORM)
+      maybe_vector(c, 1, dims + 1);
+    else
+      kcase_in(c, FL_F32, 1, dims + 1, NULL);
   }
   kcase_float(c, "eps", 1e-5);
-  if (op == FL_OP_GROUP_NORM) kcase_int(c, "groups", groups);
+  if (op == FL_OP_GROUP_NORM)
+    kcase_int(c, "groups", groups);
   else {
     kcase_in(c, FL_F32, 1, dims + 1, NULL);
     fl_tensor *var = kcase_in(c, FL_F32, 1, dims + 1, NULL);
@@ -287,7 +298,8 @@ static void one_image(fl_op op) {
     kcase_list(c, "stride", 1 + kcase_below(3), 1 + kcase_below(3));
     kcase_list(c, "pad", p0, p1);
     kcase_bool(c, "ceil", kcase_below(2));
-    if (op == FL_OP_MAX_POOL2D) kcase_list(c, "dilation", 1, 1);
+    if (op == FL_OP_MAX_POOL2D)
+      kcase_list(c, "dilation", 1, 1);
     else {
       kcase_bool(c, "include_pad", kcase_below(2));
       kcase_int(c, "divisor", kcase_below(3));
@@ -378,7 +390,8 @@ static void one_movement(fl_op op) {
       if (!dims[d]) dims[d] = 3;
     any_in(c, t, rank, dims);
   }
-  if (op == FL_OP_FLIP) (void)fl_attr_set_list(&c->attrs, "axes", &axis, 1);
+  if (op == FL_OP_FLIP)
+    (void)fl_attr_set_list(&c->attrs, "axes", &axis, 1);
   else if (op == FL_OP_PAD) {
     int64_t pads[2 * FL_MAX_RANK];
     for (int d = 0; d < 2 * rank; d++) pads[d] = kcase_below(4);
@@ -411,8 +424,8 @@ static void one_movement(fl_op op) {
 }
 
 FL_TEST(movement) {
-  static const fl_op ops[] = {FL_OP_CAT,  FL_OP_PAD, FL_OP_FLIP,  FL_OP_EMBEDDING, FL_OP_INDEX_SELECT, FL_OP_GATHER,
-                              FL_OP_INDEX, FL_OP_TRI, FL_OP_IOTA};
+  static const fl_op ops[] = {FL_OP_CAT,    FL_OP_PAD,   FL_OP_FLIP, FL_OP_EMBEDDING, FL_OP_INDEX_SELECT,
+                              FL_OP_GATHER, FL_OP_INDEX, FL_OP_TRI,  FL_OP_IOTA};
   for (size_t k = 0; k < sizeof ops / sizeof *ops; k++)
     for (int i = 0; i < ROUNDS; i++) one_movement(ops[k]);
 }

@@ -138,9 +138,12 @@ static void select_range(void *arg, int64_t begin, int64_t end, int thread) {
   const char *src = a->in[0].data;
   char *dst = a->out[0].data;
   for (int64_t u = begin; u < end; u++) {
-    int64_t i = fl_ref_index(fl_ref_geti(a->in[1].data, a->in[1].type.dtype, u % q->picks), q->count, q->wrap, a->fault);
-    if (i < 0) memset(dst + (size_t)u * q->row, 0, q->row);
-    else memcpy(dst + (size_t)u * q->row, src + (size_t)(u / q->picks * q->count + i) * q->row, q->row);
+    int64_t i =
+        fl_ref_index(fl_ref_geti(a->in[1].data, a->in[1].type.dtype, u % q->picks), q->count, q->wrap, a->fault);
+    if (i < 0)
+      memset(dst + (size_t)u * q->row, 0, q->row);
+    else
+      memcpy(dst + (size_t)u * q->row, src + (size_t)(u / q->picks * q->count + i) * q->row, q->row);
   }
 }
 
@@ -151,6 +154,6 @@ static void run_select(const fl_run_args *a) {
 
 const fl_kernel fl_kernel_embedding_rows = {"embedding_rows", FL_OP_EMBEDDING, FL_ISA_PORTABLE, plan_select, NULL,
                                             run_select};
-const fl_kernel fl_kernel_index_select_rows = {"index_select_rows", FL_OP_INDEX_SELECT, FL_ISA_PORTABLE, plan_select,
-                                               NULL, run_select};
+const fl_kernel fl_kernel_index_select_rows = {
+    "index_select_rows", FL_OP_INDEX_SELECT, FL_ISA_PORTABLE, plan_select, NULL, run_select};
 const fl_kernel fl_kernel_index_rows = {"index_rows", FL_OP_INDEX, FL_ISA_PORTABLE, plan_select, NULL, run_select};

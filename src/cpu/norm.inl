@@ -1,4 +1,5 @@
-/* layer_norm, rms_norm, group_norm, batch_norm, softmax and log_softmax of f32; the body of norm_avx512.c and norm_avx2.c. */
+/* layer_norm, rms_norm, group_norm, batch_norm, softmax and log_softmax of f32; the body of
+ * norm_avx512.c and norm_avx2.c. */
 #include <math.h>
 #include <string.h>
 
@@ -30,8 +31,10 @@ FL_INLINE vf load_part(const float *p, int64_t left) {
   return left >= VL ? vf_load(p) : vf_load_mask(p, vm_first((int)left));
 }
 FL_INLINE void store_part(float *p, int64_t left, vf v) {
-  if (left >= VL) vf_store(p, v);
-  else vf_store_mask(p, vm_first((int)left), v);
+  if (left >= VL)
+    vf_store(p, v);
+  else
+    vf_store_mask(p, vm_first((int)left), v);
 }
 
 static float row_sum(const float *x, int64_t n) {
@@ -72,9 +75,12 @@ FL_INLINE void row_affine(float *y, const float *x, int64_t n, float mean, float
   const vf s = vf_set1(scale), t = vf_set1(-mean * scale);
   for (int64_t k = 0; k < n; k += VL) {
     vf v = vf_fma(load_part(x + k, n - k), s, t);
-    if (has_w && has_b) v = vf_fma(v, load_part(w + k, n - k), load_part(b + k, n - k));
-    else if (has_w) v = vf_mul(v, load_part(w + k, n - k));
-    else if (has_b) v = vf_add(v, load_part(b + k, n - k));
+    if (has_w && has_b)
+      v = vf_fma(v, load_part(w + k, n - k), load_part(b + k, n - k));
+    else if (has_w)
+      v = vf_mul(v, load_part(w + k, n - k));
+    else if (has_b)
+      v = vf_add(v, load_part(b + k, n - k));
     store_part(y + k, n - k, v);
   }
 }
@@ -82,10 +88,14 @@ FL_INLINE void row_affine(float *y, const float *x, int64_t n, float mean, float
 static void row_norm(const params *q, float *y, const float *x, const float *w, const float *b) {
   const float mean = q->mean ? row_sum(x, q->n) / (float)q->n : 0;
   const float scale = 1.0f / sqrtf(row_squares(x, q->n, mean) / (float)q->n + q->eps);
-  if (q->has_weight && q->has_bias) row_affine(y, x, q->n, mean, scale, w, b, true, true);
-  else if (q->has_weight) row_affine(y, x, q->n, mean, scale, w, b, true, false);
-  else if (q->has_bias) row_affine(y, x, q->n, mean, scale, w, b, false, true);
-  else row_affine(y, x, q->n, mean, scale, w, b, false, false);
+  if (q->has_weight && q->has_bias)
+    row_affine(y, x, q->n, mean, scale, w, b, true, true);
+  else if (q->has_weight)
+    row_affine(y, x, q->n, mean, scale, w, b, true, false);
+  else if (q->has_bias)
+    row_affine(y, x, q->n, mean, scale, w, b, false, true);
+  else
+    row_affine(y, x, q->n, mean, scale, w, b, false, false);
 }
 
 /* --- layer_norm, rms_norm --- */
@@ -105,7 +115,8 @@ static const char *plan_rows(const fl_problem *p, fl_arena *arena, fl_kernel_pla
   q->has_weight = p->n_in > 1 && !p->absent[1];
   q->has_bias = p->n_in > 2 && !p->absent[2];
   for (int i = 0; i < p->n_in; i++) {
-    if (i && !p->absent[i] && fl_type_numel(&p->in[i].type) != q->n) return "weight and bias must have the normalized shape";
+    if (i && !p->absent[i] && fl_type_numel(&p->in[i].type) != q->n)
+      return "weight and bias must have the normalized shape";
     plan->in_layout[i] = FL_LAYOUT_CONTIGUOUS;
   }
   plan->in_place = 0;
@@ -126,7 +137,8 @@ static void run_rows(const fl_run_args *a) {
   if (q->n) fl_parallel(a->pool, q->outer, 1 + 8192 / q->n, rows_range, (void *)(uintptr_t)a);
 }
 
-const fl_kernel FL_NAMED(layer_norm) = {FL_NAME("layer_norm"), FL_OP_LAYER_NORM, FL_ISA_HERE, plan_rows, NULL, run_rows};
+const fl_kernel FL_NAMED(layer_norm) = {
+    FL_NAME("layer_norm"), FL_OP_LAYER_NORM, FL_ISA_HERE, plan_rows, NULL, run_rows};
 const fl_kernel FL_NAMED(rms_norm) = {FL_NAME("rms_norm"), FL_OP_RMS_NORM, FL_ISA_HERE, plan_rows, NULL, run_rows};
 
 /* --- group_norm --- */
@@ -209,8 +221,10 @@ static void group_range(void *arg, int64_t begin, int64_t end, int thread) {
   const params *q = a->params;
   float *scratch = (float *)a->scratch + 2 * q->channels * thread;
   for (int64_t i = begin; i < end; i++) {
-    if (q->channels_last) group_item(a, q, i, scratch, scratch + q->channels);
-    else group_planes(a, q, i);
+    if (q->channels_last)
+      group_item(a, q, i, scratch, scratch + q->channels);
+    else
+      group_planes(a, q, i);
   }
 }
 
@@ -220,7 +234,8 @@ static void run_group(const fl_run_args *a) {
     fl_parallel(a->pool, q->outer * (q->channels_last ? 1 : q->groups), 1, group_range, (void *)(uintptr_t)a);
 }
 
-const fl_kernel FL_NAMED(group_norm) = {FL_NAME("group_norm"), FL_OP_GROUP_NORM, FL_ISA_HERE, plan_group, NULL, run_group};
+const fl_kernel FL_NAMED(group_norm) = {
+    FL_NAME("group_norm"), FL_OP_GROUP_NORM, FL_ISA_HERE, plan_group, NULL, run_group};
 
 /* --- batch_norm: a scale and a shift for each channel, computed into scratch, then one pass --- */
 
@@ -258,7 +273,8 @@ static void batch_range(void *arg, int64_t begin, int64_t end, int thread) {
     float *y = (float *)a->out[0].data + u * n;
     if (q->channels_last)
       for (int64_t k = 0; k < n; k += VL)
-        store_part(y + k, n - k, vf_fma(load_part(x + k, n - k), load_part(scale + k, n - k), load_part(shift + k, n - k)));
+        store_part(y + k, n - k,
+                   vf_fma(load_part(x + k, n - k), load_part(scale + k, n - k), load_part(shift + k, n - k)));
     else
       for (int64_t k = 0; k < n; k += VL)
         store_part(y + k, n - k, vf_fma(load_part(x + k, n - k), vf_set1(scale[c]), vf_set1(shift[c])));
@@ -278,7 +294,8 @@ static void run_batch(const fl_run_args *a) {
   fl_parallel(a->pool, q->outer * q->channels * q->pixels / n, 1 + 16384 / n, batch_range, (void *)(uintptr_t)a);
 }
 
-const fl_kernel FL_NAMED(batch_norm) = {FL_NAME("batch_norm"), FL_OP_BATCH_NORM, FL_ISA_HERE, plan_batch, NULL, run_batch};
+const fl_kernel FL_NAMED(batch_norm) = {
+    FL_NAME("batch_norm"), FL_OP_BATCH_NORM, FL_ISA_HERE, plan_batch, NULL, run_batch};
 
 /* --- softmax, log_softmax --- */
 
@@ -363,8 +380,10 @@ static void softmax_range(void *arg, int64_t begin, int64_t end, int thread) {
     int64_t c = i % blocks * VL, at = i / blocks * q->n * q->inner + c;
     const float *x = (const float *)a->in[0].data + at;
     float *y = (float *)a->out[0].data + at;
-    if (q->inner == 1) softmax_row(y, x, q->n, q->log_result);
-    else softmax_columns(y, x, q->n, q->inner, q->inner - c, q->log_result);
+    if (q->inner == 1)
+      softmax_row(y, x, q->n, q->log_result);
+    else
+      softmax_columns(y, x, q->n, q->inner, q->inner - c, q->log_result);
   }
 }
 
@@ -375,5 +394,5 @@ static void run_softmax(const fl_run_args *a) {
 }
 
 const fl_kernel FL_NAMED(softmax) = {FL_NAME("softmax"), FL_OP_SOFTMAX, FL_ISA_HERE, plan_softmax, NULL, run_softmax};
-const fl_kernel FL_NAMED(log_softmax) = {FL_NAME("log_softmax"), FL_OP_LOG_SOFTMAX, FL_ISA_HERE, plan_softmax, NULL,
-                                         run_softmax};
+const fl_kernel FL_NAMED(log_softmax) = {
+    FL_NAME("log_softmax"), FL_OP_LOG_SOFTMAX, FL_ISA_HERE, plan_softmax, NULL, run_softmax};

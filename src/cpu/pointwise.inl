@@ -40,7 +40,7 @@ enum { MOV = FL_OP_WHERE + 1, HANDLERS };
 
 typedef void (*handler)(float *d, const float *x, const float *y, const float *z, int n, float a, float b);
 
-#define TRUTH(m) vf_select(m, vf_set1(1.0f), vf_zero())
+#define TRUTH(m)   vf_select(m, vf_set1(1.0f), vf_zero())
 #define FLIPPED(m) vf_select(m, vf_zero(), vf_set1(1.0f))
 
 #define EACH1(NAME, EXPR)                                                                                              \
@@ -158,29 +158,47 @@ static void do_POW(float *d, const float *px, const float *py, const float *pz, 
 
 #define H(op) [FL_OP_##op] = do_##op
 static const handler handlers[HANDLERS] = {
-    H(NEG), H(ABS), H(EXP), H(EXPM1), H(LOG), H(LOG1P), H(SQRT), H(RSQRT), H(RECIPROCAL), H(SIN), H(COS), H(TANH),
-    H(SIGMOID), H(ERF), H(RELU), H(GELU), H(GELU_TANH), H(SILU), H(MISH), H(SOFTPLUS), H(ELU), H(LEAKY_RELU),
-    H(HARDSWISH), H(HARDSIGMOID), H(CLAMP), H(FLOOR), H(CEIL), H(ROUND), H(TRUNC), H(SIGN), H(NOT), H(ISNAN), H(CAST),
-    H(ADD), H(SUB), H(MUL), H(DIV), H(FLOOR_DIV), H(TRUNC_DIV), H(REM), H(POW), H(MAXIMUM), H(MINIMUM), H(EQ), H(NE),
-    H(LT), H(LE), H(GT), H(GE), H(AND), H(OR), H(XOR), H(WHERE), [MOV] = do_MOV};
+    H(NEG),        H(ABS),     H(EXP),     H(EXPM1),    H(LOG),     H(LOG1P),      H(SQRT),      H(RSQRT),
+    H(RECIPROCAL), H(SIN),     H(COS),     H(TANH),     H(SIGMOID), H(ERF),        H(RELU),      H(GELU),
+    H(GELU_TANH),  H(SILU),    H(MISH),    H(SOFTPLUS), H(ELU),     H(LEAKY_RELU), H(HARDSWISH), H(HARDSIGMOID),
+    H(CLAMP),      H(FLOOR),   H(CEIL),    H(ROUND),    H(TRUNC),   H(SIGN),       H(NOT),       H(ISNAN),
+    H(CAST),       H(ADD),     H(SUB),     H(MUL),      H(DIV),     H(FLOOR_DIV),  H(TRUNC_DIV), H(REM),
+    H(POW),        H(MAXIMUM), H(MINIMUM), H(EQ),       H(NE),      H(LT),         H(LE),        H(GT),
+    H(GE),         H(AND),     H(OR),      H(XOR),      H(WHERE),   [MOV] = do_MOV};
 
 /* Nanoseconds per element, roughly. */
 static double op_cost(fl_op op) {
   switch (op) {
-  case FL_OP_EXP: case FL_OP_LOG: case FL_OP_TANH: case FL_OP_SIGMOID: case FL_OP_SILU: case FL_OP_ERF:
-  case FL_OP_GELU: case FL_OP_GELU_TANH: case FL_OP_SIN: case FL_OP_COS: return 0.4;
-  case FL_OP_EXPM1: case FL_OP_LOG1P: case FL_OP_MISH: case FL_OP_SOFTPLUS: case FL_OP_ELU: return 0.8;
-  case FL_OP_DIV: case FL_OP_SQRT: case FL_OP_RSQRT: case FL_OP_RECIPROCAL: case FL_OP_TRUNC_DIV: return 0.15;
-  case FL_OP_FLOOR_DIV: case FL_OP_REM: case FL_OP_POW: return 10;
+  case FL_OP_EXP:
+  case FL_OP_LOG:
+  case FL_OP_TANH:
+  case FL_OP_SIGMOID:
+  case FL_OP_SILU:
+  case FL_OP_ERF:
+  case FL_OP_GELU:
+  case FL_OP_GELU_TANH:
+  case FL_OP_SIN:
+  case FL_OP_COS: return 0.4;
+  case FL_OP_EXPM1:
+  case FL_OP_LOG1P:
+  case FL_OP_MISH:
+  case FL_OP_SOFTPLUS:
+  case FL_OP_ELU: return 0.8;
+  case FL_OP_DIV:
+  case FL_OP_SQRT:
+  case FL_OP_RSQRT:
+  case FL_OP_RECIPROCAL:
+  case FL_OP_TRUNC_DIV: return 0.15;
+  case FL_OP_FLOOR_DIV:
+  case FL_OP_REM:
+  case FL_OP_POW: return 10;
   default: return 0.05;
   }
 }
 
 /* --- planning --- */
 
-static bool is_bool_op(fl_op op) {
-  return op == FL_OP_AND || op == FL_OP_OR || op == FL_OP_XOR || op == FL_OP_NOT;
-}
+static bool is_bool_op(fl_op op) { return op == FL_OP_AND || op == FL_OP_OR || op == FL_OP_XOR || op == FL_OP_NOT; }
 
 static const char *check(const fl_problem *p) {
   const fl_pw_program *pr = p->program;
@@ -198,7 +216,8 @@ static const char *check(const fl_problem *p) {
     for (int a = 0; a < 3; a++)
       if (in->src[a] >= pr->n_inputs + q) return "an instruction reads a register that is not yet written";
     if (in->src[0] < 0) return "an instruction lacks its operand";
-    bool compare = in->op >= FL_OP_EQ && in->op <= FL_OP_GE, free = compare || in->op == FL_OP_CAST || in->op == FL_OP_WHERE;
+    bool compare = in->op >= FL_OP_EQ && in->op <= FL_OP_GE,
+         free = compare || in->op == FL_OP_CAST || in->op == FL_OP_WHERE;
     bool on_bool = t[in->src[0]] == FL_BOOL;
     if (!free && on_bool != is_bool_op(in->op)) return "arithmetic on bool, or logic on floats";
   }
@@ -242,8 +261,7 @@ static void arrange(const fl_problem *p, const int64_t *out_strides, params *q) 
   for (int k = 0; k < n; k++) {
     int64_t dim = p->out[0].dims[order[k]];
     bool merge = q->rank > 0;
-    for (int i = 0; i < p->n_in && merge; i++)
-      merge = q->strides[i][q->rank - 1] == stride_along(p, i, order[k]) * dim;
+    for (int i = 0; i < p->n_in && merge; i++) merge = q->strides[i][q->rank - 1] == stride_along(p, i, order[k]) * dim;
     int at = merge ? q->rank - 1 : q->rank++;
     q->dims[at] = merge ? q->dims[at] * dim : dim;
     for (int i = 0; i < p->n_in; i++) q->strides[i][at] = stride_along(p, i, order[k]);
@@ -283,8 +301,10 @@ static void choose_tile(const fl_problem *p, params *q) {
     all_direct = all_direct && q->how[i] == DIRECT;
     if (q->how[i] != PERIODIC) continue;
     int64_t both = period[i] > TILE_MAX ? TILE_MAX + 1 : common / gcd(common, period[i]) * period[i];
-    if (both <= TILE_MAX) common = both;
-    else q->how[i] = RUNS;
+    if (both <= TILE_MAX)
+      common = both;
+    else
+      q->how[i] = RUNS;
   }
   q->tile = (int32_t)(common > TILE ? common : TILE / common * common);
   if (all_direct && q->n_code == 1) q->tile = TILE_ONE;
@@ -374,7 +394,8 @@ static const char *plan_pointwise(const fl_problem *p, fl_arena *arena, fl_kerne
   q->n_code = 0;
   if ((why = assign_places(p, q))) return why;
   plan->in_place = overwritable(p, q);
-  plan->scratch_bytes = (size_t)(p->threads > 1 ? p->threads : 1) * (size_t)q->n_slots * (size_t)q->tile * sizeof(float);
+  plan->scratch_bytes =
+      (size_t)(p->threads > 1 ? p->threads : 1) * (size_t)q->n_slots * (size_t)q->tile * sizeof(float);
   double each = 0;
   for (int k = 0; k < p->program->n_instrs; k++) each += op_cost(p->program->instrs[k].op);
   for (int i = 0; i < p->n_in; i++) each += q->how[i] == DIRECT ? 0.1 : q->how[i] == RUNS ? 0.2 : 0.02;
@@ -392,7 +413,8 @@ static void load_row(float *d, const fl_tensor *x, bool is_bool, int64_t at, int
   const uint8_t *b = (const uint8_t *)x->data + at;
   if (is_bool)
     for (int64_t k = 0; k < n; k++) d[k] = b[k * stride] ? 1.0f : 0.0f;
-  else if (stride == 1) memcpy(d, f, (size_t)n * sizeof *d);
+  else if (stride == 1)
+    memcpy(d, f, (size_t)n * sizeof *d);
   else if (stride == 0)
     for (int64_t k = 0; k < n; k++) d[k] = *f;
   else
@@ -434,16 +456,20 @@ static void run_tiles(void *arg, int64_t begin, int64_t end, int thread) {
     place[i] = place[q->in_slot[i]];
     if (q->how[i] == SCALAR || q->how[i] == PERIODIC) {
       int64_t n = q->total < q->tile ? q->total : q->tile;
-      if (q->how[i] == SCALAR) load_row(place[i], &args->in[i], q->in_bool[i], 0, 0, n);
-      else load_runs(place[i], q, i, &args->in[i], 0, n);
+      if (q->how[i] == SCALAR)
+        load_row(place[i], &args->in[i], q->in_bool[i], 0, 0, n);
+      else
+        load_runs(place[i], q, i, &args->in[i], 0, n);
     }
   }
   for (int64_t t = begin; t < end; t++) {
     int64_t at = t * q->tile;
     int n = (int)(q->total - at < q->tile ? q->total - at : q->tile);
     for (int i = 0; i < q->n_in; i++) {
-      if (q->how[i] == DIRECT) place[i] = (float *)args->in[i].data + at;
-      else if (q->how[i] == RUNS) load_runs(place[i], q, i, &args->in[i], at, n);
+      if (q->how[i] == DIRECT)
+        place[i] = (float *)args->in[i].data + at;
+      else if (q->how[i] == RUNS)
+        load_runs(place[i], q, i, &args->in[i], at, n);
     }
     for (int o = 0; o < q->n_out; o++)
       if (!q->out_bool[o]) place[q->n_in + o] = (float *)args->out[o].data + at;

@@ -20,8 +20,8 @@ FL_INLINE vf load_part(const float *p, int64_t left) {
 
 /* --- planning --- */
 
-/* Input axes by memory order; false when the tensor is not dense or the reduced ones do not lie together. Sets the output's
- * strides so that the kept axes keep their order. */
+/* Input axes by memory order; false when the tensor is not dense or the reduced ones do not lie together. Sets
+ * the output's strides so that the kept axes keep their order. */
 static bool arrange(const fl_problem *p, const int64_t *strides, const bool *reduced, params *q, int64_t *out_strides) {
   const fl_type *x = &p->in[0].type;
   int order[FL_MAX_RANK], n = 0, state = 0;
@@ -36,9 +36,12 @@ static bool arrange(const fl_problem *p, const int64_t *strides, const bool *red
   q->outer = q->n = q->inner = 1;
   for (int k = 0; k < n; k++) {
     bool r = reduced[order[k]];
-    if (state == 0 && r) state = 1;
-    else if (state == 1 && !r) state = 2;
-    else if (state == 2 && r) return false;
+    if (state == 0 && r)
+      state = 1;
+    else if (state == 1 && !r)
+      state = 2;
+    else if (state == 2 && r)
+      return false;
     *(state == 0 ? &q->outer : state == 1 ? &q->n : &q->inner) *= x->dims[order[k]];
   }
   int axis[FL_MAX_RANK], next = 0;
@@ -99,9 +102,7 @@ FL_INLINE vf combine(fl_op op, vf acc, vf x, vf mean) {
   }
 }
 
-FL_INLINE vf neutral(fl_op op) {
-  return vf_set1(op == FL_OP_AMAX ? -INFINITY : op == FL_OP_AMIN ? INFINITY : 0.0f);
-}
+FL_INLINE vf neutral(fl_op op) { return vf_set1(op == FL_OP_AMAX ? -INFINITY : op == FL_OP_AMIN ? INFINITY : 0.0f); }
 
 /* Across the lanes of one vector, of which the first `lanes` count. */
 FL_INLINE float across(fl_op op, vf v, int lanes) {
@@ -136,8 +137,8 @@ FL_INLINE float reduce_row(fl_op op, const float *x, int64_t n, float mean) {
 }
 
 /* Up to 4 VL neighbouring columns of an [n, inner] block. */
-FL_INLINE void reduce_columns(fl_op op, float *y, const float *x, int64_t n, int64_t inner, int64_t left, const vf *mean,
-                              float scale) {
+FL_INLINE void reduce_columns(fl_op op, float *y, const float *x, int64_t n, int64_t inner, int64_t left,
+                              const vf *mean, float scale) {
   vf acc[4];
   for (int u = 0; u < 4; u++) acc[u] = neutral(op);
   if (left >= COLUMNS)
@@ -145,12 +146,15 @@ FL_INLINE void reduce_columns(fl_op op, float *y, const float *x, int64_t n, int
       for (int u = 0; u < 4; u++) acc[u] = combine(op, acc[u], vf_load(x + k * inner + u * VL), mean[u]);
   else
     for (int64_t k = 0; k < n; k++)
-      for (int u = 0; u < 4; u++) acc[u] = combine(op, acc[u], load_part(x + k * inner + u * VL, left - u * VL), mean[u]);
+      for (int u = 0; u < 4; u++)
+        acc[u] = combine(op, acc[u], load_part(x + k * inner + u * VL, left - u * VL), mean[u]);
   for (int u = 0; u < 4; u++) {
     int64_t here = left - u * VL;
     vf r = vf_mul(acc[u], vf_set1(scale));
-    if (here >= VL) vf_store(y + u * VL, r);
-    else if (here > 0) vf_store_mask(y + u * VL, vm_first((int)here), r);
+    if (here >= VL)
+      vf_store(y + u * VL, r);
+    else if (here > 0)
+      vf_store_mask(y + u * VL, vm_first((int)here), r);
   }
 }
 

@@ -16,7 +16,7 @@ static inline float fl_bf16_to_f32(uint16_t h) {
 }
 uint16_t fl_f32_to_bf16(float f); /* round half to even */
 float fl_f16_to_f32(uint16_t h);
-uint16_t fl_f32_to_f16(float f);  /* round half to even */
+uint16_t fl_f32_to_f16(float f); /* round half to even */
 
 /* Element i of an array of type t. A float read as integer truncates; out of range gives INT64_MIN, as on x86. */
 double fl_ref_getf(const void *data, fl_dtype t, int64_t i);
@@ -51,8 +51,8 @@ static inline void fl_ref_copy1(void *dst, int64_t i, const void *src, int64_t j
   memcpy((char *)dst + (size_t)i * size, (const char *)src + (size_t)j * size, size);
 }
 
-/* Index in [0, n); with `wrap` negative ones count from the end, as in x[i] but not in the other operators. Out of range:
- * sets the fault flag and gives 0; the caller must not read if n is 0, when the result is -1. */
+/* Index in [0, n); with `wrap` negative ones count from the end, as in x[i] but not in the other operators. Out of
+ * range: sets the fault flag and gives 0; the caller must not read if n is 0, when the result is -1. */
 static inline int64_t fl_ref_index(int64_t i, int64_t n, bool wrap, int *fault) {
   if (wrap && i < 0) i += n;
   if (i >= 0 && i < n) return i;

@@ -1,5 +1,5 @@
-/* Attention, one query row at a time: its scores lie in the thread's scratch as doubles. A row whose keys are all masked
- * gives zeros, as PyTorch's kernels do. */
+/* Attention, one query row at a time: its scores lie in the thread's scratch as doubles. A row whose keys are all
+ * masked gives zeros, as PyTorch's kernels do. */
 #include "cpu/ref.h"
 
 typedef struct params {
@@ -11,7 +11,8 @@ static int pool_bound(const fl_problem *p) { return p->threads > 1 ? p->threads 
 
 static const char *plan_attention(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan) {
   for (int i = 0; i < 3; i++)
-    if (p->in[i].type.rank != 4 || !fl_dtype_is_float(p->in[i].type.dtype)) return "q, k, v must be floats of four axes";
+    if (p->in[i].type.rank != 4 || !fl_dtype_is_float(p->in[i].type.dtype))
+      return "q, k, v must be floats of four axes";
   const fl_type *q = &p->in[0].type, *k = &p->in[1].type, *v = &p->in[2].type;
   if (k->dims[1] == 0 ? q->dims[1] != 0 : q->dims[1] % k->dims[1] != 0) return "key heads must divide query heads";
   if (k->dims[2] != v->dims[2] || k->dims[1] != v->dims[1] || k->dims[3] != q->dims[3] || k->dims[0] != q->dims[0])

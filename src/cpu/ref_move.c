@@ -95,8 +95,10 @@ static void map_range(void *arg, int64_t begin, int64_t end, int thread) {
   for (int64_t i = begin; i < end; i++, fl_ref_next(&out->type, c)) {
     bool fill = false;
     int64_t src = j->source(j->a, j->a->params, c, &fill), dst = fl_ref_offset(c, out->strides, out->type.rank);
-    if (fill) fl_ref_copy1(out->data, dst, j->fill, 0, size);
-    else fl_ref_copy1(out->data, dst, j->a->in[0].data, src, size);
+    if (fill)
+      fl_ref_copy1(out->data, dst, j->fill, 0, size);
+    else
+      fl_ref_copy1(out->data, dst, j->a->in[0].data, src, size);
   }
 }
 
@@ -206,8 +208,8 @@ static const char *plan_select(const fl_problem *p, fl_arena *arena, fl_kernel_p
 static void run_select(const fl_run_args *a) { run_map(a, select_source, 0); }
 const fl_kernel fl_kernel_embedding_ref = {"embedding_ref", FL_OP_EMBEDDING, FL_ISA_PORTABLE, plan_select, NULL,
                                            run_select};
-const fl_kernel fl_kernel_index_select_ref = {"index_select_ref", FL_OP_INDEX_SELECT, FL_ISA_PORTABLE, plan_select,
-                                              NULL, run_select};
+const fl_kernel fl_kernel_index_select_ref = {
+    "index_select_ref", FL_OP_INDEX_SELECT, FL_ISA_PORTABLE, plan_select, NULL, run_select};
 
 /* gather: out[c] = x[c with c[axis] replaced by index[c]] */
 static int64_t gather_source(const fl_run_args *a, const params *q, const int64_t *c, bool *fill) {

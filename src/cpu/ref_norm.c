@@ -42,7 +42,8 @@ static void norm_range(void *arg, int64_t begin, int64_t end, int thread) {
     int64_t c[FL_MAX_RANK] = {0};
     double mean = 0, var = 0;
     if (q->op == FL_OP_LAYER_NORM) {
-      for (int64_t k = 0; k < n; k++, fl_ref_next(&inner, c)) mean += get(x, xb + fl_ref_offset(c, x->strides + head, q->axes));
+      for (int64_t k = 0; k < n; k++, fl_ref_next(&inner, c))
+        mean += get(x, xb + fl_ref_offset(c, x->strides + head, q->axes));
       mean /= (double)n;
     }
     for (int64_t k = 0; k < n; k++, fl_ref_next(&inner, c)) {

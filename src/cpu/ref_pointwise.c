@@ -50,9 +50,7 @@ static double softplus(double x, double beta, double threshold) {
   return x * beta > threshold ? x : log1p(exp(x * beta)) / beta;
 }
 
-static double gelu_tanh(double x) {
-  return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
-}
+static double gelu_tanh(double x) { return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x))); }
 
 /* hi wins where lo > hi; NaN stays. */
 static double clamp_f(double x, double lo, double hi) {
@@ -165,20 +163,6 @@ static int64_t binary_i(fl_op op, int64_t a, int64_t b, int *fault) {
   }
 }
 
-#define COMPARE(field)                                                                                                 \
-  switch (op) {                                                                                                        \
-  case FL_OP_EQ: return a->field[k] == b->field[k];                                                                    \
-  case FL_OP_NE: return a->field[k] != b->field[k];                                                                    \
-  case FL_OP_LT: return a->field[k] < b->field[k];                                                                     \
-  case FL_OP_LE: return a->field[k] <= b->field[k];                                                                    \
-  case FL_OP_GT: return a->field[k] > b->field[k];                                                                     \
-  default: return a->field[k] >= b->field[k];                                                                          \
-  }
-static bool compare_f(fl_op op, const cell *a, const cell *b, int k) { COMPARE(f) }
-static bool compare_i(fl_op op, const cell *a, const cell *b, int k) { COMPARE(i) }
-
-static bool is_compare(fl_op op) { return op >= FL_OP_EQ && op <= FL_OP_GE; }
-
 /* Integers of less than 64 bits wrap. */
 static int64_t wrap_to(fl_dtype t, int64_t v) {
   char c[8];
@@ -188,9 +172,20 @@ static int64_t wrap_to(fl_dtype t, int64_t v) {
 
 static void cast_block(cell *r, const cell *x, fl_dtype from, fl_dtype to, int n) {
   bool ff = fl_dtype_is_float(from), tf = fl_dtype_is_float(to);
+  if (!ff && (to == FL_I64 || to == FL_F32 || to == FL_BOOL)) { /* the frequent ones */
+    for (int k = 0; k < n; k++) {
+      if (to == FL_F32)
+        r->f[k] = (float)x->i[k];
+      else
+        r->i[k] = to == FL_BOOL ? x->i[k] != 0 : x->i[k];
+    }
+    return;
+  }
   for (int k = 0; k < n; k++) {
-    if (tf) r->f[k] = round_to(to, ff ? x->f[k] : (double)x->i[k]);
-    else if (!ff) r->i[k] = wrap_to(to, x->i[k]);
+    if (tf)
+      r->f[k] = round_to(to, ff ? x->f[k] : (double)x->i[k]);
+    else if (!ff)
+      r->i[k] = wrap_to(to, x->i[k]);
     else {
       char c[8];
       fl_ref_setf(c, to, 0, x->f[k]);
@@ -199,29 +194,122 @@ static void cast_block(cell *r, const cell *x, fl_dtype from, fl_dtype to, int n
   }
 }
 
-static void exec_block(const fl_pw_instr *in, fl_dtype src, cell *r, cell *const s[3], int n, int *fault) {
-  bool f = fl_dtype_is_float(src);
-  if (in->op == FL_OP_CAST) cast_block(r, s[0], src, in->dtype, n);
-  else if (in->op == FL_OP_ISNAN)
-    for (int k = 0; k < n; k++) r->i[k] = f && s[0]->f[k] != s[0]->f[k];
-  else if (in->op == FL_OP_WHERE)
-    for (int k = 0; k < n; k++) r->i[k] = s[0]->i[k] ? s[1]->i[k] : s[2]->i[k]; /* whole cells: floats too */
-  else if (is_compare(in->op))
-    for (int k = 0; k < n; k++) r->i[k] = f ? compare_f(in->op, s[0], s[1], k) : compare_i(in->op, s[0], s[1], k);
-  else if (f)
-    for (int k = 0; k < n; k++)
-      r->f[k] = round_to(in->dtype, s[1] ? binary_f(in->op, in->dtype, s[0]->f[k], s[1]->f[k]) : unary_f(in, s[0]->f[k]));
-  else
-    for (int k = 0; k < n; k++)
-      r->i[k] = wrap_to(in->dtype, s[1] ? binary_i(in->op, s[0]->i[k], s[1]->i[k], fault) : unary_i(in, s[0]->i[k]));
+#define EACH(expr)                                                                                                     \
+  for (int k = 0; k < n; k++) expr
+
+/* Arithmetic of floats: the frequent operators in loops of their own. */
+static void exec_floats(const fl_pw_instr *in, cell *r, cell *const s[3], int n) {
+  const double *x = s[0]->f, *y = s[1] ? s[1]->f : NULL;
+  switch (in->op) {
+  case FL_OP_ADD: EACH(r->f[k] = x[k] + y[k]); break;
+  case FL_OP_SUB: EACH(r->f[k] = x[k] - y[k]); break;
+  case FL_OP_MUL: EACH(r->f[k] = x[k] * y[k]); break;
+  case FL_OP_DIV: EACH(r->f[k] = x[k] / y[k]); break;
+  default: EACH(r->f[k] = y ? binary_f(in->op, in->dtype, x[k], y[k]) : unary_f(in, x[k])); break;
+  }
+  if (in->dtype == FL_F32)
+    EACH(r->f[k] = (float)r->f[k]);
+  else if (in->dtype != FL_F64)
+    EACH(r->f[k] = round_to(in->dtype, r->f[k]));
 }
 
-/* A bool input is normalized to 0 or 1 by the load, so that AND of two trues is true. */
-static void load_block(cell *r, const fl_tensor *t, fl_dtype dtype, const int64_t *offsets, int n) {
-  for (int k = 0; k < n; k++) {
-    if (fl_dtype_is_float(dtype)) r->f[k] = fl_ref_getf(t->data, dtype, offsets[k]);
-    else r->i[k] = fl_ref_geti(t->data, dtype, offsets[k]);
+static void exec_integers(const fl_pw_instr *in, cell *r, cell *const s[3], int n, int *fault) {
+  const int64_t *x = s[0]->i, *y = s[1] ? s[1]->i : NULL;
+  switch (in->op) {
+  case FL_OP_ADD: EACH(r->i[k] = wrap_add(x[k], y[k])); break;
+  case FL_OP_SUB: EACH(r->i[k] = wrap_sub(x[k], y[k])); break;
+  case FL_OP_MUL: EACH(r->i[k] = wrap_mul(x[k], y[k])); break;
+  case FL_OP_AND: EACH(r->i[k] = x[k] & y[k]); break;
+  case FL_OP_OR: EACH(r->i[k] = x[k] | y[k]); break;
+  default: EACH(r->i[k] = y ? binary_i(in->op, x[k], y[k], fault) : unary_i(in, x[k])); break;
   }
+  if (in->dtype == FL_BOOL)
+    EACH(r->i[k] = r->i[k] != 0);
+  else if (in->dtype != FL_I64)
+    EACH(r->i[k] = wrap_to(in->dtype, r->i[k]));
+}
+
+#define COMPARE(field)                                                                                                 \
+  switch (op) {                                                                                                        \
+  case FL_OP_EQ: EACH(r->i[k] = a->field[k] == b->field[k]); break;                                                    \
+  case FL_OP_NE: EACH(r->i[k] = a->field[k] != b->field[k]); break;                                                    \
+  case FL_OP_LT: EACH(r->i[k] = a->field[k] < b->field[k]); break;                                                     \
+  case FL_OP_LE: EACH(r->i[k] = a->field[k] <= b->field[k]); break;                                                    \
+  case FL_OP_GT: EACH(r->i[k] = a->field[k] > b->field[k]); break;                                                     \
+  default: EACH(r->i[k] = a->field[k] >= b->field[k]); break;                                                          \
+  }
+static void compare_floats(fl_op op, cell *r, const cell *a, const cell *b, int n) { COMPARE(f) }
+static void compare_integers(fl_op op, cell *r, const cell *a, const cell *b, int n) { COMPARE(i) }
+
+static void exec_block(const fl_pw_instr *in, fl_dtype src, cell *r, cell *const s[3], int n, int *fault) {
+  bool f = fl_dtype_is_float(src), compare = in->op >= FL_OP_EQ && in->op <= FL_OP_GE;
+  if (in->op == FL_OP_CAST)
+    cast_block(r, s[0], src, in->dtype, n);
+  else if (in->op == FL_OP_ISNAN)
+    EACH(r->i[k] = f && s[0]->f[k] != s[0]->f[k]);
+  else if (in->op == FL_OP_WHERE)
+    EACH(r->i[k] = s[0]->i[k] ? s[1]->i[k] : s[2]->i[k]); /* whole cells: floats too */
+  else if (compare && f)
+    compare_floats(in->op, r, s[0], s[1], n);
+  else if (compare)
+    compare_integers(in->op, r, s[0], s[1], n);
+  else if (f)
+    exec_floats(in, r, s, n);
+  else
+    exec_integers(in, r, s, n, fault);
+}
+
+/* --- elements in and out --- */
+
+/* An operand's strides along the output's axes: it aligns at the last one, and axes of one element repeat. */
+static void align(const fl_tensor *t, const fl_type *shape, int64_t *strides) {
+  for (int d = 0, k = t->type.rank - shape->rank; d < shape->rank; d++, k++)
+    strides[d] = k < 0 || t->type.dims[k] == 1 ? 0 : t->strides[k];
+}
+
+/* Offsets of n elements from coordinates `at`. */
+static void walk(const fl_type *shape, const int64_t *at, const int64_t *strides, int64_t *offsets, int n) {
+  int64_t c[FL_MAX_RANK], o = fl_ref_offset(at, strides, shape->rank);
+  memcpy(c, at, sizeof c);
+  for (int k = 0; k < n; k++) {
+    offsets[k] = o;
+    for (int d = shape->rank - 1; d >= 0; d--) {
+      o += strides[d];
+      if (++c[d] < shape->dims[d]) break;
+      o -= strides[d] * shape->dims[d];
+      c[d] = 0;
+    }
+  }
+}
+
+/* A bool becomes 0 or 1, so that AND of two trues is true. */
+static void load_block(cell *r, const void *p, fl_dtype t, const int64_t *at, int n) {
+  switch (t) {
+  case FL_F32: EACH(r->f[k] = ((const float *)p)[at[k]]); break;
+  case FL_F64: EACH(r->f[k] = ((const double *)p)[at[k]]); break;
+  case FL_I64: EACH(r->i[k] = ((const int64_t *)p)[at[k]]); break;
+  case FL_I32: EACH(r->i[k] = ((const int32_t *)p)[at[k]]); break;
+  case FL_BOOL: EACH(r->i[k] = ((const uint8_t *)p)[at[k]] != 0); break;
+  case FL_F16:
+  case FL_BF16: EACH(r->f[k] = fl_ref_getf(p, t, at[k])); break;
+  default: EACH(r->i[k] = fl_ref_geti(p, t, at[k])); break;
+  }
+}
+
+static void store_block(const cell *r, void *p, fl_dtype t, const int64_t *at, int n) {
+  switch (t) {
+  case FL_F32: EACH(((float *)p)[at[k]] = (float)r->f[k]); break;
+  case FL_F64: EACH(((double *)p)[at[k]] = r->f[k]); break;
+  case FL_I64: EACH(((int64_t *)p)[at[k]] = r->i[k]); break;
+  case FL_BOOL: EACH(((uint8_t *)p)[at[k]] = r->i[k] != 0); break;
+  case FL_F16:
+  case FL_BF16: EACH(fl_ref_setf(p, t, at[k], r->f[k])); break;
+  default: EACH(fl_ref_seti(p, t, at[k], r->i[k])); break;
+  }
+}
+
+static fl_dtype register_type(const fl_pw_program *pr, int r) {
+  return r < pr->n_inputs ? pr->in_dtype[r] : pr->instrs[r - pr->n_inputs].dtype;
 }
 
 static void run_blocks(void *arg, int64_t begin, int64_t end, int thread) {
@@ -229,54 +317,63 @@ static void run_blocks(void *arg, int64_t begin, int64_t end, int thread) {
   const fl_pw_program *pr = j->pr;
   const fl_type *shape = &j->args->out[0].type;
   cell regs[FL_PW_MAX_INPUTS + FL_PW_MAX_INSTRS];
-  int64_t coords[BLOCK][FL_MAX_RANK], offsets[BLOCK];
+  int64_t strides[FL_PW_MAX_INPUTS][FL_MAX_RANK], offsets[BLOCK], c[FL_MAX_RANK] = {0};
+  for (int i = 0; i < pr->n_inputs; i++) align(&j->args->in[i], shape, strides[i]);
   for (int64_t at = begin * BLOCK, last = end * BLOCK, total = fl_type_numel(shape); at < last; at += BLOCK) {
     int n = (int)(total - at < BLOCK ? total - at : BLOCK);
-    fl_ref_unravel(at, shape, coords[0]);
-    for (int k = 1; k < n; k++) {
-      memcpy(coords[k], coords[k - 1], sizeof coords[k]);
-      fl_ref_next(shape, coords[k]);
-    }
+    fl_ref_unravel(at, shape, c);
     for (int i = 0; i < pr->n_inputs; i++) {
-      const fl_tensor *t = &j->args->in[i];
-      int skip = shape->rank - t->type.rank; /* inputs align at the last dimension, dims of 1 repeat */
-      for (int k = 0; k < n; k++) {
-        offsets[k] = 0;
-        for (int d = 0; d < t->type.rank; d++)
-          if (t->type.dims[d] != 1) offsets[k] += coords[k][d + skip] * t->strides[d];
-      }
-      load_block(&regs[i], t, pr->in_dtype[i], offsets, n);
+      walk(shape, c, strides[i], offsets, n);
+      load_block(&regs[i], j->args->in[i].data, pr->in_dtype[i], offsets, n);
     }
     for (int q = 0; q < pr->n_instrs; q++) {
       const fl_pw_instr *in = &pr->instrs[q];
       cell *s[3] = {0};
       for (int a = 0; a < 3; a++)
         if (in->src[a] >= 0) s[a] = &regs[in->src[a]];
-      /* WHERE's first operand is bool; the type that matters is that of the values. */
-      int typed = in->src[0];
-      fl_dtype src = typed < pr->n_inputs ? pr->in_dtype[typed] : pr->instrs[typed - pr->n_inputs].dtype;
-      exec_block(in, src, &regs[pr->n_inputs + q], s, n, j->args->fault);
+      exec_block(in, register_type(pr, in->src[0]), &regs[pr->n_inputs + q], s, n, j->args->fault);
     }
     for (int o = 0; o < pr->n_outputs; o++) {
       const fl_tensor *t = &j->args->out[o];
-      const cell *r = &regs[pr->outputs[o]];
-      for (int k = 0; k < n; k++) {
-        int64_t off = fl_ref_offset(coords[k], t->strides, t->type.rank);
-        if (fl_dtype_is_float(t->type.dtype)) fl_ref_setf(t->data, t->type.dtype, off, r->f[k]);
-        else fl_ref_seti(t->data, t->type.dtype, off, r->i[k]);
-      }
+      walk(shape, c, t->strides, offsets, n);
+      store_block(&regs[pr->outputs[o]], t->data, t->type.dtype, offsets, n);
     }
   }
 }
 
 static bool float_only(fl_op op) {
   switch (op) {
-  case FL_OP_NEG: case FL_OP_ABS: case FL_OP_RELU: case FL_OP_CLAMP: case FL_OP_FLOOR: case FL_OP_CEIL:
-  case FL_OP_ROUND: case FL_OP_TRUNC: case FL_OP_SIGN: case FL_OP_NOT: case FL_OP_ISNAN: case FL_OP_CAST:
-  case FL_OP_ADD: case FL_OP_SUB: case FL_OP_MUL: case FL_OP_FLOOR_DIV: case FL_OP_TRUNC_DIV: case FL_OP_REM:
-  case FL_OP_POW: case FL_OP_MAXIMUM: case FL_OP_MINIMUM: case FL_OP_EQ: case FL_OP_NE: case FL_OP_LT:
-  case FL_OP_LE: case FL_OP_GT: case FL_OP_GE: case FL_OP_AND: case FL_OP_OR: case FL_OP_XOR: case FL_OP_WHERE:
-    return false;
+  case FL_OP_NEG:
+  case FL_OP_ABS:
+  case FL_OP_RELU:
+  case FL_OP_CLAMP:
+  case FL_OP_FLOOR:
+  case FL_OP_CEIL:
+  case FL_OP_ROUND:
+  case FL_OP_TRUNC:
+  case FL_OP_SIGN:
+  case FL_OP_NOT:
+  case FL_OP_ISNAN:
+  case FL_OP_CAST:
+  case FL_OP_ADD:
+  case FL_OP_SUB:
+  case FL_OP_MUL:
+  case FL_OP_FLOOR_DIV:
+  case FL_OP_TRUNC_DIV:
+  case FL_OP_REM:
+  case FL_OP_POW:
+  case FL_OP_MAXIMUM:
+  case FL_OP_MINIMUM:
+  case FL_OP_EQ:
+  case FL_OP_NE:
+  case FL_OP_LT:
+  case FL_OP_LE:
+  case FL_OP_GT:
+  case FL_OP_GE:
+  case FL_OP_AND:
+  case FL_OP_OR:
+  case FL_OP_XOR:
+  case FL_OP_WHERE: return false;
   default: return true;
   }
 }
@@ -291,8 +388,7 @@ static const char *check_program(const fl_pw_program *pr) {
     for (int a = 0; a < 3; a++)
       if (in->src[a] >= pr->n_inputs + q) return "an instruction reads a register that is not yet written";
     if (first < 0) return "an instruction lacks its operand";
-    fl_dtype src = first < pr->n_inputs ? pr->in_dtype[first] : pr->instrs[first - pr->n_inputs].dtype;
-    bool f = fl_dtype_is_float(src);
+    bool f = fl_dtype_is_float(register_type(pr, first));
     if (!f && float_only(in->op)) return "the operator is for floats only";
     if (f && (in->op == FL_OP_NOT || in->op == FL_OP_AND || in->op == FL_OP_OR || in->op == FL_OP_XOR))
       return "the operator is for bool and integers only";
@@ -313,7 +409,7 @@ static const char *plan_pointwise(const fl_problem *p, fl_arena *arena, fl_kerne
   if (!q) return "out of memory";
   plan->params = q;
   plan->params_bytes = sizeof *q;
-  plan->cost_us = 0.5 + (double)fl_type_numel(&p->out[0]) * (p->n_in + 2 * p->program->n_instrs + p->n_out) * 0.005;
+  plan->cost_us = 0.5 + (double)fl_type_numel(&p->out[0]) * (p->n_in + 2 * p->program->n_instrs + p->n_out) * 0.0015;
   return NULL;
 }
 

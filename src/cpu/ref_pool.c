@@ -40,8 +40,7 @@ static const char *plan_image(const fl_problem *p, fl_arena *arena, fl_kernel_pl
   plan->params = q;
   plan->params_bytes = sizeof *q;
   int64_t window = q->kernel[0] * q->kernel[1];
-  if (p->op == FL_OP_ADAPTIVE_AVG_POOL2D)
-    window = 1 + fl_type_numel(&p->in[0].type) / (fl_type_numel(&p->out[0]) + 1);
+  if (p->op == FL_OP_ADAPTIVE_AVG_POOL2D) window = 1 + fl_type_numel(&p->in[0].type) / (fl_type_numel(&p->out[0]) + 1);
   plan->cost_us = 0.3 + (double)fl_type_numel(&p->out[0]) * (double)(window + 4) * 0.005;
   return NULL;
 }
@@ -166,10 +165,11 @@ static double resize_pixel(const params *q, const fl_tensor *x, const fl_type *o
 
 static const char *plan_resize(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan) {
   const char *why = plan_image(p, arena, plan);
-  if (!why && fl_type_numel(&p->in[0].type) == 0 && fl_type_numel(&p->out[0]) > 0) return "an empty image has no pixels";
+  if (!why && fl_type_numel(&p->in[0].type) == 0 && fl_type_numel(&p->out[0]) > 0)
+    return "an empty image has no pixels";
   return why;
 }
 
 static void run_resize(const fl_run_args *a) { run_image(a, resize_pixel); }
-const fl_kernel fl_kernel_resize2d_ref = {"resize2d_ref", FL_OP_RESIZE2D, FL_ISA_PORTABLE, plan_resize, NULL,
-                                          run_resize};
+const fl_kernel fl_kernel_resize2d_ref = {"resize2d_ref", FL_OP_RESIZE2D, FL_ISA_PORTABLE,
+                                          plan_resize,    NULL,           run_resize};

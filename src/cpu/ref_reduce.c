@@ -109,10 +109,14 @@ static void reduce_range(void *arg, int64_t begin, int64_t end, int thread) {
     for (int k = 0; k < q->n_kept; k++) o += kept.at[k] * out->strides[q->out_axis[k]];
     fl_dtype t = out->type.dtype;
     bool index = q->op == FL_OP_ARGMAX || q->op == FL_OP_ARGMIN, logic = q->op == FL_OP_ANY || q->op == FL_OP_ALL;
-    if (index) fl_ref_seti(out->data, t, o, arg_extreme(q, x, base, reduced));
-    else if (q->op == FL_OP_VAR) fl_ref_setf(out->data, t, o, variance(q, x, base, reduced));
-    else if (logic || !fl_dtype_is_float(x->type.dtype)) fl_ref_seti(out->data, t, o, reduce_i(q, x, base, reduced));
-    else fl_ref_setf(out->data, t, o, reduce_f(q, x, base, reduced));
+    if (index)
+      fl_ref_seti(out->data, t, o, arg_extreme(q, x, base, reduced));
+    else if (q->op == FL_OP_VAR)
+      fl_ref_setf(out->data, t, o, variance(q, x, base, reduced));
+    else if (logic || !fl_dtype_is_float(x->type.dtype))
+      fl_ref_seti(out->data, t, o, reduce_i(q, x, base, reduced));
+    else
+      fl_ref_setf(out->data, t, o, reduce_f(q, x, base, reduced));
   }
 }
 
@@ -120,7 +124,8 @@ static const char *plan_reduce(const fl_problem *p, fl_arena *arena, fl_kernel_p
   const fl_type *x = &p->in[0].type;
   params *q = new_params(arena, plan, p->op);
   if (!q) return "out of memory";
-  if ((p->op == FL_OP_MEAN || p->op == FL_OP_VAR) && !fl_dtype_is_float(x->dtype)) return "the operator is for floats only";
+  if ((p->op == FL_OP_MEAN || p->op == FL_OP_VAR) && !fl_dtype_is_float(x->dtype))
+    return "the operator is for floats only";
   int n;
   const int64_t *axes = fl_attr_list(p->attrs, "axes", &n);
   bool keepdim = fl_attr_int(p->attrs, "keepdim", 0) != 0;
@@ -146,8 +151,8 @@ static void run_reduce(const fl_run_args *a) {
 }
 
 #define REDUCE(lower, upper)                                                                                           \
-  const fl_kernel fl_kernel_##lower##_ref = {#lower "_ref", FL_OP_##upper, FL_ISA_PORTABLE, plan_reduce, NULL,         \
-                                             run_reduce};
+  const fl_kernel fl_kernel_##lower##_ref = {#lower "_ref", FL_OP_##upper, FL_ISA_PORTABLE,                            \
+                                             plan_reduce,   NULL,          run_reduce};
 REDUCE(sum, SUM)
 REDUCE(mean, MEAN)
 REDUCE(prod, PROD)
@@ -203,8 +208,10 @@ static void line_range(void *arg, int64_t begin, int64_t end, int thread) {
   for (int64_t i = begin; i < end; i++, walk_next(&lines)) {
     int64_t ob = 0;
     for (int k = 0; k < q->n_kept; k++) ob += lines.at[k] * out->strides[q->kept[k]];
-    if (q->op == FL_OP_CUMSUM) cumsum_line(x, walk_offset(&lines), xs, out, ob, os, n);
-    else softmax_line(x, walk_offset(&lines), xs, out, ob, os, n, q->op == FL_OP_LOG_SOFTMAX);
+    if (q->op == FL_OP_CUMSUM)
+      cumsum_line(x, walk_offset(&lines), xs, out, ob, os, n);
+    else
+      softmax_line(x, walk_offset(&lines), xs, out, ob, os, n, q->op == FL_OP_LOG_SOFTMAX);
   }
 }
 

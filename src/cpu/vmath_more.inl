@@ -25,8 +25,8 @@ FL_INLINE vf vf_softplus(vf x, float beta, float threshold) {
   return vf_select(vf_lt(vf_set1(threshold), t), x, vf_div(vf_log1p(vf_exp(t)), vf_set1(beta)));
 }
 
-/* Reduced by multiples of pi/2 in three parts, then minimax polynomials on |r| <= pi/4. `quarter` 0 gives the sine, 1 the
- * cosine. Beyond 8192 the reduction would lose digits, and the C library answers. */
+/* Reduced by multiples of pi/2 in three parts, then minimax polynomials on |r| <= pi/4. `quarter` 0 gives the sine, 1
+ * the cosine. Beyond 8192 the reduction would lose digits, and the C library answers. */
 FL_INLINE vf vf_sincos(vf x, float quarter) {
   const vf n = vf_round(vf_mul(x, vf_set1(0.636619772f)));
   vf r = vf_fnma(n, vf_set1(1.5707855225f), x);

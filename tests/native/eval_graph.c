@@ -26,8 +26,8 @@ static fl_status eval(const char *text, int threads, const void *const *inputs, 
 __attribute__((visibility("default"))) int fl_eval_graph(const char *text, int isa, int threads,
                                                          const void *const *inputs, void *const *outputs, char *message,
                                                          size_t size);
-int fl_eval_graph(const char *text, int isa, int threads, const void *const *inputs, void *const *outputs, char *message,
-                  size_t size) {
+int fl_eval_graph(const char *text, int isa, int threads, const void *const *inputs, void *const *outputs,
+                  char *message, size_t size) {
   fl_isa before = fl_cpu_isa();
   fl_cpu_force_isa((fl_isa)isa);
   fl_status s = eval(text, threads, inputs, outputs);
