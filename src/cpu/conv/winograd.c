@@ -64,26 +64,40 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
   return NULL;
 }
 
-/* Panels of one position as fl_gemm_pack lays them out, position after position. */
+#define PACK_ROWS 16
+
+/* The 3x3 weights of input channels [k0, k0 + rows) and FL_WINOGRAD_LANES result channels from o0, as g[row][9][lanes]. */
+static void gather(const fl_tensor *w, int64_t k0, int rows, int64_t o0, int64_t o_end, float *g) {
+  for (int j = 0; j < FL_WINOGRAD_LANES; j++)
+    for (int i = 0; i < rows * 9; i++) {
+      const int64_t at =
+          (o0 + j) * w->strides[0] + (k0 + i / 9) * w->strides[1] + i % 9 / 3 * w->strides[2] + i % 3 * w->strides[3];
+      g[i * FL_WINOGRAD_LANES + j] = o0 + j < o_end ? ((const float *)w->data)[at] : 0;
+    }
+}
+
+/* Panels of each position as fl_gemm_pack lays them out, position after position. Several rows at a time, because the
+ * positions lie far apart in memory. */
 static void pack(const fl_problem *p, const void *params, int operand, const fl_tensor *w, void *dst) {
   const wino_params *q = params;
-  const fl_gemm_isa *gemm = fl_gemm_of(q->isa);
   const fl_gemm_b *b = &q->shape;
-  const int nr = gemm->nr;
-  const int64_t floats = (int64_t)(fl_gemm_b_bytes(b) / sizeof(float));
-  float g[9 * 64], u[FL_WINOGRAD_MAX * 64];
-  for (int64_t panel = 0; panel < fl_gemm_panels(gemm, b); panel++)
-    for (int64_t k = 0; k < b->k; k++) {
-      for (int i = 0; i < 9; i++)
-        for (int j = 0; j < nr; j++) {
-          const int64_t o = panel * nr + j;
-          const int64_t at = o * w->strides[0] + k * w->strides[1] + i / 3 * w->strides[2] + i % 3 * w->strides[3];
-          g[i * nr + j] = o < b->n ? ((const float *)w->data)[at] : 0;
-        }
-      transforms(q->isa)->weights(q->m, g, u, nr);
+  const int nr = fl_gemm_of(q->isa)->nr;
+  const int64_t floats = (int64_t)(fl_gemm_b_bytes(b) / sizeof(float)), step = PACK_ROWS * FL_WINOGRAD_LANES;
+  _Alignas(64) float g[PACK_ROWS * 9 * FL_WINOGRAD_LANES], u[FL_WINOGRAD_MAX * PACK_ROWS * FL_WINOGRAD_LANES];
+  for (int64_t o = 0; o < b->n_padded; o += FL_WINOGRAD_LANES)
+    for (int64_t k = 0; k < b->k;) {
       const int64_t block = k / b->kc, k0 = block * b->kc, kc = min64(b->kc, b->k - k0);
-      float *row = (float *)dst + k0 * b->n_padded + panel * kc * nr + (k - k0) * nr;
-      for (int64_t i = 0; i < positions(q); i++) memcpy(row + i * floats, u + i * nr, (size_t)nr * sizeof(float));
+      const int rows = (int)min64(PACK_ROWS, k0 + kc - k);
+      gather(w, k, rows, o, b->n, g);
+      for (int r = 0; r < rows; r++)
+        transforms(q->isa)->weights(q->m, g + r * 9 * FL_WINOGRAD_LANES, u + r * FL_WINOGRAD_LANES, step);
+      for (int64_t i = 0; i < positions(q); i++)
+        for (int64_t j = 0; j < FL_WINOGRAD_LANES && o + j < b->n_padded; j += nr) {
+          float *panel = (float *)dst + i * floats + k0 * b->n_padded + (o + j) * kc + (k - k0) * nr;
+          for (int r = 0; r < rows; r++)
+            memcpy(panel + r * nr, u + i * step + r * FL_WINOGRAD_LANES + j, (size_t)nr * sizeof(float));
+        }
+      k += rows;
     }
 }
 

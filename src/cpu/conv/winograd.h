@@ -10,7 +10,8 @@
 #include "cpu/conv/conv.h"
 #include "cpu/gemm/gemm.h"
 
-#define FL_WINOGRAD_MAX 36 /* positions */
+#define FL_WINOGRAD_MAX   36 /* positions */
+#define FL_WINOGRAD_LANES 32 /* weights transformed at once */
 
 typedef struct fl_winograd {
   int m; /* results of a tile per side */
@@ -30,8 +31,8 @@ typedef struct fl_winograd_isa {
   /* Transforms channels [o0, o1) of one tile's products, position p of channel o0 + i at m[p position + i], and stores
    * the results with bias, residual and activation. Reads up to vl - 1 floats behind the last. */
   void (*output)(const fl_winograd *w, int64_t tile, int64_t o0, int64_t o1, const float *m, int64_t position);
-  /* Transforms the 9 weights of n channels, g[9][n], into u[positions][n]. */
-  void (*weights)(int m, const float *g, float *u, int n);
+  /* Transforms 3x3 weights g[9][FL_WINOGRAD_LANES]; position p goes to u[p step .. + FL_WINOGRAD_LANES). */
+  void (*weights)(int m, const float *g, float *u, int64_t step);
 } fl_winograd_isa;
 
 extern const fl_winograd_isa fl_winograd_avx512, fl_winograd_avx2;

@@ -129,8 +129,13 @@ FL_INLINE void output_tile(const int m, const fl_winograd *w, int64_t tile, int6
     }
 }
 
-/* u = G g, of 3 values, for n channels at `step`. */
-static void weights_1d(int m, const double g[3], double *u) {
+/* Weights are transformed in double: their rounding is paid once and meets every result. */
+typedef float half_vf __attribute__((vector_size(VL * 2)));
+typedef double vd __attribute__((vector_size(VL * 4)));
+
+/* u = G g, 3 values into m + 2. */
+FL_INLINE void weights_1d(const int m, const vd g[3], vd *u) {
+  const double a = A, b = B, a2 = a * a, b2 = b * b, na = 1 / (2 * a2 * (a2 - b2)), nb = 1 / (2 * b2 * (b2 - a2));
   if (m == 2) {
     u[0] = g[0];
     u[1] = 0.5 * (g[0] + g[1] + g[2]);
@@ -138,8 +143,7 @@ static void weights_1d(int m, const double g[3], double *u) {
     u[3] = g[2];
     return;
   }
-  const double a = A, b = B, a2 = a * a, b2 = b * b, na = 1 / (2 * a2 * (a2 - b2)), nb = 1 / (2 * b2 * (b2 - a2));
-  u[0] = g[0] / (a2 * b2);
+  u[0] = g[0] * (1 / (a2 * b2));
   u[1] = na * (g[0] + a * g[1] + a2 * g[2]);
   u[2] = na * (g[0] - a * g[1] + a2 * g[2]);
   u[3] = nb * (g[0] + b * g[1] + b2 * g[2]);
@@ -147,20 +151,34 @@ static void weights_1d(int m, const double g[3], double *u) {
   u[5] = g[2];
 }
 
-static void weights(int m, const float *g, float *u, int n) {
+FL_INLINE void weights_tile(const int m, const float *g, float *u, int64_t step) {
   const int side = m + 2;
-  for (int c = 0; c < n; c++) {
-    double t[3][6], column[3], out[6];
+  for (int c = 0; c < FL_WINOGRAD_LANES; c += VL / 2) {
+    vd t[3][6], column[3], out[6];
     for (int i = 0; i < 3; i++) {
-      for (int j = 0; j < 3; j++) column[j] = g[(i * 3 + j) * n + c];
+      for (int j = 0; j < 3; j++) {
+        half_vf h;
+        __builtin_memcpy(&h, g + (i * 3 + j) * FL_WINOGRAD_LANES + c, sizeof h);
+        column[j] = __builtin_convertvector(h, vd);
+      }
       weights_1d(m, column, t[i]);
     }
     for (int j = 0; j < side; j++) {
       for (int i = 0; i < 3; i++) column[i] = t[i][j];
       weights_1d(m, column, out);
-      for (int i = 0; i < side; i++) u[(i * side + j) * n + c] = (float)out[i];
+      for (int i = 0; i < side; i++) {
+        const half_vf h = __builtin_convertvector(out[i], half_vf);
+        __builtin_memcpy(u + (i * side + j) * step + c, &h, sizeof h);
+      }
     }
   }
+}
+
+static void weights(int m, const float *g, float *u, int64_t step) {
+  if (m == 4)
+    weights_tile(4, g, u, step);
+  else
+    weights_tile(2, g, u, step);
 }
 
 static void input(const fl_winograd *w, int64_t tile, int64_t c0, int64_t c1, float *v, int64_t position) {

@@ -56,14 +56,24 @@ static void pack_rows(float *dst, const fl_gemm_src *s, const float *column, int
   }
 }
 
+/* Are the elements of a column side by side? */
+static bool contiguous_columns(const fl_gemm_src *s) {
+  return s->strides[2] == 1 && (s->dims[1] == 1 || s->strides[1] == s->dims[2]) &&
+         (s->dims[0] == 1 || s->strides[0] == s->dims[1] * s->dims[2]);
+}
+
 void fl_gemm_pack(const fl_gemm_isa *isa, const fl_gemm_b *b, float *dst, const fl_gemm_src *src, int64_t p0,
                   int64_t p1) {
   const int nr = isa->nr;
   for (int64_t p = p0; p < p1; p++)
     for (int64_t block = 0; block < b->blocks; block++) {
-      const int64_t k0 = block * b->kc, kc = block_rows(b, block);
-      pack_rows(dst + k0 * b->n_padded + p * kc * nr, src, src->data + p * nr * src->sn, min64(nr, b->n - p * nr), nr,
-                k0, kc);
+      const int64_t k0 = block * b->kc, kc = block_rows(b, block), columns = min64(nr, b->n - p * nr);
+      float *panel = dst + k0 * b->n_padded + p * kc * nr;
+      const float *first = src->data + p * nr * src->sn;
+      if (contiguous_columns(src))
+        isa->pack_columns(panel, first + k0, src->sn, columns, kc);
+      else
+        pack_rows(panel, src, first, columns, nr, k0, kc);
     }
 }
 

@@ -35,6 +35,8 @@ typedef struct fl_gemm_strip {
 typedef struct fl_gemm_isa {
   int mr, nr;
   void (*strip[FL_GEMM_MR_MAX])(const fl_gemm_strip *s); /* by rows - 1, up to mr */
+  /* One packed panel of kc rows; column j of `columns` is contiguous at src + j sn. */
+  void (*pack_columns)(float *dst, const float *src, int64_t sn, int64_t columns, int64_t kc);
   void (*copy)(float *dst, const float *src, int64_t n);
   void (*act)(float *x, int64_t n, fl_epilogue e); /* in place */
 } fl_gemm_isa;

@@ -23,6 +23,7 @@ const fl_gemm_isa fl_gemm_avx512 = {
     .nr = NR,
     .strip = {strip_1, strip_2, strip_3, strip_4, strip_5, strip_6, strip_7, strip_8, strip_9, strip_10, strip_11,
               strip_12, strip_13, strip_14},
+    .pack_columns = pack_columns,
     .copy = copy_row,
     .act = act_row,
 };

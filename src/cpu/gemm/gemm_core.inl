@@ -2,6 +2,7 @@
  * that include it include vmath first and define MR, the rows of the tallest tile. */
 
 #include "cpu/gemm/gemm.h"
+#include "cpu/transpose.inl"
 
 #define NR         (2 * VL)
 #define B_PREFETCH (NR * 16) /* floats ahead */
@@ -21,6 +22,22 @@ static __attribute__((unused)) void copy_row(float *dst, const float *src, int64
   if (i < n) {
     const vm m = vm_first((int)(n - i));
     vf_store_mask(dst + i, m, vf_load_mask(src + i, m));
+  }
+}
+
+/* One panel, block by block through registers: read along rows of src, columns of the panel. */
+static __attribute__((unused)) void pack_columns(float *dst, const float *src, int64_t sn, int64_t columns,
+                                                 int64_t kc) {
+  for (int64_t k = 0; k < kc; k += VL) {
+    const int64_t rows = kc - k < VL ? kc - k : VL;
+    for (int64_t j = 0; j < NR; j += VL) {
+      const vm m = vm_first((int)rows);
+      vf r[VL];
+      for (int i = 0; i < VL; i++) r[i] = j + i < columns ? vf_load_mask(src + (j + i) * sn + k, m) : vf_zero();
+      vf_transpose(r);
+      for (int i = 0; i < VL; i++)
+        if (i < rows) vf_store(dst + (k + i) * NR + j, r[i]);
+    }
   }
 }
 
