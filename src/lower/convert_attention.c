@@ -43,14 +43,15 @@ static fl_vid linear(fl_cv *c, fl_vid x, const char *weight, const char *bias) {
   return fl_cv_matmul(c, x, fl_cv_arg(c, weight), true, fl_cv_arg_opt(c, bias), FL_NO_VALUE);
 }
 
-/* PyTorch's masks tell what to leave out: type 0 is [S, T], type 1 is [B, T]. The engine's tell what to keep. */
+/* PyTorch's masks tell what to leave out, as bool or as what is not 0 (-inf): type 0 is [S, T], type 1 is [B, T],
+ * type 2 is [B, H, S, T]. The engine's tell what to keep. */
 static fl_vid keep_mask(fl_cv *c) {
   fl_vid mask = fl_cv_arg_opt(c, "mask");
   if (mask == FL_NO_VALUE) return FL_NO_VALUE;
   fl_type t = fl_cv_type(c, mask);
   int64_t type = fl_cv_int(c, "mask_type", 2);
-  if (t.dtype != FL_BOOL || t.rank != 2 || (type != 0 && type != 1)) fl_cv_decline(c, "mask of type %d", (int)type);
-  mask = fl_cv_unary(c, FL_OP_NOT, mask);
+  if (type < 0 || type > 2 || t.rank != (type == 2 ? 4 : 2)) fl_cv_decline(c, "mask of type %d", (int)type);
+  mask = fl_cv_unary(c, FL_OP_NOT, fl_cv_cast(c, mask, FL_BOOL));
   return type == 1 ? fl_cv_reshape(c, mask, 4, (int64_t[]){t.dims[0], 1, 1, t.dims[1]}) : mask;
 }
 

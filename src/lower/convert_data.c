@@ -1,4 +1,6 @@
 /* Joining, padding and indexing: operators that move elements. */
+#include <string.h>
+
 #include "lower/convert.h"
 
 /* The promoted tensors of a list; the empty 1-D tensors that cat lets pass are left out. */
@@ -79,35 +81,6 @@ void fl_convert_flip(fl_cv *c) {
   fl_cv_result(c, 0, x);
 }
 
-/* pad: [before last axis, after last axis, before the one in front of it, ...]; negative cuts off. */
-void fl_convert_constant_pad(fl_cv *c) {
-  fl_vid x = fl_cv_arg(c, "self");
-  fl_type t = fl_cv_type(c, x);
-  int64_t given[2 * FL_MAX_RANK], pads[2 * FL_MAX_RANK] = {0};
-  int n = fl_cv_ints(c, "pad", given, 2 * FL_MAX_RANK);
-  const char *mode = fl_cv_string(c, "mode", "constant");
-  if (mode[0] != 'c' || mode[1] != 'o') fl_cv_decline(c, "padding mode %s", mode);
-  if (n > 2 * t.rank || n % 2) fl_cv_decline(c, "%d paddings for rank %d", n, t.rank);
-  if (!fl_cv_ok(c)) return;
-  bool any = false;
-  for (int i = 0; i < n / 2; i++) {
-    int axis = t.rank - 1 - i;
-    int64_t before = given[2 * i], after = given[2 * i + 1];
-    if (before < 0 || after < 0)
-      x = fl_cv_slice(c, x, axis, before < 0 ? -before : 0, t.dims[axis] + (after < 0 ? after : 0), 1);
-    pads[2 * axis] = before > 0 ? before : 0;
-    pads[2 * axis + 1] = after > 0 ? after : 0;
-    any |= before > 0 || after > 0;
-  }
-  if (any) {
-    fl_attrs attrs = {0};
-    fl_attr_set_list(&attrs, "pads", pads, 2 * t.rank);
-    fl_attr_set_float(&attrs, "value", fl_cv_float(c, "value", 0));
-    x = fl_cv_op(c, FL_OP_PAD, &x, 1, &attrs);
-  }
-  fl_cv_result(c, 0, x);
-}
-
 void fl_convert_embedding(fl_cv *c) {
   fl_cv_result(c, 0, fl_cv_binary(c, FL_OP_EMBEDDING, fl_cv_arg(c, "weight"), fl_cv_arg(c, "indices")));
 }
@@ -121,6 +94,39 @@ void fl_convert_select_along(fl_cv *c) {
   fl_attrs attrs = {0};
   fl_attr_set_int(&attrs, "axis", 'i', fl_cv_axis(c, "dim", 0, rank));
   fl_cv_result(c, 0, fl_cv_op(c, (fl_op)c->param, (fl_vid[]){x, index}, 2, &attrs));
+}
+
+/* gather along an axis, the others broadcast; without an axis from the flattened tensor. */
+void fl_convert_take_along(fl_cv *c) {
+  fl_vid x = fl_cv_arg(c, "self"), index = fl_cv_arg(c, "indices");
+  fl_type t = fl_cv_type(c, x), at = fl_cv_type(c, index);
+  if (!fl_cv_has(c, "dim") || t.rank == 0 || t.rank != at.rank) fl_cv_decline(c, "indexes the flattened tensor");
+  int axis = fl_cv_axis(c, "dim", 0, t.rank);
+  if (!fl_cv_ok(c)) return;
+  for (int i = 0; i < t.rank; i++) {
+    if (i == axis) continue;
+    if (t.dims[i] == 1) t.dims[i] = at.dims[i];
+    at.dims[i] = t.dims[i];
+  }
+  fl_attrs attrs = {0};
+  fl_attr_set_int(&attrs, "axis", 'i', axis);
+  fl_vid inputs[] = {fl_cv_expand(c, x, t.rank, t.dims), fl_cv_expand(c, index, at.rank, at.dims)};
+  fl_cv_result(c, 0, fl_cv_op(c, FL_OP_GATHER, inputs, 2, &attrs));
+}
+
+/* Vector i lies along axis i of the grid; "xy" exchanges the first two. */
+void fl_convert_meshgrid(fl_cv *c) {
+  int n;
+  fl_vid *xs = fl_cv_args(c, "tensors", &n);
+  bool xy = !strcmp(fl_cv_string(c, "indexing", "ij"), "xy");
+  fl_type out = fl_cv_out(c, 0);
+  if (out.rank != n || n > FL_MAX_RANK) fl_cv_decline(c, "%d vectors for rank %d", n, out.rank);
+  for (int i = 0; i < n && fl_cv_ok(c); i++) {
+    int axis = xy && i < 2 && n > 1 ? 1 - i : i;
+    int64_t dims[FL_MAX_RANK];
+    for (int k = 0; k < n; k++) dims[k] = k == axis ? out.dims[k] : 1;
+    fl_cv_result(c, i, fl_cv_expand(c, fl_cv_reshape(c, xs[i], n, dims), n, out.dims));
+  }
 }
 
 void fl_convert_index(fl_cv *c) {

@@ -148,6 +148,24 @@ void fl_convert_threshold(fl_cv *c) {
   fl_cv_result(c, 0, fl_cv_where(c, below, scalar_like(c, x, fl_cv_float(c, "value", 0)), x));
 }
 
+/* hardshrink keeps what is outside [-lambd, lambd]; softshrink (param 1) moves it by lambd. NaN stays. */
+void fl_convert_shrink(fl_cv *c) {
+  fl_vid x = fl_cv_arg(c, "self");
+  double lambd = fl_cv_float(c, "lambd", 0.5);
+  fl_vid inside = compare(c, FL_OP_LE, fl_cv_unary(c, FL_OP_ABS, x), lambd), outside = x;
+  if (c->param) outside = fl_cv_binary(c, FL_OP_SUB, x, fl_cv_mul_scalar(c, fl_cv_unary(c, FL_OP_SIGN, x), lambd));
+  fl_cv_result(c, 0, fl_cv_where(c, inside, scalar_like(c, x, 0), outside));
+}
+
+/* log(x / (1 - x)), with x kept within [eps, 1 - eps] */
+void fl_convert_logit(fl_cv *c) {
+  fl_vid x = fl_cv_floating(c, fl_cv_arg(c, "self"));
+  double eps = fl_cv_float(c, "eps", -1);
+  if (eps >= 0) x = clamp(c, x, eps, 1 - eps);
+  fl_vid rest = fl_cv_binary(c, FL_OP_SUB, scalar_like(c, x, 1), x);
+  fl_cv_result(c, 0, fl_cv_unary(c, FL_OP_LOG, fl_cv_binary(c, FL_OP_DIV, x, rest)));
+}
+
 void fl_convert_glu(fl_cv *c) {
   fl_vid x = fl_cv_arg(c, "self");
   fl_type t = fl_cv_type(c, x);
@@ -221,6 +239,25 @@ void fl_convert_binary(fl_cv *c) {
   fl_vid a, b;
   fl_cv_operands(c, "self", "other", &a, &b);
   fl_cv_result(c, 0, fl_cv_binary(c, (fl_op)c->param, a, b));
+}
+
+/* fmax, fmin: a number wins over NaN. */
+void fl_convert_fmax(fl_cv *c) {
+  fl_vid a, b;
+  fl_cv_operands(c, "self", "other", &a, &b);
+  fl_vid r = fl_cv_binary(c, (fl_op)c->param, a, b);
+  if (fl_dtype_is_float(fl_cv_type(c, a).dtype)) {
+    r = fl_cv_where(c, fl_cv_unary(c, FL_OP_ISNAN, b), a, r);
+    r = fl_cv_where(c, fl_cv_unary(c, FL_OP_ISNAN, a), b, r);
+  }
+  fl_cv_result(c, 0, r);
+}
+
+/* The outer product of two vectors. */
+void fl_convert_outer(fl_cv *c) {
+  fl_vid a, b;
+  fl_cv_operands(c, "self", "vec2", &a, &b);
+  fl_cv_result(c, 0, fl_cv_binary(c, FL_OP_MUL, fl_cv_unsqueeze(c, a, fl_cv_type(c, a).rank), b));
 }
 
 void fl_convert_fmod(fl_cv *c) {

@@ -37,6 +37,18 @@ void fl_convert_max_dim(fl_cv *c) {
   if (fl_cv_needed(c, 1)) fl_cv_result(c, 1, reduce_dim(c, arg, x, keepdim(c)));
 }
 
+/* (smallest, largest) */
+void fl_convert_aminmax(fl_cv *c) {
+  fl_vid x = fl_cv_arg(c, "self");
+  fl_cv_result(c, 0, reduce_dim(c, FL_OP_AMIN, x, keepdim(c)));
+  fl_cv_result(c, 1, reduce_dim(c, FL_OP_AMAX, x, keepdim(c)));
+}
+
+void fl_convert_count_nonzero(fl_cv *c) {
+  fl_vid x = fl_cv_cast(c, fl_cv_cast(c, fl_cv_arg(c, "self"), FL_BOOL), FL_I64);
+  fl_cv_result(c, 0, reduce_dim(c, FL_OP_SUM, x, false));
+}
+
 /* Without an axis: of the flattened tensor. */
 void fl_convert_argmax(fl_cv *c) {
   fl_vid x = fl_cv_arg(c, "self");
@@ -93,6 +105,20 @@ static fl_vid norm(fl_cv *c, fl_vid x, double p) {
 void fl_convert_norm(fl_cv *c) {
   fl_vid x = fl_cv_cast(c, fl_cv_arg(c, "self"), fl_cv_out(c, 0).dtype);
   fl_cv_result(c, 0, norm(c, x, fl_cv_float(c, fl_cv_has(c, "ord") ? "ord" : "p", 2)));
+}
+
+/* v * g / |v|, where the norm is over every axis but `dim`; g has the shape of that norm. */
+void fl_convert_weight_norm(fl_cv *c) {
+  fl_vid v = fl_cv_arg(c, "v"), g = fl_cv_arg(c, "g");
+  fl_type t = fl_cv_type(c, v);
+  int kept = fl_cv_axis(c, "dim", 0, t.rank), n = 0;
+  int64_t axes[FL_MAX_RANK];
+  for (int i = 0; i < t.rank; i++)
+    if (i != kept) axes[n++] = i;
+  if (n == 0) fl_cv_decline(c, "weight of rank %d", t.rank);
+  fl_vid size = fl_cv_reduce(c, FL_OP_SUM, fl_cv_binary(c, FL_OP_MUL, v, v), axes, n, true);
+  fl_vid scale = fl_cv_binary(c, FL_OP_DIV, g, fl_cv_unary(c, FL_OP_SQRT, size));
+  fl_cv_result(c, 0, fl_cv_binary(c, FL_OP_MUL, v, scale));
 }
 
 /* m + log(sum(exp(x - m))), where an infinite m must not give inf - inf. */

@@ -151,6 +151,31 @@ FL_TEST(data) {
   check_op("cumsum.default(self=m, dim=1, dtype=None)", "i64[2,4,6]", "cast(|cumsum(");
 }
 
+FL_TEST(padding_and_windows) {
+  check_graph("x = input f32[1,5]\nr = aten.reflection_pad1d.default(self=x, padding=[2,1]) : f32[1,8]\nreturn r\n",
+              "literal i64[8] = [2, 1, 0, 1, 2, 3, 4, 3]|index_select(%0|axis=1");
+  check_graph("x = input f32[1,5]\nr = aten.pad.default(self=x, pad=[2,1], mode='replicate', value=None) : f32[1,8]\n"
+              "return r\n",
+              "[0, 0, 0, 1, 2, 3, 4, 4]|index_select(");
+  check_graph("x = input f32[1,5]\nr = aten.pad.default(self=x, pad=[2,1], mode='circular', value=None) : f32[1,8]\n"
+              "return r\n",
+              "[3, 4, 0, 1, 2, 3, 4, 0]|index_select(");
+  check_graph("x = input f32[5,3]\nr = aten.unfold.default(self=x, dimension=0, size=3, step=2) : f32[2,3,3]\nreturn r\n",
+              "[0, 1, 2, 2, 3, 4]|index_select(%0|dims=[2,3,3]|perm=[0,2,1]");
+  check_declined("x = input f32[1,2]\nr = aten.reflection_pad1d.default(self=x, padding=[2,1]) : f32[1,5]\nreturn r\n",
+                 "padding beyond the tensor");
+}
+
+FL_TEST(encoder_layer) {
+  check_graph("x = input f32[2,4,6]\nm = input f32[2,4]\nq = weight f32[18,6]\nqb = weight f32[18]\np = weight f32[6,6]\n"
+              "b = weight f32[6]\nf = weight f32[16,6]\nfb = weight f32[16]\ng = weight f32[6,16]\n"
+              "r = aten._transformer_encoder_layer_fwd.default(src=x, embed_dim=6, num_heads=2, qkv_weight=q, qkv_bias=qb, "
+              "proj_weight=p, proj_bias=b, use_gelu=True, norm_first=False, eps=1e-5, norm_weight_1=b, norm_bias_1=b, "
+              "norm_weight_2=b, norm_bias_2=b, ffn_weight_1=f, ffn_bias_1=fb, ffn_weight_2=g, ffn_bias_2=b, mask=m, "
+              "mask_type=1) : f32[2,4,6]\nreturn r\n",
+              "not(|dims=[2,1,1,4]|attention(|matmul(|add(|layer_norm(|matmul(|gelu(|matmul(|add(|layer_norm(");
+}
+
 FL_TEST(products) {
   check_graph("x = input f32[2,8]\nw = weight f32[4,8]\nb = weight f32[4]\nt = aten.t.default(self=w) : f32[8,4] of w\n"
               "r = aten.addmm.default(self=b, mat1=x, mat2=t, beta=1, alpha=1) : f32[2,4]\nreturn r\n",
@@ -264,5 +289,6 @@ FL_TEST(table) {
   FL_CHECK(fl_converter_get(-1) == NULL);
 }
 
-FL_TEST_MAIN(FL_RUN(unary) FL_RUN(promotion) FL_RUN(views) FL_RUN(data) FL_RUN(products) FL_RUN(convolution)
+FL_TEST_MAIN(FL_RUN(unary) FL_RUN(promotion) FL_RUN(views) FL_RUN(data) FL_RUN(padding_and_windows)
+                 FL_RUN(encoder_layer) FL_RUN(products) FL_RUN(convolution)
                  FL_RUN(norms_and_reductions) FL_RUN(attention) FL_RUN(creation) FL_RUN(declines) FL_RUN(table))
