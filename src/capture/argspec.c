@@ -201,7 +201,8 @@ static bool match_dict(matcher *m, const fl_spec *s, PyObject *o) {
     return same;
   }
   while (PyDict_Next(o, &pos, &k, &v)) {
-    if (i >= s->n || !fl_const_equal(k, PyTuple_GET_ITEM(s->object, i))) return m->why = "argument: keys of a dict", false;
+    if (i >= s->n || !fl_const_equal(k, PyTuple_GET_ITEM(s->object, i)))
+      return m->why = "argument: keys of a dict", false;
     if (!match(m, &s->items[i++], v)) return false;
   }
   return true;

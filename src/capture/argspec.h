@@ -26,8 +26,8 @@ typedef enum fl_spec_kind {
 typedef struct fl_spec {
   fl_spec_kind kind;
   uint32_t index;
-  PyObject *object;      /* CONST, OBJECT; DICT: tuple of the keys in order. Kept by the argspec */
-  PyTypeObject *type;    /* of the object; borrowed (types of tensors and containers are immortal here) */
+  PyObject *object;   /* CONST, OBJECT; DICT: tuple of the keys in order. Kept by the argspec */
+  PyTypeObject *type; /* of the object; borrowed (types of tensors and containers are immortal here) */
   int n;
   struct fl_spec *items;
 } fl_spec;
@@ -36,16 +36,16 @@ typedef struct fl_input {
   fl_tensor_meta meta;
   PyTypeObject *type;
   bool requires_grad;
-  bool attrs_read;       /* the program looked at its Python attributes: it must have none */
+  bool attrs_read; /* the program looked at its Python attributes: it must have none */
 } fl_input;
 
 #define FL_MAX_INPUTS 256
 
 typedef struct fl_argspec {
-  PyObject *keep;        /* list of what is held */
-  PyObject *kwnames;     /* tuple or NULL */
+  PyObject *keep;    /* list of what is held */
+  PyObject *kwnames; /* tuple or NULL */
   int n_pos, n_kw, n_inputs;
-  fl_spec *args;         /* n_pos + n_kw */
+  fl_spec *args; /* n_pos + n_kw */
   fl_input *inputs;
 } fl_argspec;
 

@@ -14,8 +14,10 @@ static fl_pool *pool_of(int threads) {
   fl_pool *p = NULL;
   fl_status s = fl_pool_create(threads, &p);
   if (s || !FL_PUSH(&pools, p)) {
-    if (s) PyErr_Format(PyExc_RuntimeError, "framelift: thread pool: %s", fl_status_message(s));
-    else PyErr_NoMemory();
+    if (s)
+      PyErr_Format(PyExc_RuntimeError, "framelift: thread pool: %s", fl_status_message(s));
+    else
+      PyErr_NoMemory();
     fl_status_free(s);
     fl_pool_destroy(p);
     return NULL;
@@ -150,7 +152,8 @@ static PyObject *native_with_grad(call *k) {
     c->warned = true;
     if (PyErr_WarnEx(PyExc_UserWarning,
                      "framelift: an argument requires grad while grad mode is on; this call runs natively "
-                     "(compile is for inference)", 1) < 0)
+                     "(compile is for inference)",
+                     1) < 0)
       return NULL;
   }
   return native(k, "an argument requires grad while grad mode is on", true);
@@ -181,8 +184,12 @@ static void note_give_up(fl_compiled *c, fl_rec *r) {
   const fl_reason *w = &r->why;
   snprintf(c->native_reason, sizeof c->native_reason, "%s%s%s", w->reason ? w->reason : "out of memory",
            w->detail && *w->detail ? ": " : "", w->detail ? w->detail : "");
-  fl_give_up g = {.reason = fl_strdup(w->reason ? w->reason : "out of memory"), .detail = fl_strdup(w->detail ? w->detail : ""),
-                  .file = w->file ? fl_strdup(w->file) : NULL, .line = w->line, .count = 1, .holder = r->trace};
+  fl_give_up g = {.reason = fl_strdup(w->reason ? w->reason : "out of memory"),
+                  .detail = fl_strdup(w->detail ? w->detail : ""),
+                  .file = w->file ? fl_strdup(w->file) : NULL,
+                  .line = w->line,
+                  .count = 1,
+                  .holder = r->trace};
   if (!FL_PUSH(&c->give_ups, g)) {
     fl_free(g.reason);
     fl_free(g.detail);
@@ -306,7 +313,9 @@ static PyObject *record_inside(call *k, fl_rec *r) {
   PyErr_Fetch(&type, &value, &tb);
   if (fl_dispatch_pop() < 0 || fl_compiling_flag(flag) < 0) PyErr_Clear();
   if (result) {
-    if (was_native) fl_rec_give_up(r, "not evaluated", fl_eval_supported() ? "a profiler, tracer or debugger is attached" : fl_eval_why_not());
+    if (was_native)
+      fl_rec_give_up(r, "not evaluated",
+                     fl_eval_supported() ? "a profiler, tracer or debugger is attached" : fl_eval_why_not());
     finish(k, r, result, generator);
   }
   Py_DECREF(generator);
@@ -333,7 +342,6 @@ static PyObject *record(call *k) {
 }
 
 /* --- the call --- */
-
 
 static PyObject *replay(call *k, fl_trace *t, PyObject **inputs, const char **miss) {
   int grad = t->eager_parts && !k->state.inference ? fl_grad_enabled() : 0;
@@ -370,10 +378,8 @@ static PyObject *try_traces(call *k) {
 static PyObject *record_locked(call *k) {
   fl_compiled *c = k->c;
   if (!PyThread_acquire_lock(c->lock, NOWAIT_LOCK)) {
-    Py_BEGIN_ALLOW_THREADS
-    PyThread_acquire_lock(c->lock, WAIT_LOCK);
-    Py_END_ALLOW_THREADS
-    PyObject *out = try_traces(k); /* another thread may have recorded what we need */
+    Py_BEGIN_ALLOW_THREADS PyThread_acquire_lock(c->lock, WAIT_LOCK);
+    Py_END_ALLOW_THREADS PyObject *out = try_traces(k); /* another thread may have recorded what we need */
     if (out || PyErr_Occurred()) {
       PyThread_release_lock(c->lock);
       return out;
@@ -395,7 +401,8 @@ static PyObject *compiled_call(PyObject *self, PyObject *const *args, size_t nar
   if (know_state(&k) < 0) return NULL;
   int grad = k.state.inference ? 0 : fl_grad_enabled();
   if (grad < 0) return NULL;
-  if (grad && requires_grad(args, k.nargs + (kwnames ? (size_t)PyTuple_GET_SIZE(kwnames) : 0), 0)) return native_with_grad(&k);
+  if (grad && requires_grad(args, k.nargs + (kwnames ? (size_t)PyTuple_GET_SIZE(kwnames) : 0), 0))
+    return native_with_grad(&k);
   const char *why = fl_torch_state_why_not(&k.state);
   if (why) return native(&k, why, false);
   if (gave_up_before(&k)) return native(&k, c->native_reason, false);
@@ -496,8 +503,8 @@ static void compiled_dealloc(fl_compiled *c) {
 
 /* Names that describe the callable are the target's; other special names are the type's own first. */
 static bool own_first(PyObject *name) {
-  static const char *const targets[] = {"__doc__", "__name__", "__qualname__", "__module__", "__annotations__",
-                                        "__signature__", "__dict__", "__defaults__", "__code__", "__globals__"};
+  static const char *const targets[] = {"__doc__",       "__name__", "__qualname__", "__module__", "__annotations__",
+                                        "__signature__", "__dict__", "__defaults__", "__code__",   "__globals__"};
   const char *s = PyUnicode_AsUTF8(name);
   if (!s) return PyErr_Clear(), true;
   if (strncmp(s, "__", 2)) return false;

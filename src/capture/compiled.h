@@ -5,30 +5,29 @@
 #include "capture/rec.h"
 #include "capture/segment.h"
 
-#define FL_MAX_TRACES 8
+#define FL_MAX_TRACES     8
 #define FL_MAX_RECORDINGS 32 /* of one callable: then it runs natively */
 
 typedef struct fl_give_up {
   char *reason, *detail, *file;
   int line;
   uint64_t count;
-  fl_trace *holder;    /* owns `args`: calls that match run natively at once */
+  fl_trace *holder; /* owns `args`: calls that match run natively at once */
 } fl_give_up;
 
 typedef struct fl_compiled {
-  PyObject_HEAD
-  vectorcallfunc vectorcall;
+  PyObject_HEAD vectorcallfunc vectorcall;
   PyObject *target, *weaklist;
   bool backend_eager, fallback_error, verify;
   int threads;
   double tactic_ms;
-  fl_pool *pool;       /* shared by all callables of as many threads */
-  FL_VEC(fl_trace *) traces;  /* most recently used first */
+  fl_pool *pool;             /* shared by all callables of as many threads */
+  FL_VEC(fl_trace *) traces; /* most recently used first */
   FL_VEC(fl_give_up) give_ups;
-  PyObject *misses;    /* dict: guard text -> count */
+  PyObject *misses; /* dict: guard text -> count */
   uint64_t calls, replayed, native;
-  int recorded;        /* recordings that became traces */
-  int recordings;      /* all */
+  int recorded;            /* recordings that became traces */
+  int recordings;          /* all */
   PyThread_type_lock lock; /* held while recording */
   char native_reason[240]; /* why the last native call was native */
   bool warned;

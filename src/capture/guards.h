@@ -19,7 +19,7 @@ typedef struct fl_dict_guard {
 typedef struct fl_inst_guard {
   PyObject *obj;
   PyTypeObject *type;
-  PyObject **slot, *dict;    /* where the __dict__ pointer lies, and what it was */
+  PyObject **slot, *dict; /* where the __dict__ pointer lies, and what it was */
 } fl_inst_guard;
 typedef struct fl_type_guard {
   PyTypeObject *type;
@@ -36,7 +36,7 @@ typedef struct fl_list_guard {
   PyObject *list, *snapshot; /* tuple */
 } fl_list_guard;
 typedef struct fl_cont_guard {
-  PyObject *obj, *snapshot;  /* tuple of members; of keys and values for a dict */
+  PyObject *obj, *snapshot; /* tuple of members; of keys and values for a dict */
   uint64_t version;
 } fl_cont_guard;
 typedef struct fl_descr_guard {

@@ -196,9 +196,12 @@ void fl_tensor_read(PyObject *tensor, fl_tensor_meta *out) {
     out->type.dims[i] = d.shape[i];
     out->strides[i] = d.strides[i];
   }
-  if (!engine_dtype(&d, &out->type.dtype)) out->why_not = "an element type the engine does not have";
-  else if (d.device.type != DL_CPU) out->why_not = "not in CPU memory";
-  else out->ok = true;
+  if (!engine_dtype(&d, &out->type.dtype))
+    out->why_not = "an element type the engine does not have";
+  else if (d.device.type != DL_CPU)
+    out->why_not = "not in CPU memory";
+  else
+    out->ok = true;
 }
 
 bool fl_tensor_meta_equal(const fl_tensor_meta *a, const fl_tensor_meta *b) {
@@ -216,8 +219,10 @@ bool fl_tensor_extent(const fl_tensor_meta *m, const char **lo, const char **hi)
   for (int i = 0; i < m->ndim; i++) {
     if (m->type.dims[i] == 0) return false;
     int64_t span = (m->type.dims[i] - 1) * m->strides[i];
-    if (span < 0) min += span;
-    else max += span;
+    if (span < 0)
+      min += span;
+    else
+      max += span;
   }
   *lo = (const char *)m->data + min * (int64_t)m->item_size;
   *hi = (const char *)m->data + (max + 1) * (int64_t)m->item_size;
@@ -259,8 +264,10 @@ static PyObject *int_tuple(const int64_t *v, int n) {
   PyObject *t = PyTuple_New(n);
   for (int i = 0; t && i < n; i++) {
     PyObject *x = PyLong_FromLongLong(v[i]);
-    if (!x) Py_CLEAR(t);
-    else PyTuple_SET_ITEM(t, i, x);
+    if (!x)
+      Py_CLEAR(t);
+    else
+      PyTuple_SET_ITEM(t, i, x);
   }
   return t;
 }

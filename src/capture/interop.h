@@ -19,15 +19,15 @@ typedef struct fl_tensor_meta {
   bool has_data;       /* data, shape and byte extent are known (also for dtypes the engine lacks) */
   void *data;
   int device_type, device_id; /* DLPack's numbers; 1 is the CPU */
-  uint32_t dtype_key;  /* DLPack dtype as one word, for comparing */
+  uint32_t dtype_key;         /* DLPack dtype as one word, for comparing */
   size_t item_size;
-  int ndim;            /* may exceed FL_MAX_RANK: then dims and strides below are not filled */
+  int ndim; /* may exceed FL_MAX_RANK: then dims and strides below are not filled */
   fl_type type;
   int64_t strides[FL_MAX_RANK];
 } fl_tensor_meta;
 
-bool fl_tensor_check(PyObject *o);       /* isinstance(o, torch.Tensor) */
-bool fl_tensor_is_plain(PyObject *o);    /* its type is exactly torch.Tensor, Parameter or Buffer */
+bool fl_tensor_check(PyObject *o);    /* isinstance(o, torch.Tensor) */
+bool fl_tensor_is_plain(PyObject *o); /* its type is exactly torch.Tensor, Parameter or Buffer */
 /* Never fails and never leaves an exception: what cannot be read is !ok with a reason. */
 void fl_tensor_read(PyObject *tensor, fl_tensor_meta *out);
 bool fl_tensor_meta_equal(const fl_tensor_meta *a, const fl_tensor_meta *b); /* all but `data` */
@@ -43,7 +43,7 @@ bool fl_tensor_version(PyObject *tensor, int64_t *out);
 /* A new tensor of this type and strides in memory of torch's own allocator, uninitialized; an inference tensor under
  * inference_mode. `dtype` must be one the engine has. New reference, or NULL with an exception. */
 PyObject *fl_tensor_new(const fl_type *type, const int64_t *strides);
-void *fl_tensor_data(PyObject *tensor);  /* NULL when it cannot be read (or is empty) */
+void *fl_tensor_data(PyObject *tensor); /* NULL when it cannot be read (or is empty) */
 
 /* torch.float32 ... to the engine's dtype. */
 bool fl_torch_dtype(PyObject *o, fl_dtype *out);
@@ -54,18 +54,18 @@ typedef struct fl_torch_state {
   int function_modes, dispatch_modes;
   PyObject *default_dtype; /* borrowed, immortal */
 } fl_torch_state;
-int fl_torch_state_read(fl_torch_state *out);  /* 0, or -1 with an exception */
+int fl_torch_state_read(fl_torch_state *out); /* 0, or -1 with an exception */
 /* NULL, or why nothing may be recorded or replayed in this state. Static storage. */
 const char *fl_torch_state_why_not(const fl_torch_state *s);
 bool fl_torch_state_equal(const fl_torch_state *a, const fl_torch_state *b);
 
-int fl_grad_enabled(void);      /* 1, 0, or -1 */
-int fl_grad_set(bool enabled);  /* 0 or -1 */
-int fl_torch_threads(void);     /* torch.get_num_threads(); at least 1 */
+int fl_grad_enabled(void);     /* 1, 0, or -1 */
+int fl_grad_set(bool enabled); /* 0 or -1 */
+int fl_torch_threads(void);    /* torch.get_num_threads(); at least 1 */
 /* True for C functions whose answer fl_torch_state already guards (torch.is_grad_enabled ...). */
 bool fl_torch_state_covers(PyObject *callable);
-int fl_compiling_flag(bool set); /* torch.compiler._is_compiling_flag: returns the old value, -1 on error */
-PyObject *fl_compiling_dict(void); /* borrowed: the dict that flag lies in */
+int fl_compiling_flag(bool set);      /* torch.compiler._is_compiling_flag: returns the old value, -1 on error */
+PyObject *fl_compiling_dict(void);    /* borrowed: the dict that flag lies in */
 int fl_dispatch_push(PyObject *mode); /* 0 or -1 */
 int fl_dispatch_pop(void);
 

@@ -12,7 +12,7 @@ typedef struct fl_ptrmap {
   size_t len, cap; /* cap is a power of two */
 } fl_ptrmap;
 
-void fl_ptrmap_release(fl_ptrmap *m);                       /* empty again; zeroed memory is an empty map */
+void fl_ptrmap_release(fl_ptrmap *m);                                   /* empty again; zeroed memory is an empty map */
 bool fl_ptrmap_get(const fl_ptrmap *m, const void *key, uint32_t *out); /* out may be NULL */
 bool fl_ptrmap_set(fl_ptrmap *m, const void *key, uint32_t value);      /* false = out of memory */
 

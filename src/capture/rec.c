@@ -86,7 +86,8 @@ static uint32_t add_value(fl_rec *r, const fl_tval *v, PyObject *tensor) {
   fl_tval n = *v;
   if (n.storage == UINT32_MAX) {
     n.storage = (uint32_t)r->storage_head.len;
-    if (!FL_PUSH(&r->storage_head, UINT32_MAX) || !FL_PUSH(&r->storage_kind, (uint8_t)n.kind)) return oom(r), FL_NO_TVAL;
+    if (!FL_PUSH(&r->storage_head, UINT32_MAX) || !FL_PUSH(&r->storage_kind, (uint8_t)n.kind))
+      return oom(r), FL_NO_TVAL;
   }
   if (!FL_PUSH(&t->values, n)) return oom(r), FL_NO_TVAL;
   uint32_t id = (uint32_t)t->values.len - 1;
@@ -241,19 +242,20 @@ int fl_rec_read_function(fl_rec *r, PyObject *function) {
   PyFunctionObject *f = (PyFunctionObject *)function;
   PyObject *lists[] = {f->func_defaults, f->func_closure};
   for (int i = 0; i < 2; i++)
-    for (Py_ssize_t j = 0; lists[i] && j < PyTuple_GET_SIZE(lists[i]); j++) note_known(r, PyTuple_GET_ITEM(lists[i], j));
+    for (Py_ssize_t j = 0; lists[i] && j < PyTuple_GET_SIZE(lists[i]); j++)
+      note_known(r, PyTuple_GET_ITEM(lists[i], j));
   note_known(r, function);
   return done(r, fl_guards_add_function(&r->trace->guards, function), false, NULL);
 }
 
 /* Metadata of a tensor: what the guards on arguments and weights check already. */
 static bool is_tensor_metadata(PyObject *descr) {
-  static const char *const names[] = {"shape",     "dtype",     "device",    "layout",     "ndim",         "is_cuda",
-                                      "is_cpu",    "is_sparse", "is_nested", "is_quantized", "is_meta",     "is_mkldnn",
-                                      "is_mps",    "is_xpu",    "is_xla",    "is_leaf",    "names",        "itemsize",
-                                      "nbytes",    "T",         "mT",        "H",          "mH",           "data",
-                                      "real",      "imag",      "is_vulkan", "is_ipu",     "is_maia",      "is_mtia",
-                                      "is_sparse_csr", "requires_grad"};
+  static const char *const names[] = {
+      "shape",     "dtype",     "device",        "layout",       "ndim",      "is_cuda",   "is_cpu",
+      "is_sparse", "is_nested", "is_quantized",  "is_meta",      "is_mkldnn", "is_mps",    "is_xpu",
+      "is_xla",    "is_leaf",   "names",         "itemsize",     "nbytes",    "T",         "mT",
+      "H",         "mH",        "data",          "real",         "imag",      "is_vulkan", "is_ipu",
+      "is_maia",   "is_mtia",   "is_sparse_csr", "requires_grad"};
   PyObject *name = PyObject_TypeCheck(descr, &PyGetSetDescr_Type) ? ((PyDescrObject *)descr)->d_name : NULL;
   for (size_t i = 0; name && i < sizeof names / sizeof *names; i++)
     if (PyUnicode_CompareWithASCIIString(name, names[i]) == 0) return true;
@@ -285,14 +287,16 @@ int fl_rec_read_descr(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *value
   if (off(r) || !value) return 0;
   if (fl_tensor_check(obj)) {
     if (tensor_attr_covered(r, descr, obj, value)) return 0;
-  } else if (skip(r, obj)) return 0;
+  } else if (skip(r, obj))
+    return 0;
   note_known(r, value);
   return done(r, fl_guards_add_descr(&r->trace->guards, descr, obj, value), false, NULL);
 }
 
 int fl_rec_read_contents(fl_rec *r, PyObject *c) {
   if (off(r) || skip(r, c)) return 0;
-  bool mutable = PyList_Check(c) || PyDict_Check(c) || PySet_Check(c) || !strcmp(Py_TYPE(c)->tp_name, "collections.deque");
+  bool mutable =
+      PyList_Check(c) || PyDict_Check(c) || PySet_Check(c) || !strcmp(Py_TYPE(c)->tp_name, "collections.deque");
   if (!mutable) return 0;
   if (PyList_Check(c))
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(c); i++) note_known(r, PyList_GET_ITEM(c, i));
@@ -338,8 +342,8 @@ static bool original_of(const fl_pending *p, PyObject **out) {
 static void effect(fl_rec *r, const fl_pending *p) {
   char detail[160];
   const char *key = p->key && PyUnicode_Check(p->key) ? PyUnicode_AsUTF8(p->key) : "";
-  snprintf(detail, sizeof detail, "%.60s %s%.60s", Py_TYPE(p->obj)->tp_name, p->kind == FL_WRITE_METHOD ? "method " : ".",
-           key ? key : "?");
+  snprintf(detail, sizeof detail, "%.60s %s%.60s", Py_TYPE(p->obj)->tp_name,
+           p->kind == FL_WRITE_METHOD ? "method " : ".", key ? key : "?");
   PyErr_Clear();
   fl_rec_give_up(r, "writes to an object that existed before the call", detail);
 }
@@ -399,9 +403,12 @@ static void name_modules(fl_rec *r, PyObject *module, const char *path, int dept
 
 static void on_frame(fl_rec *r, PyObject *code, PyObject *first_arg, int entering) {
   uint32_t at;
-  if (!r || r->gave_up || !r->module_names.len || !first_arg || !fl_ptrmap_get(&r->module_index, first_arg, &at)) return;
-  if (!entering) r->module_stack.len -= r->module_stack.len > 0;
-  else if (!FL_PUSH(&r->module_stack, r->module_names.data[at])) oom(r);
+  if (!r || r->gave_up || !r->module_names.len || !first_arg || !fl_ptrmap_get(&r->module_index, first_arg, &at))
+    return;
+  if (!entering)
+    r->module_stack.len -= r->module_stack.len > 0;
+  else if (!FL_PUSH(&r->module_stack, r->module_names.data[at]))
+    oom(r);
 }
 
 const char *fl_rec_module(const fl_rec *r) {
@@ -465,7 +472,8 @@ fl_trace *fl_rec_end(fl_rec *r, PyObject *result) {
     bad = fl_result_make(&t->result, &t->arena, result, &ask, &detail);
     if (bad) fl_rec_give_up(r, bad, detail);
   }
-  if (!r->gave_up && !fl_weights_check(&t->weights)) fl_rec_give_up(r, "state read by the call changed during it", "a weight");
+  if (!r->gave_up && !fl_weights_check(&t->weights))
+    fl_rec_give_up(r, "state read by the call changed during it", "a weight");
   if (r->gave_up) return NULL;
   t->effects = r->effects;
   t->random = r->random;

@@ -8,13 +8,13 @@
 /* A tensor the recording knows, by its object's address. The reference is weak so that memory is freed as in eager;
  * another tensor later at the same address is told apart by it. */
 typedef struct fl_live {
-  PyObject *object;    /* address only */
+  PyObject *object; /* address only */
   PyObject *weak;
-  uint32_t value;      /* the value the object holds now */
-  uint32_t next;       /* another live tensor of the same storage, or UINT32_MAX */
+  uint32_t value; /* the value the object holds now */
+  uint32_t next;  /* another live tensor of the same storage, or UINT32_MAX */
 } fl_live;
 
-typedef struct fl_pending {  /* a write to an object that existed before: fine if it is undone by the end */
+typedef struct fl_pending { /* a write to an object that existed before: fine if it is undone by the end */
   fl_write_kind kind;
   PyObject *obj, *key, *original; /* strong; original NULL = absent */
 } fl_pending;
@@ -25,26 +25,26 @@ typedef struct fl_reason {
 } fl_reason;
 
 struct fl_rec {
-  fl_trace *trace;             /* owned */
-  fl_rec *outer;               /* recording of an outer call of this thread (ours does not nest: NULL) */
-  PyObject *mode;              /* the dispatch mode object */
+  fl_trace *trace; /* owned */
+  fl_rec *outer;   /* recording of an outer call of this thread (ours does not nest: NULL) */
+  PyObject *mode;  /* the dispatch mode object */
   bool gave_up, oom;
-  int paused;                  /* inside an operator: what runs there is the operator's own business */
+  int paused; /* inside an operator: what runs there is the operator's own business */
   fl_reason why;
-  fl_ptrmap live_of;           /* tensor address -> live entry */
+  fl_ptrmap live_of; /* tensor address -> live entry */
   FL_VEC(fl_live) live;
-  FL_VEC(uint32_t) storage_head; /* storage -> first live entry */
-  FL_VEC(uint8_t) storage_kind;  /* fl_tval_kind of the tensor that owns the memory */
+  FL_VEC(uint32_t) storage_head;   /* storage -> first live entry */
+  FL_VEC(uint8_t) storage_kind;    /* fl_tval_kind of the tensor that owns the memory */
   fl_ptrmap fresh, covered, known; /* made in this call / in the arguments / read through a guard */
   FL_VEC(fl_pending) pending;
   PyObject *inputs[FL_MAX_INPUTS];
-  bool effects;                /* something happened that must not happen twice */
+  bool effects; /* something happened that must not happen twice */
   bool random;
   /* module paths */
-  fl_ptrmap module_index;      /* module -> index of names */
+  fl_ptrmap module_index; /* module -> index of names */
   FL_VEC(const char *) module_names;
   FL_VEC(const char *) module_stack;
-  const char *last_copy;       /* the newest interned file name */
+  const char *last_copy; /* the newest interned file name */
 };
 
 /* Begins recording a call. NULL and *why_not (static storage) when its arguments cannot be recorded; NULL and
@@ -56,8 +56,8 @@ fl_trace *fl_rec_end(fl_rec *r, PyObject *result);
 void fl_rec_free(fl_rec *r);
 
 /* For the dispatcher. */
-const char *fl_rec_intern(fl_rec *r, const char *s);               /* in the trace's arena */
-bool fl_rec_keep(fl_rec *r, PyObject *o);                          /* false = out of memory, recording given up */
+const char *fl_rec_intern(fl_rec *r, const char *s); /* in the trace's arena */
+bool fl_rec_keep(fl_rec *r, PyObject *o);            /* false = out of memory, recording given up */
 /* The value a tensor holds now; makes a weight of one not seen before. FL_NO_TVAL after giving up.
  * `schema` is the operator that met it, NULL when it is known where the tensor comes from. */
 uint32_t fl_rec_value_of(fl_rec *r, PyObject *tensor, const fl_schema *schema);

@@ -35,7 +35,8 @@ static PyObject *arg_named(const op_call *c, const char *name) {
 /* --- arguments --- */
 
 static bool note_tensor(op_call *c, PyObject *o, uint32_t value) {
-  if (c->n_tensors == MAX_TENSORS) return fl_rec_give_up(c->r, "an operator with too many tensors", c->schema->name), false;
+  if (c->n_tensors == MAX_TENSORS)
+    return fl_rec_give_up(c->r, "an operator with too many tensors", c->schema->name), false;
   fl_tensor_meta m;
   int i = c->n_tensors++;
   c->tensors[i].object = o;
@@ -152,8 +153,18 @@ static void note_write(op_call *c, PyObject *tensor, PyObject *result) {
   } else if (kind == FL_TVAL_INPUT) {
     r->effects = true;
     run_eagerly(r, "writes to an argument");
-  } else if (fl_rec_aliases(r, v)) run_eagerly(r, "writes to memory that other tensors share");
-  else if (!given_back(result, tensor)) run_eagerly(r, "changes a tensor without giving it back");
+  } else if (fl_rec_aliases(r, v))
+    run_eagerly(r, "writes to memory that other tensors share");
+  else if (!given_back(result, tensor))
+    run_eagerly(r, "changes a tensor without giving it back");
+}
+
+static void watch(op_call *c, PyObject *tensor) {
+  uint32_t v;
+  if (!tensor || !fl_tensor_check(tensor) || !fl_rec_find(c->r, tensor, &v)) return;
+  const fl_tval *x = &c->r->trace->values.data[v];
+  if (x->kind == FL_TVAL_WEIGHT && !fl_weights_watch(&c->r->trace->weights, x->index))
+    fl_rec_give_up(c->r, "out of memory", "");
 }
 
 static void note_writes(op_call *c, PyObject *result) {
@@ -161,10 +172,14 @@ static void note_writes(op_call *c, PyObject *result) {
   for (int i = 0; s->writes && i < s->n_args; i++) {
     PyObject *o = s->args[i].writes ? arg_of(c, i) : NULL;
     if (o && (PyList_Check(o) || PyTuple_Check(o))) {
-      for (Py_ssize_t j = 0; j < PySequence_Fast_GET_SIZE(o); j++) note_write(c, PySequence_Fast_GET_ITEM(o, j), result);
-    } else note_write(c, o, result);
+      for (Py_ssize_t j = 0; j < PySequence_Fast_GET_SIZE(o); j++)
+        note_write(c, PySequence_Fast_GET_ITEM(o, j), result);
+    } else
+      note_write(c, o, result);
   }
   if (!s->norm) return;
+  watch(c, arg_named(c, "running_mean"));
+  watch(c, arg_named(c, "running_var"));
   PyObject *training = arg_named(c, "training"), *stats = arg_named(c, "use_input_stats");
   if (training != Py_True && stats != Py_True) return;
   note_write(c, arg_named(c, "running_mean"), result);
@@ -251,8 +266,10 @@ static void record(op_call *c, fl_tnode *n, PyObject *result) {
     n->pin = "random";
     r->random = true;
   }
-  if (scalar) n->pin = "its answer decides how the program goes on";
-  else if (dynamic) n->pin = "the shape of its result depends on data";
+  if (scalar)
+    n->pin = "its answer decides how the program goes on";
+  else if (dynamic)
+    n->pin = "the shape of its result depends on data";
   if (r->gave_up) return;
   if ((scalar || dynamic) && (r->effects || r->random)) {
     fl_rec_give_up(r, "a decision after an effect", c->schema->name);
@@ -309,7 +326,8 @@ static bool lift(op_call *c, fl_tnode *n) {
   if (n->args) {
     n->args[0].kind = FL_TARG_VALUE;
     n->args[0].value = fl_rec_value_of(r, copy, NULL);
-  } else fl_rec_give_up(r, "out of memory", "");
+  } else
+    fl_rec_give_up(r, "out of memory", "");
   Py_DECREF(copy);
   return !r->gave_up;
 }
@@ -326,8 +344,10 @@ static PyObject *record_call(fl_rec *r, const fl_schema *s, PyObject *args, PyOb
   PyObject *result = PyObject_Call(s->op, args, kwargs);
   fl_eval_pause(0);
   r->paused--;
-  if (!result) fl_rec_give_up(r, "an operator raised", s->name);
-  else if (ok && !r->gave_up) record(&c, &n, result);
+  if (!result)
+    fl_rec_give_up(r, "an operator raised", s->name);
+  else if (ok && !r->gave_up)
+    record(&c, &n, result);
   return result;
 }
 
@@ -349,8 +369,8 @@ static PyObject *dispatch(PyObject *self, PyObject *const *a, Py_ssize_t nargs) 
   return record_call(r, s, a[2], kwargs);
 }
 
-static PyMethodDef mode_methods[] = {
-    {"__torch_dispatch__", (PyCFunction)(void (*)(void))dispatch, METH_FASTCALL, NULL}, {NULL, NULL, 0, NULL}};
+static PyMethodDef mode_methods[] = {{"__torch_dispatch__", (PyCFunction)(void (*)(void))dispatch, METH_FASTCALL, NULL},
+                                     {NULL, NULL, 0, NULL}};
 
 static PyTypeObject mode_type = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "framelift._C.RecordMode",

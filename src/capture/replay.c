@@ -16,9 +16,12 @@ static PyObject *arg_value(const fl_trace *t, const fl_targ *a, PyObject *const 
     o = a->kind == FL_TARG_LIST ? PyList_New(a->n) : PyTuple_New(a->n);
     for (int i = 0; o && i < a->n; i++) {
       PyObject *x = arg_value(t, &a->items[i], values);
-      if (!x) Py_CLEAR(o);
-      else if (a->kind == FL_TARG_LIST) PyList_SET_ITEM(o, i, x);
-      else PyTuple_SET_ITEM(o, i, x);
+      if (!x)
+        Py_CLEAR(o);
+      else if (a->kind == FL_TARG_LIST)
+        PyList_SET_ITEM(o, i, x);
+      else
+        PyTuple_SET_ITEM(o, i, x);
     }
     return o;
   }
@@ -51,8 +54,10 @@ int fl_node_run(const fl_trace *t, const fl_tnode *n, PyObject **values, PyObjec
   if (args != local) fl_free(args);
   if (!result) return -1;
   store(n, result, &at, values);
-  if (out_result) *out_result = result;
-  else Py_DECREF(result);
+  if (out_result)
+    *out_result = result;
+  else
+    Py_DECREF(result);
   return 0;
 }
 
@@ -77,8 +82,10 @@ static int refresh(fl_trace *t, fl_segment *s, fl_seg_part *p) {
   if (!st && n) st = fl_engine_update(p->engine, slots, data, n);
   fl_free(slots);
   fl_free(data);
-  if (!st) p->epoch = t->weights.epoch;
-  else PyErr_Format(PyExc_RuntimeError, "framelift: refreshing weights: %s", fl_status_message(st));
+  if (!st)
+    p->epoch = t->weights.epoch;
+  else
+    PyErr_Format(PyExc_RuntimeError, "framelift: refreshing weights: %s", fl_status_message(st));
   int rc = st ? -1 : 0;
   fl_status_free(st);
   return rc;
@@ -159,10 +166,8 @@ int fl_part_run(fl_trace *t, fl_segment *s, fl_seg_part *p, PyObject **values) {
   }
   if (outputs_new(t, p, plan, values, &b) < 0) goto done;
   fl_status st;
-  Py_BEGIN_ALLOW_THREADS
-  st = fl_engine_run(p->engine, b.in, b.out);
-  Py_END_ALLOW_THREADS
-  rc = (int)fl_status_code(st);
+  Py_BEGIN_ALLOW_THREADS st = fl_engine_run(p->engine, b.in, b.out);
+  Py_END_ALLOW_THREADS rc = (int)fl_status_code(st);
   if (st && rc != FL_INVALID) {
     PyErr_Format(rc == FL_OOM ? PyExc_MemoryError : PyExc_RuntimeError, "framelift: %s", fl_status_message(st));
     rc = -1;
@@ -180,7 +185,8 @@ done:
 
 /* --- segments --- */
 
-static int run_nodes(const fl_trace *t, const uint32_t *nodes, int n, const fl_drop *drops, PyObject **values, bool keep) {
+static int run_nodes(const fl_trace *t, const uint32_t *nodes, int n, const fl_drop *drops, PyObject **values,
+                     bool keep) {
   for (int i = 0; i < n; i++) {
     if (fl_node_run(t, &t->nodes.data[nodes[i]], values, NULL) < 0) return -1;
     if (!keep && drops) drop(t, drops[i].values, drops[i].n, values);
@@ -202,7 +208,8 @@ int fl_segment_run(fl_trace *t, const fl_tstep *step, PyObject **values, bool ea
   if (eager || !s) return run_all(t, step, values, keep);
   for (int i = 0; i < s->n_parts; i++) {
     fl_seg_part *p = &s->parts[i];
-    int rc = p->kind == FL_PART_ENGINE ? fl_part_run(t, s, p, values) : run_nodes(t, p->nodes, p->n_nodes, p->drops, values, keep);
+    int rc = p->kind == FL_PART_ENGINE ? fl_part_run(t, s, p, values)
+                                       : run_nodes(t, p->nodes, p->n_nodes, p->drops, values, keep);
     /* An index out of range and the like: the recorded operators raise eager's own error. */
     if (rc == FL_INVALID) rc = run_nodes(t, p->nodes, p->n_nodes, NULL, values, keep);
     if (rc < 0) return -1;

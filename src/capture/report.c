@@ -17,7 +17,9 @@ static int add(PyObject *list, PyObject *value) {
   return rc;
 }
 
-static PyObject *text(const char *s) { return s ? PyUnicode_DecodeUTF8(s, (Py_ssize_t)strlen(s), "replace") : Py_NewRef(Py_None); }
+static PyObject *text(const char *s) {
+  return s ? PyUnicode_DecodeUTF8(s, (Py_ssize_t)strlen(s), "replace") : Py_NewRef(Py_None);
+}
 
 static PyObject *guards_of(const fl_trace *t) {
   PyObject *d = PyDict_New();
@@ -100,9 +102,9 @@ static PyObject *segment_of(const fl_trace *t, const fl_tstep *st) {
     if (s->parts[i].kind == FL_PART_ENGINE) lowered += s->parts[i].n_nodes;
     if (add(parts, part_of(t, &s->parts[i])) < 0) Py_CLEAR(parts);
   }
-  if (!d || !parts || put(d, "parts", Py_NewRef(parts)) < 0 || put(d, "operators", PyLong_FromUnsignedLong(st->n)) < 0 ||
-      put(d, "lowered", PyLong_FromLong(lowered)) < 0 || put(d, "dead", PyLong_FromLong(dead)) < 0 ||
-      put(d, "eager", eager_of(t, st)) < 0)
+  if (!d || !parts || put(d, "parts", Py_NewRef(parts)) < 0 ||
+      put(d, "operators", PyLong_FromUnsignedLong(st->n)) < 0 || put(d, "lowered", PyLong_FromLong(lowered)) < 0 ||
+      put(d, "dead", PyLong_FromLong(dead)) < 0 || put(d, "eager", eager_of(t, st)) < 0)
     Py_CLEAR(d);
   if (d && t->verified &&
       put(d, "verify", Py_BuildValue("{sdsd}", "cosine", (double)t->cosine, "max_rel_err", (double)t->max_rel)) < 0)
@@ -124,14 +126,17 @@ static PyObject *trace_of(const fl_trace *t) {
   bool ok = d && segments && breaks;
   for (size_t i = 0; ok && i < t->steps.len; i++) {
     const fl_tstep *st = &t->steps.data[i];
-    if (st->kind != FL_TSTEP_SEGMENT) ok = add(breaks, break_of(t, st)) == 0;
-    else if (st->segment) ok = add(segments, segment_of(t, st)) == 0;
+    if (st->kind != FL_TSTEP_SEGMENT)
+      ok = add(breaks, break_of(t, st)) == 0;
+    else if (st->segment)
+      ok = add(segments, segment_of(t, st)) == 0;
   }
   ok = ok && put(d, "guards", guards_of(t)) == 0 && put(d, "weights", PyLong_FromSize_t(t->weights.list.len)) == 0 &&
        put(d, "inputs", PyLong_FromLong(t->args.n_inputs)) == 0 &&
        put(d, "hits", PyLong_FromUnsignedLongLong(t->hits)) == 0 &&
-       put(d, "build_ms", Py_BuildValue("{sdsdsdsd}", "lower", t->build_ms[0], "optimize", t->build_ms[1], "plan",
-                                        t->build_ms[2], "verify", t->build_ms[3])) == 0 &&
+       put(d, "build_ms",
+           Py_BuildValue("{sdsdsdsd}", "lower", t->build_ms[0], "optimize", t->build_ms[1], "plan", t->build_ms[2],
+                         "verify", t->build_ms[3])) == 0 &&
        put(d, "segments", Py_NewRef(segments)) == 0 && put(d, "breaks", Py_NewRef(breaks)) == 0;
   Py_XDECREF(segments);
   Py_XDECREF(breaks);
@@ -143,8 +148,8 @@ static PyObject *give_ups_of(const fl_compiled *c) {
   PyObject *list = PyList_New(0);
   for (size_t i = 0; list && i < c->give_ups.len; i++) {
     const fl_give_up *g = &c->give_ups.data[i];
-    if (add(list, Py_BuildValue("{szszszsisK}", "reason", g->reason, "detail", g->detail, "file", g->file, "line", g->line,
-                                "count", (unsigned long long)g->count)) < 0)
+    if (add(list, Py_BuildValue("{szszszsisK}", "reason", g->reason, "detail", g->detail, "file", g->file, "line",
+                                g->line, "count", (unsigned long long)g->count)) < 0)
       Py_CLEAR(list);
   }
   return list;
@@ -169,7 +174,8 @@ PyObject *fl_report(fl_compiled *c) {
   PyObject *d = PyDict_New(), *traces = PyList_New(0);
   bool ok = d && traces;
   for (size_t i = 0; ok && i < c->traces.len; i++) ok = add(traces, trace_of(c->traces.data[i])) == 0;
-  ok = ok && put(d, "target", target_name(c->target)) == 0 && put(d, "calls", PyLong_FromUnsignedLongLong(c->calls)) == 0 &&
+  ok = ok && put(d, "target", target_name(c->target)) == 0 &&
+       put(d, "calls", PyLong_FromUnsignedLongLong(c->calls)) == 0 &&
        put(d, "recorded", PyLong_FromLong(c->recorded)) == 0 &&
        put(d, "replayed", PyLong_FromUnsignedLongLong(c->replayed)) == 0 &&
        put(d, "native", PyLong_FromUnsignedLongLong(c->native)) == 0 &&
@@ -193,7 +199,8 @@ static PyObject *joined(fl_compiled *c, fl_status (*print)(fl_seg_part *, const 
         if (!s->parts[p].engine) continue;
         char *out = NULL;
         fl_status st = print(&s->parts[p], &s->lowered->parts.data[p], &out);
-        PyObject *head = PyUnicode_FromFormat("trace %zu, step %zu, part %d\n%s\n", i, k, p, st ? fl_status_message(st) : out);
+        PyObject *head =
+            PyUnicode_FromFormat("trace %zu, step %zu, part %d\n%s\n", i, k, p, st ? fl_status_message(st) : out);
         fl_status_free(st);
         fl_free(out);
         PyUnicode_AppendAndDel(&all, head);
@@ -203,8 +210,12 @@ static PyObject *joined(fl_compiled *c, fl_status (*print)(fl_seg_part *, const 
   return all;
 }
 
-static fl_status print_plan(fl_seg_part *p, const fl_part *from, char **out) { return fl_plan_print(fl_engine_plan(p->engine), out); }
-static fl_status print_graph(fl_seg_part *p, const fl_part *from, char **out) { return fl_graph_print(from->graph, out); }
+static fl_status print_plan(fl_seg_part *p, const fl_part *from, char **out) {
+  return fl_plan_print(fl_engine_plan(p->engine), out);
+}
+static fl_status print_graph(fl_seg_part *p, const fl_part *from, char **out) {
+  return fl_graph_print(from->graph, out);
+}
 
 PyObject *fl_report_plans(fl_compiled *c) { return joined(c, print_plan); }
 PyObject *fl_report_graphs(fl_compiled *c) { return joined(c, print_graph); }
@@ -240,7 +251,8 @@ static void unflatten(flat_call *f) {
 static fl_trace *fitting(fl_compiled *c, flat_call *f, PyObject *args, PyObject *kwargs, PyObject **inputs) {
   if (flatten(f, args, kwargs) < 0) return NULL;
   fl_trace *t = fl_compiled_find(c, f->args, f->n_pos, f->kwnames, inputs);
-  if (!t && !PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "framelift: no trace fits these arguments; call it with them first");
+  if (!t && !PyErr_Occurred())
+    PyErr_SetString(PyExc_ValueError, "framelift: no trace fits these arguments; call it with them first");
   return t;
 }
 
@@ -258,7 +270,9 @@ static int profile_part(fl_trace *t, const fl_segment *s, fl_seg_part *p, PyObje
   int rc = 0;
   for (size_t i = 0; !st && rc == 0 && i < plan->run.len; i++) {
     const fl_step *step = &plan->run.data[i];
-    const char *name = step->kind == FL_STEP_KERNEL ? fl_kernel_get(step->kernel)->name : step->kind == FL_STEP_COPY ? "copy" : "pack";
+    const char *name = step->kind == FL_STEP_KERNEL ? fl_kernel_get(step->kernel)->name
+                       : step->kind == FL_STEP_COPY ? "copy"
+                                                    : "pack";
     rc = add(list, Py_BuildValue("(sd)", name, us[i]));
   }
   if (st) PyErr_Format(PyExc_RuntimeError, "framelift: %s", fl_status_message(st));
@@ -279,11 +293,13 @@ PyObject *fl_report_profile(fl_compiled *c, PyObject *args, PyObject *kwargs) {
   int rc = t && (values = fl_calloc(t->values.len + 1, sizeof *values)) ? 0 : -1;
   for (size_t i = 0; rc == 0 && i < t->borrowed.len; i++) {
     const fl_tval *x = &t->values.data[t->borrowed.data[i]];
-    values[t->borrowed.data[i]] = Py_NewRef(x->kind == FL_TVAL_INPUT ? inputs[x->index] : t->weights.list.data[x->index].tensor);
+    values[t->borrowed.data[i]] =
+        Py_NewRef(x->kind == FL_TVAL_INPUT ? inputs[x->index] : t->weights.list.data[x->index].tensor);
   }
   for (size_t i = 0; rc == 0 && i < t->steps.len; i++) {
     fl_tstep *st = &t->steps.data[i];
-    rc = st->segment ? fl_segment_run(t, st, values, false, true) : fl_node_run(t, &t->nodes.data[st->first], values, NULL);
+    rc = st->segment ? fl_segment_run(t, st, values, false, true)
+                     : fl_node_run(t, &t->nodes.data[st->first], values, NULL);
     for (int k = 0; rc == 0 && st->segment && k < st->segment->n_parts; k++)
       if (st->segment->parts[k].engine) rc = profile_part(t, st->segment, &st->segment->parts[k], values, list);
   }
@@ -305,5 +321,6 @@ PyObject *fl_report_overhead(fl_compiled *c, PyObject *args, PyObject *kwargs, l
   clock_gettime(CLOCK_MONOTONIC, &b);
   unflatten(&f);
   if (!t) return NULL;
-  return PyFloat_FromDouble(((double)(b.tv_sec - a.tv_sec) * 1e6 + (double)(b.tv_nsec - a.tv_nsec) * 1e-3) / (double)(n > 0 ? n : 1));
+  return PyFloat_FromDouble(((double)(b.tv_sec - a.tv_sec) * 1e6 + (double)(b.tv_nsec - a.tv_nsec) * 1e-3) /
+                            (double)(n > 0 ? n : 1));
 }

@@ -11,8 +11,8 @@ typedef struct maker {
   fl_result *out;
   fl_arena *arena;
   const fl_result_asker *ask;
-  fl_ptrmap seen;      /* object -> node */
-  fl_ptrmap open;      /* objects being described: met again means a cycle */
+  fl_ptrmap seen; /* object -> node */
+  fl_ptrmap open; /* objects being described: met again means a cycle */
   const char *detail;
   int depth;
 } maker;
@@ -80,7 +80,8 @@ static PyObject *instance_dict(PyObject *o) {
 
 /* Keys and values alternately, in the container's own order. New reference. */
 static PyObject *pairs_of(PyObject *o) {
-  PyObject *items = PyODict_Check(o) ? PyObject_CallMethod((PyObject *)&PyODict_Type, "items", "O", o) : PyDict_Items(o);
+  PyObject *items =
+      PyODict_Check(o) ? PyObject_CallMethod((PyObject *)&PyODict_Type, "items", "O", o) : PyDict_Items(o);
   PyObject *list = items ? PySequence_List(items) : NULL;
   Py_XDECREF(items);
   Py_ssize_t n = list ? PyList_GET_SIZE(list) : 0;
@@ -115,8 +116,7 @@ static const char *describe_made(maker *m, PyObject *o, uint32_t *out) {
   } else if (PyAnySet_CheckExact(o)) {
     n.kind = FL_RESULT_SET;
     tmp = PySequence_Tuple(o);
-  } else if (PyDict_CheckExact(o) || PyODict_CheckExact(o) ||
-             (PyODict_Check(o) && plain_subclass(t, &PyODict_Type)) ||
+  } else if (PyDict_CheckExact(o) || PyODict_CheckExact(o) || (PyODict_Check(o) && plain_subclass(t, &PyODict_Type)) ||
              (PyDict_Check(o) && plain_subclass(t, &PyDict_Type))) {
     n.kind = FL_RESULT_DICT;
     tmp = pairs_of(o);
@@ -201,7 +201,8 @@ static int set_attrs(PyObject *o, const fl_result_node *n, PyObject **made) {
 
 static PyObject *dict_from(PyTypeObject *t, const fl_result_node *n, PyObject **made) {
   PyObject *o;
-  if (t == &PyDict_Type) o = PyDict_New();
+  if (t == &PyDict_Type)
+    o = PyDict_New();
   else {
     PyObject *none = PyTuple_New(0);
     o = none ? PyDict_Type.tp_new(t, none, NULL) : NULL;

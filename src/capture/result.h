@@ -12,14 +12,14 @@
 #include "base/alloc.h"
 
 typedef enum fl_result_kind {
-  FL_RESULT_VALUE,   /* value `index` */
+  FL_RESULT_VALUE, /* value `index` */
   FL_RESULT_CONST,
   FL_RESULT_TUPLE,
   FL_RESULT_LIST,
-  FL_RESULT_DICT,    /* exact dict, OrderedDict or a subclass: keys and values alternate */
-  FL_RESULT_NAMED,   /* tuple subclass with nothing but its items */
-  FL_RESULT_STRUCT,  /* structseq (torch.return_types): made by calling the type */
-  FL_RESULT_OBJECT,  /* plain object: its __dict__ alone */
+  FL_RESULT_DICT,   /* exact dict, OrderedDict or a subclass: keys and values alternate */
+  FL_RESULT_NAMED,  /* tuple subclass with nothing but its items */
+  FL_RESULT_STRUCT, /* structseq (torch.return_types): made by calling the type */
+  FL_RESULT_OBJECT, /* plain object: its __dict__ alone */
   FL_RESULT_SET
 } fl_result_kind;
 
@@ -27,13 +27,13 @@ typedef enum fl_result_kind {
 typedef struct fl_result_node {
   fl_result_kind kind;
   uint32_t index;
-  PyObject *object;    /* CONST; else the type. Kept */
+  PyObject *object; /* CONST; else the type. Kept */
   int n, n_attrs;
-  uint32_t *items;     /* n of them, then n_attrs pairs of key and value: nodes */
+  uint32_t *items; /* n of them, then n_attrs pairs of key and value: nodes */
 } fl_result_node;
 
 typedef struct fl_result {
-  PyObject *keep;      /* list */
+  PyObject *keep; /* list */
   FL_VEC(fl_result_node) nodes;
   uint32_t root;
 } fl_result;

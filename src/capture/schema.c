@@ -61,11 +61,11 @@ static int read_tags(PyObject *overload, fl_schema *s) {
 }
 
 static bool is_metadata(const char *name) {
-  static const char *const list[] = {"aten.is_same_size",     "aten.sym_",          "aten.size.", "aten.stride.",
-                                     "aten.is_floating_point", "aten.is_complex",    "aten.dim.",  "aten.numel.",
-                                     "aten.is_contiguous",     "aten.storage_offset", "prim.layout", "prim.device",
-                                     "aten.is_signed",         "aten._fused_sdp_choice", "aten.is_inference",
-                                     "aten._use_cudnn_ctc",    "aten.is_leaf",     "aten.result_type", "aten.can_cast"};
+  static const char *const list[] = {
+      "aten.is_same_size",   "aten.sym_",    "aten.size.",       "aten.stride.",           "aten.is_floating_point",
+      "aten.is_complex",     "aten.dim.",    "aten.numel.",      "aten.is_contiguous",     "aten.storage_offset",
+      "prim.layout",         "prim.device",  "aten.is_signed",   "aten._fused_sdp_choice", "aten.is_inference",
+      "aten._use_cudnn_ctc", "aten.is_leaf", "aten.result_type", "aten.can_cast"};
   for (size_t i = 0; i < sizeof list / sizeof *list; i++)
     if (!strncmp(name, list[i], strlen(list[i]))) return true;
   return false;
@@ -73,8 +73,8 @@ static bool is_metadata(const char *name) {
 
 static bool is_norm(const char *name) {
   static const char *const list[] = {"aten.native_batch_norm.default", "aten.batch_norm.default",
-                                     "aten.cudnn_batch_norm.default", "aten.miopen_batch_norm.default",
-                                     "aten.instance_norm.default", "aten._batch_norm_impl_index.default"};
+                                     "aten.cudnn_batch_norm.default",  "aten.miopen_batch_norm.default",
+                                     "aten.instance_norm.default",     "aten._batch_norm_impl_index.default"};
   for (size_t i = 0; i < sizeof list / sizeof *list; i++)
     if (!strcmp(name, list[i])) return true;
   return false;

@@ -6,30 +6,30 @@
 #include <stdbool.h>
 
 typedef struct fl_schema_arg {
-  PyObject *name;      /* str */
-  const char *utf8;    /* the same, borrowed from `name` */
-  PyObject *def;       /* default, or NULL when there is none */
+  PyObject *name;   /* str */
+  const char *utf8; /* the same, borrowed from `name` */
+  PyObject *def;    /* default, or NULL when there is none */
   bool kwarg_only;
-  bool writes;         /* (a!): the operator changes it */
-  bool is_float;       /* an int given here means a float */
-  bool is_tensors;     /* a list of tensors: what an empty list means */
+  bool writes;     /* (a!): the operator changes it */
+  bool is_float;   /* an int given here means a float */
+  bool is_tensors; /* a list of tensors: what an empty list means */
   bool is_floats;
 } fl_schema_arg;
 
 typedef struct fl_schema {
-  PyObject *overload;  /* the OpOverload */
-  PyObject *op;        /* its `_op`: the builtin that dispatches to C++ without a Python frame */
-  const char *name;    /* "aten.add.Tensor" */
+  PyObject *overload; /* the OpOverload */
+  PyObject *op;       /* its `_op`: the builtin that dispatches to C++ without a Python frame */
+  const char *name;   /* "aten.add.Tensor" */
   PyObject *name_object;
   int n_args;
   fl_schema_arg *args;
-  bool writes;         /* some argument is written */
-  bool seeded;         /* tag nondeterministic_seeded: random, unless its arguments switch that off */
-  bool dynamic_shape;  /* tag dynamic_output_shape: the result's shape may depend on data */
-  bool is_index;       /* aten.index.Tensor: dynamic only for masks */
-  bool lifts;          /* lift_fresh: a tensor made from Python values enters here */
-  bool metadata;       /* a result that is not a tensor depends on shapes alone */
-  bool norm;           /* batch and instance norm: write running statistics in training, unseen by the schema */
+  bool writes;        /* some argument is written */
+  bool seeded;        /* tag nondeterministic_seeded: random, unless its arguments switch that off */
+  bool dynamic_shape; /* tag dynamic_output_shape: the result's shape may depend on data */
+  bool is_index;      /* aten.index.Tensor: dynamic only for masks */
+  bool lifts;         /* lift_fresh: a tensor made from Python values enters here */
+  bool metadata;      /* a result that is not a tensor depends on shapes alone */
+  bool norm;          /* batch and instance norm: write running statistics in training, unseen by the schema */
 } fl_schema;
 
 /* Borrowed, valid for the life of the process; NULL with an exception. */

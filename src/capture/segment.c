@@ -49,8 +49,10 @@ static void pin_results(fl_trace *t) {
   for (size_t i = 0; i < t->result.nodes.len; i++) {
     const fl_result_node *n = &t->result.nodes.data[i];
     if (n->kind != FL_RESULT_VALUE || t->values.data[n->index].view_of == FL_NO_TVAL) continue;
-    if (storage_is_shared(t, n->index)) pin_views(t, n->index, "the result shares memory with another tensor");
-    else if (!dense_type(&t->values.data[n->index])) pin_views(t, n->index, "the result is a view with gaps or overlap");
+    if (storage_is_shared(t, n->index))
+      pin_views(t, n->index, "the result shares memory with another tensor");
+    else if (!dense_type(&t->values.data[n->index]))
+      pin_views(t, n->index, "the result is a view with gaps or overlap");
   }
 }
 
@@ -174,8 +176,10 @@ static int64_t (*out_strides(fl_trace *t, fl_segment *s, const fl_seg_part *p))[
   int64_t(*out)[FL_MAX_RANK] = fl_arena_alloc(&s->arena, ((size_t)p->n_out + 1) * sizeof *out);
   for (int i = 0; out && i < p->n_out; i++) {
     const fl_tval *v = &t->values.data[p->out[i]];
-    if (dense_type(v)) memcpy(out[i], v->meta.strides, sizeof out[i]);
-    else fl_strides_contiguous(&v->meta.type, out[i]);
+    if (dense_type(v))
+      memcpy(out[i], v->meta.strides, sizeof out[i]);
+    else
+      fl_strides_contiguous(&v->meta.type, out[i]);
   }
   return out;
 }
@@ -184,14 +188,15 @@ static void build_engine(fl_trace *t, uint32_t step, fl_segment *s, fl_seg_part 
                          const fl_build_options *o) {
   const void **weights = fl_calloc(s->n_slots + 1, sizeof *weights);
   int64_t(*strides)[FL_MAX_RANK] = out_strides(t, s, p);
-  fl_plan_options po = {.threads = fl_pool_threads(o->pool), .tactic_budget_ms = o->tactic_ms, .pool = o->pool,
+  fl_plan_options po = {.threads = fl_pool_threads(o->pool),
+                        .tactic_budget_ms = o->tactic_ms,
+                        .pool = o->pool,
                         .out_strides = (const int64_t(*)[FL_MAX_RANK])strides};
   fl_compile_times times = {0};
   fl_status st = weights ? NULL : fl_oom();
   for (uint32_t i = 0; !st && i < s->n_slots; i++) weights[i] = t->weights.list.data[s->slots[i]].meta.data;
   if (!st) {
-    Py_BEGIN_ALLOW_THREADS
-    st = fl_engine_compile(g, &po, weights, s->n_slots, &times, &p->engine);
+    Py_BEGIN_ALLOW_THREADS st = fl_engine_compile(g, &po, weights, s->n_slots, &times, &p->engine);
     Py_END_ALLOW_THREADS
   }
   fl_free(weights);
@@ -199,7 +204,8 @@ static void build_engine(fl_trace *t, uint32_t step, fl_segment *s, fl_seg_part 
   t->build_ms[2] += times.plan + times.create;
   p->engine_nodes = times.nodes_after;
   p->epoch = t->weights.epoch;
-  if (!st) p->reason = set_borders(t, step, s, p);
+  if (!st)
+    p->reason = set_borders(t, step, s, p);
   else {
     p->engine = NULL;
     p->reason = keep_text(s, st);

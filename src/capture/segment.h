@@ -5,10 +5,10 @@
 #include "capture/trace.h"
 
 typedef struct fl_build_options {
-  bool lower;        /* false: everything eager (backend "eager") */
+  bool lower; /* false: everything eager (backend "eager") */
   bool verify;
   double tactic_ms;
-  fl_pool *pool;     /* outlives the segments */
+  fl_pool *pool; /* outlives the segments */
 } fl_build_options;
 
 /* Results nobody needs after a moment. */
@@ -19,17 +19,17 @@ typedef struct fl_drop {
 
 typedef struct fl_seg_part {
   fl_part_kind kind;
-  uint32_t *nodes;     /* of the trace */
+  uint32_t *nodes; /* of the trace */
   int n_nodes;
-  uint32_t *in, *out;  /* values of the trace */
+  uint32_t *in, *out; /* values of the trace */
   int n_in, n_out;
-  fl_engine *engine;   /* ENGINE */
-  uint64_t epoch;      /* of the weights it has seen */
-  bool *checked;       /* input i comes from eager code: its strides are compared first */
-  bool *copied;        /* output i: eager's strides are not the plan's */
-  fl_drop *drops;      /* after each node (EAGER), or one after the part */
-  const char *reason;  /* EAGER although lowered: why */
-  int engine_nodes;    /* ENGINE: graph nodes after the passes */
+  fl_engine *engine;  /* ENGINE */
+  uint64_t epoch;     /* of the weights it has seen */
+  bool *checked;      /* input i comes from eager code: its strides are compared first */
+  bool *copied;       /* output i: eager's strides are not the plan's */
+  fl_drop *drops;     /* after each node (EAGER), or one after the part */
+  const char *reason; /* EAGER although lowered: why */
+  int engine_nodes;   /* ENGINE: graph nodes after the passes */
   float cosine, max_rel;
 } fl_seg_part;
 
@@ -37,8 +37,8 @@ typedef struct fl_segment {
   fl_arena arena;
   fl_aten_graph *aten; /* kept for reports; weights' data only valid while building */
   fl_lowered *lowered;
-  uint32_t *values;    /* of `aten` -> of the trace */
-  uint32_t *slots;     /* weight slot -> weight of the trace */
+  uint32_t *values; /* of `aten` -> of the trace */
+  uint32_t *slots;  /* weight slot -> weight of the trace */
   uint32_t n_slots;
   fl_seg_part *parts;
   int n_parts;

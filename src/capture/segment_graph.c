@@ -7,15 +7,19 @@ typedef struct builder {
   fl_trace *t;
   fl_aten_graph *g;
   const fl_tstep *step;
-  uint32_t *of;      /* value of the trace -> value of the graph */
+  uint32_t *of; /* value of the trace -> value of the graph */
   uint32_t *values, *slots;
   uint32_t n_slots;
 } builder;
 
 static fl_status add_value(builder *b, uint32_t tval, fl_aten_kind kind, uint32_t index, uint32_t *out) {
   const fl_tval *v = &b->t->values.data[tval];
-  fl_aten_value n = {.kind = kind, .tensor_ok = v->meta.ok, .why_not = v->meta.why_not, .type = v->meta.type,
-                     .index = index, .alias_of = FL_ATEN_NONE};
+  fl_aten_value n = {.kind = kind,
+                     .tensor_ok = v->meta.ok,
+                     .why_not = v->meta.why_not,
+                     .type = v->meta.type,
+                     .index = index,
+                     .alias_of = FL_ATEN_NONE};
   memcpy(n.strides, v->meta.strides, sizeof n.strides);
   if (kind == FL_ATEN_WEIGHT) n.data = b->t->weights.list.data[v->index].meta.data;
   if (v->alias_of != FL_NO_TVAL && b->of[v->alias_of] != FL_ATEN_NONE) n.alias_of = b->of[v->alias_of];
@@ -67,12 +71,17 @@ static bool numbers(builder *b, PyObject *list, const fl_schema_arg *sa, fl_arg 
   if (!ints || !reals) return false;
   for (Py_ssize_t i = 0; i < n; i++) {
     PyObject *o = PySequence_Fast_GET_ITEM(list, i);
-    if (PyFloat_Check(o)) reals[i] = PyFloat_AS_DOUBLE(o);
-    else if (int_of(o, &ints[i])) reals[i] = (double)ints[i];
-    else return false;
+    if (PyFloat_Check(o))
+      reals[i] = PyFloat_AS_DOUBLE(o);
+    else if (int_of(o, &ints[i]))
+      reals[i] = (double)ints[i];
+    else
+      return false;
   }
-  if (floats) out->v.floats = reals;
-  else out->v.ints = ints;
+  if (floats)
+    out->v.floats = reals;
+  else
+    out->v.ints = ints;
   return true;
 }
 
@@ -110,7 +119,8 @@ static fl_status convert(builder *b, const fl_targ *a, const fl_schema_arg *sa, 
   if (!(out->v.values = fl_arena_alloc(&b->g->arena, ((size_t)a->n + 1) * sizeof(uint32_t)))) return fl_oom();
   for (int i = 0; i < a->n; i++) {
     out->v.values[i] = FL_ATEN_NONE;
-    if (a->items[i].kind == FL_TARG_VALUE) FL_TRY(use_value(b, a->items[i].value, &out->v.values[i]));
+    if (a->items[i].kind == FL_TARG_VALUE)
+      FL_TRY(use_value(b, a->items[i].value, &out->v.values[i]));
     else if (a->items[i].kind != FL_TARG_CONST || a->items[i].object != Py_None)
       return fl_fail(FL_UNSUPPORTED, "an argument that mixes tensors and other things");
   }
@@ -131,16 +141,23 @@ static fl_status add_node(builder *b, uint32_t id) {
   fl_trace *t = b->t;
   const fl_tnode *n = &t->nodes.data[id];
   const fl_schema *s = n->schema;
-  fl_aten_node out = {.op = s->name, .n_args = s->n_args, .n_outputs = n->n_out, .file = n->file, .line = n->line,
-                      .module = n->module, .pin_eager = b->step->eager_reason ? b->step->eager_reason : n->pin};
+  fl_aten_node out = {.op = s->name,
+                      .n_args = s->n_args,
+                      .n_outputs = n->n_out,
+                      .file = n->file,
+                      .line = n->line,
+                      .module = n->module,
+                      .pin_eager = b->step->eager_reason ? b->step->eager_reason : n->pin};
   out.args = fl_arena_alloc(&b->g->arena, ((size_t)s->n_args + 1) * sizeof *out.args);
   out.outputs = fl_arena_alloc(&b->g->arena, ((size_t)n->n_out + 1) * sizeof *out.outputs);
   if (!out.args || !out.outputs) return fl_oom();
   for (int i = 0; i < s->n_args; i++) {
     const fl_targ *a = given(n, i);
     out.args[i].name = s->args[i].utf8;
-    if (a) FL_TRY(convert(b, a, &s->args[i], &out.args[i]));
-    else FL_TRY(convert_const(b, s->args[i].def, &s->args[i], &out.args[i]));
+    if (a)
+      FL_TRY(convert(b, a, &s->args[i], &out.args[i]));
+    else
+      FL_TRY(convert_const(b, s->args[i].def, &s->args[i], &out.args[i]));
   }
   for (int i = 0; i < n->n_out; i++) {
     out.outputs[i] = FL_ATEN_NONE;
@@ -167,8 +184,8 @@ static fl_status add_outputs(builder *b) {
   return ok ? NULL : fl_oom();
 }
 
-fl_status fl_segment_graph(fl_trace *t, uint32_t step, fl_aten_graph **out, uint32_t **out_values,
-                           uint32_t **out_slots, uint32_t *out_n_slots) {
+fl_status fl_segment_graph(fl_trace *t, uint32_t step, fl_aten_graph **out, uint32_t **out_values, uint32_t **out_slots,
+                           uint32_t *out_n_slots) {
   builder b = {.t = t, .step = &t->steps.data[step]};
   size_t n = (t->values.len + 1) * sizeof(uint32_t);
   b.of = fl_malloc(n);

@@ -37,7 +37,8 @@ void fl_trace_release(fl_trace *t) {
 }
 
 static void each(const fl_targ *a, fl_targ_fn fn, void *ctx) {
-  if (a->kind == FL_TARG_VALUE) fn(ctx, a->value);
+  if (a->kind == FL_TARG_VALUE)
+    fn(ctx, a->value);
   else if (a->kind != FL_TARG_CONST)
     for (int i = 0; i < a->n; i++) each(&a->items[i], fn, ctx);
 }
@@ -50,7 +51,8 @@ static void mark(void *ctx, uint32_t value) { ((bool *)ctx)[value] = true; }
 
 void fl_trace_needed_after(const fl_trace *t, uint32_t step, bool *need) {
   for (size_t i = step + 1; i < t->steps.len; i++)
-    for (uint32_t k = 0; k < t->steps.data[i].n; k++) fl_tnode_each(&t->nodes.data[t->steps.data[i].first + k], mark, need);
+    for (uint32_t k = 0; k < t->steps.data[i].n; k++)
+      fl_tnode_each(&t->nodes.data[t->steps.data[i].first + k], mark, need);
   for (size_t i = 0; i < t->result.nodes.len; i++)
     if (t->result.nodes.data[i].kind == FL_RESULT_VALUE) need[t->result.nodes.data[i].index] = true;
 }

@@ -34,7 +34,7 @@ typedef enum fl_targ_kind { FL_TARG_CONST, FL_TARG_VALUE, FL_TARG_LIST, FL_TARG_
 typedef struct fl_targ {
   fl_targ_kind kind;
   uint32_t value;
-  PyObject *object;    /* CONST; kept by the trace */
+  PyObject *object; /* CONST; kept by the trace */
   int n;
   struct fl_targ *items;
 } fl_targ;
@@ -42,31 +42,31 @@ typedef struct fl_targ {
 typedef struct fl_tnode {
   const fl_schema *schema;
   int n_pos, n_kw;
-  PyObject *kwnames;   /* tuple, or NULL */
-  fl_targ *args;       /* n_pos + n_kw */
+  PyObject *kwnames; /* tuple, or NULL */
+  fl_targ *args;     /* n_pos + n_kw */
   int n_out;
-  uint32_t *outs;      /* of the flattened result; FL_NO_TVAL for what is not a tensor */
+  uint32_t *outs; /* of the flattened result; FL_NO_TVAL for what is not a tensor */
   const char *file, *module;
   int line;
-  const char *pin;     /* must run eagerly, and why */
-  uint32_t *drop;      /* results nobody needs after this node, when all nodes run eagerly */
+  const char *pin; /* must run eagerly, and why */
+  uint32_t *drop;  /* results nobody needs after this node, when all nodes run eagerly */
   int n_drop;
 } fl_tnode;
 
 typedef enum fl_tstep_kind { FL_TSTEP_SEGMENT, FL_TSTEP_SCALAR, FL_TSTEP_SHAPE } fl_tstep_kind;
 typedef struct fl_tstep {
   fl_tstep_kind kind;
-  uint32_t first, n;   /* nodes */
-  PyObject *scalar;    /* SCALAR: the answer the trace goes on with; kept */
-  const char *eager_reason;      /* SEGMENT: why all of it runs eagerly, or NULL */
+  uint32_t first, n;        /* nodes */
+  PyObject *scalar;         /* SCALAR: the answer the trace goes on with; kept */
+  const char *eager_reason; /* SEGMENT: why all of it runs eagerly, or NULL */
   bool random;
-  struct fl_segment *segment;    /* SEGMENT: once built */
+  struct fl_segment *segment; /* SEGMENT: once built */
 } fl_tstep;
 
 typedef struct fl_trace {
   int refs;
   fl_arena arena;
-  PyObject *keep;      /* list: everything held */
+  PyObject *keep; /* list: everything held */
   fl_argspec args;
   fl_torch_state state;
   fl_guards guards;
@@ -76,19 +76,19 @@ typedef struct fl_trace {
   FL_VEC(fl_tnode) nodes;
   FL_VEC(fl_tstep) steps;
   fl_result result;
-  bool effects;        /* running it twice is not running it once: it writes to arguments, buffers, parameters */
+  bool effects; /* running it twice is not running it once: it writes to arguments, buffers, parameters */
   bool random;
   bool writes_weights; /* weights are checked again before each segment */
   bool eager_parts;    /* some operator runs through PyTorch: grad mode must be off */
   uint64_t hits;
-  double build_ms[4];  /* lower, optimize, plan, verify */
+  double build_ms[4]; /* lower, optimize, plan, verify */
   float cosine, max_rel;
   bool verified;
 } fl_trace;
 
-fl_trace *fl_trace_new(void);              /* NULL with MemoryError */
+fl_trace *fl_trace_new(void); /* NULL with MemoryError */
 void fl_trace_retain(fl_trace *t);
-void fl_trace_release(fl_trace *t);        /* takes; NULL allowed */
+void fl_trace_release(fl_trace *t); /* takes; NULL allowed */
 
 int fl_trace_traverse(const fl_trace *t, visitproc visit, void *arg);
 

@@ -27,12 +27,38 @@ static double element(const fl_tensor_meta *m, int64_t offset) {
   float f;
   switch (m->type.dtype) {
   case FL_F32: memcpy(&f, p, 4); return f;
-  case FL_F64: { double d; memcpy(&d, p, 8); return d; }
-  case FL_F16: { uint16_t h; memcpy(&h, p, 2); return half_to_float(h); }
-  case FL_BF16: { uint16_t h; memcpy(&h, p, 2); bits = (uint32_t)h << 16; memcpy(&f, &bits, 4); return f; }
-  case FL_I64: { int64_t i; memcpy(&i, p, 8); return (double)i; }
-  case FL_I32: { int32_t i; memcpy(&i, p, 4); return i; }
-  case FL_I16: { int16_t i; memcpy(&i, p, 2); return i; }
+  case FL_F64: {
+    double d;
+    memcpy(&d, p, 8);
+    return d;
+  }
+  case FL_F16: {
+    uint16_t h;
+    memcpy(&h, p, 2);
+    return half_to_float(h);
+  }
+  case FL_BF16: {
+    uint16_t h;
+    memcpy(&h, p, 2);
+    bits = (uint32_t)h << 16;
+    memcpy(&f, &bits, 4);
+    return f;
+  }
+  case FL_I64: {
+    int64_t i;
+    memcpy(&i, p, 8);
+    return (double)i;
+  }
+  case FL_I32: {
+    int32_t i;
+    memcpy(&i, p, 4);
+    return i;
+  }
+  case FL_I16: {
+    int16_t i;
+    memcpy(&i, p, 2);
+    return i;
+  }
   case FL_I8: return *(const int8_t *)p;
   case FL_U8: return *(const uint8_t *)p;
   case FL_BOOL: return *p != 0;
@@ -46,7 +72,8 @@ static score compare(const fl_tensor_meta *got, const fl_tensor_meta *want) {
   int64_t n = fl_type_numel(&want->type), at[FL_MAX_RANK] = {0}, g = 0, w = 0;
   for (int64_t i = 0; i < n; i++) {
     double a = element(got, g), b = element(want, w);
-    if (!isfinite(a) || !isfinite(b)) s.same_holes &= (isnan(a) && isnan(b)) || a == b;
+    if (!isfinite(a) || !isfinite(b))
+      s.same_holes &= (isnan(a) && isnan(b)) || a == b;
     else {
       dot += a * b;
       gg += a * a;
@@ -63,8 +90,10 @@ static score compare(const fl_tensor_meta *got, const fl_tensor_meta *want) {
       at[d] = 0;
     }
   }
-  if (gg > 0 && ww > 0) s.cosine = dot / (sqrt(gg) * sqrt(ww));
-  else s.cosine = diff <= 1e-30 ? 1 : 0;
+  if (gg > 0 && ww > 0)
+    s.cosine = dot / (sqrt(gg) * sqrt(ww));
+  else
+    s.cosine = diff <= 1e-30 ? 1 : 0;
   s.max_rel = top > 0 ? diff / top : diff > 0;
   return s;
 }
@@ -153,8 +182,10 @@ static int verify_parts(fl_trace *t, PyObject *const *inputs) {
       bool same = got == FL_OK;
       for (int j = 0; same && j < p->n_out; j++) same = check_pair(v[p->out[j]], ref[p->out[j]], &cosine, &max_rel);
       values_free(t, v);
-      if (got < 0) rc = -1;
-      else if (!same) disable(t, step, p, cosine, max_rel);
+      if (got < 0)
+        rc = -1;
+      else if (!same)
+        disable(t, step, p, cosine, max_rel);
     }
   }
   values_free(t, ref);

@@ -4,6 +4,7 @@
 #include "base/cpu.h"
 #include "capture/compiled.h"
 #include "capture/eval.h"
+#include "capture/impl.h"
 #include "python/mod_eval.h"
 
 static PyObject *compile(PyObject *self, PyObject *args) {
@@ -65,16 +66,19 @@ static PyMethodDef methods[] = {
     {"reset", reset, METH_O, "reset(compiled): forgets all traces"},
     {"refresh", refresh, METH_O, "refresh(compiled): engines read all weights again"},
     {"profile", profile, METH_VARARGS, "profile(compiled, args, kwargs) -> [(kernel, microseconds)]"},
-    {"overhead", overhead, METH_VARARGS, "overhead(compiled, args, kwargs, n) -> microseconds per call outside engines"},
+    {"overhead", overhead, METH_VARARGS,
+     "overhead(compiled, args, kwargs, n) -> microseconds per call outside engines"},
     {"converters", converters, METH_NOARGS, "converters() -> [(operator, dtypes, limits)]"},
     {"isa", isa, METH_NOARGS, "isa() -> instruction set in use"},
     {"threads", threads, METH_NOARGS, "threads() -> torch.get_num_threads()"},
     {NULL, NULL, 0, NULL}};
 
-static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "framelift._C", .m_size = -1, .m_methods = methods};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "framelift._C", .m_size = -1,
+                                    .m_methods = methods};
 
 PyMODINIT_FUNC PyInit__C(void) {
   if (fl_interop_init() < 0 || fl_eval_init() < 0 || PyType_Ready(&fl_compiled_type) < 0) return NULL;
+  fl_impl_init();
   PyObject *m = PyModule_Create(&module);
   if (!m) return NULL;
   if (PyModule_AddObjectRef(m, "Compiled", (PyObject *)&fl_compiled_type) < 0 || fl_mod_eval_add(m) < 0) Py_CLEAR(m);
