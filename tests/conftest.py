@@ -4,9 +4,10 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import framelift
 import pytest
 import torch
+
+import framelift
 from framelift.bench import compare
 
 MIN_COSINE = 0.99999

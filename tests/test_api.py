@@ -1,8 +1,9 @@
 """compile as function and decorator, explain, reset, refresh."""
 
-import framelift
 import pytest
 import torch
+
+import framelift
 from conftest import assert_close
 
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+
 from framelift import zoo
 from framelift.bench import compare, interleave, peers, run
 

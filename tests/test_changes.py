@@ -2,9 +2,10 @@
 
 import copy
 
-import framelift
 import pytest
 import torch
+
+import framelift
 from conftest import assert_close
 
 FACTOR = 2.0

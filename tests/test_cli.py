@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import framelift
 import pytest
+
+import framelift
 from framelift import cli
 
 TINY = "tiny_model:tiny"

@@ -4,9 +4,10 @@ import gc
 import sys
 import weakref
 
-import framelift
 import pytest
 import torch
+
+import framelift
 
 
 def small():

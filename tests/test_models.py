@@ -1,8 +1,9 @@
 """The milestone's models: one graph, no break, every operator lowered, one engine, the eager answer."""
 
-import framelift
 import pytest
 import torch
+
+import framelift
 from conftest import assert_close
 from framelift import zoo
 

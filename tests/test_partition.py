@@ -2,9 +2,10 @@
 
 import inspect
 
-import framelift
 import pytest
 import torch
+
+import framelift
 
 
 class Middle(torch.nn.Module):

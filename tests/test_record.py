@@ -67,8 +67,13 @@ def test_new_inputs_give_new_answers():
 
 def test_shapes_dtypes_and_strides_get_their_own_traces():
     fast = framelift.compile(lambda x: (x * 2 + 1).sum(-1))
-    inputs = [torch.randn(2, 3), torch.randn(3, 2), torch.randn(2, 3).double(), torch.randn(3, 2).t(),
-              torch.arange(6).view(2, 3)]
+    inputs = [
+        torch.randn(2, 3),
+        torch.randn(3, 2),
+        torch.randn(2, 3).double(),
+        torch.randn(3, 2).t(),
+        torch.arange(6).view(2, 3),
+    ]
     for _ in range(2):
         for x in inputs:
             same(fast(x), (x * 2 + 1).sum(-1))
@@ -125,7 +130,7 @@ def test_results_are_fresh_objects_each_call():
 
 
 def test_the_same_object_twice_stays_one_object():
-    fast = framelift.compile(lambda x: (lambda l: (l, l))([torch.exp(x)]))
+    fast = framelift.compile(lambda x: (lambda items: (items, items))([torch.exp(x)]))
     x = torch.randn(3)
     fast(x)
     a, b = fast(x)

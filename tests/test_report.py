@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from framelift import Explanation
 
 
@@ -86,6 +87,14 @@ def test_eager_operators_most_frequent_first():
     rare = data["traces"][0]["segments"][1]["eager"][0]
     data["traces"][0]["segments"][1]["eager"] = [rare, rare | {"op": "aten.topk.default", "count": 7}]
     assert [e.op for e in Explanation(data).eager] == ["aten.topk.default", "aten.sort.default"]
+
+
+def test_dead_operators_are_not_left_to_pytorch():
+    data = report()
+    left = data["traces"][0]["segments"][1]["eager"]
+    left.append(left[0] | {"op": "aten.empty.memory_format", "reason": "nobody needs its result"})
+    e = Explanation(data)
+    assert [o.op for o in e.eager] == ["aten.sort.default"] and "aten.empty" not in str(e)
 
 
 def test_text_tells_every_thing_once():

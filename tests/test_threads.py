@@ -2,9 +2,10 @@
 
 import threading
 
-import framelift
 import pytest
 import torch
+
+import framelift
 from conftest import assert_close
 
 THREADS = 4

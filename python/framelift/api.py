@@ -35,7 +35,8 @@ def compile(
     backend    "framelift": the engine; "eager": recorded and replayed operator by operator, to see where a
                difference comes from
     precision  "fp32"
-    fallback   "eager": run natively what cannot be captured or lowered; "error": raise RuntimeError instead
+    fallback   "eager": a call that cannot be captured runs as plain Python; "error": it raises RuntimeError with the
+               reason
     threads    threads of the engine; None: as many as torch.get_num_threads()
     verify     compare each new engine with the recorded outputs before it is used
     tactic_ms  milliseconds to spend on timing kernels against each other while building; 0: cost model alone

@@ -3,6 +3,8 @@
 import json
 from dataclasses import asdict, dataclass, field
 
+DEAD = "nobody needs its result"  # lowering's reason for operators that run nowhere
+
 
 @dataclass(frozen=True)
 class Eager:
@@ -180,8 +182,9 @@ class Explanation:
 
     @property
     def eager(self):
-        """Operators left to PyTorch, with reasons, most frequent first."""
-        return tuple(sorted((e for s in self.graphs for e in s.eager), key=lambda e: -e.count))
+        """Operators left to PyTorch, with reasons, most frequent first; dead operators are not among them."""
+        left = [e for s in self.graphs for e in s.eager if e.reason != DEAD]
+        return tuple(sorted(left, key=lambda e: -e.count))
 
     def to_dict(self):
         summary = ("operators", "lowered", "dead", "coverage", "segments", "engines")
