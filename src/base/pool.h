@@ -19,8 +19,8 @@ int fl_pool_default_threads(void);
 
 /* New pool of `threads` workers, the caller included (1 = no thread is started). */
 FL_MUST_USE fl_status fl_pool_create(int threads, fl_pool **out_pool);
-void fl_pool_destroy(fl_pool *pool);               /* takes; NULL allowed */
-int fl_pool_threads(const fl_pool *pool);          /* 1 for NULL */
+void fl_pool_destroy(fl_pool *pool);      /* takes; NULL allowed */
+int fl_pool_threads(const fl_pool *pool); /* 1 for NULL */
 
 /* Runs fn(arg, begin, end, thread) over [0, count) in chunks of at least `grain`, handed out dynamically;
  * each beginning at a multiple of `grain`; returns when all is done. `thread` is 0..threads-1 and no two chunks with the same number run at once,

@@ -21,9 +21,9 @@ typedef enum fl_code {
 typedef struct fl_status_obj *fl_status;
 
 #if defined(__GNUC__)
-#define FL_MUST_USE __attribute__((warn_unused_result))
+#define FL_MUST_USE          __attribute__((warn_unused_result))
 #define FL_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
-#define FL_NONNULL_RESULT __attribute__((returns_nonnull))
+#define FL_NONNULL_RESULT    __attribute__((returns_nonnull))
 #else
 #define FL_MUST_USE
 #define FL_PRINTF(fmt, args)
@@ -40,15 +40,15 @@ FL_MUST_USE fl_status fl_annotate(fl_status s, const char *fmt, ...) FL_PRINTF(2
 /* The static out-of-memory status: needs no memory itself, and freeing it does nothing. */
 FL_MUST_USE FL_NONNULL_RESULT fl_status fl_oom(void);
 
-fl_code fl_status_code(fl_status s);           /* FL_OK for NULL */
-const char *fl_status_message(fl_status s);    /* "" for NULL; borrowed from `s` */
-const char *fl_code_name(fl_code code);        /* "invalid", "unsupported", ... */
-void fl_status_free(fl_status s);              /* takes; NULL allowed */
+fl_code fl_status_code(fl_status s);        /* FL_OK for NULL */
+const char *fl_status_message(fl_status s); /* "" for NULL; borrowed from `s` */
+const char *fl_code_name(fl_code code);     /* "invalid", "unsupported", ... */
+void fl_status_free(fl_status s);           /* takes; NULL allowed */
 
-#define FL_TRY(expr)                                                                               \
-  do {                                                                                             \
-    fl_status fl_try_s_ = (expr);                                                                  \
-    if (fl_try_s_) return fl_try_s_;                                                               \
+#define FL_TRY(expr)                                                                                                   \
+  do {                                                                                                                 \
+    fl_status fl_try_s_ = (expr);                                                                                      \
+    if (fl_try_s_) return fl_try_s_;                                                                                   \
   } while (0)
 
 #endif

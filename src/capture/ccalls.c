@@ -21,8 +21,7 @@ static bool ready;
 
 /* The layout of bound slot wrappers is private, and has not changed since Python 2. */
 typedef struct fl_method_wrapper {
-  PyObject_HEAD
-  PyWrapperDescrObject *descr;
+  PyObject_HEAD PyWrapperDescrObject *descr;
   PyObject *self;
 } fl_method_wrapper;
 
@@ -82,16 +81,17 @@ static bool in_c(PyObject *o) {
 
 /* Iterator types have no name of their own: examples of them stand for a module. */
 static PyObject *iterator_types(void) {
-  static const char body[] = "def _g(): yield\n"
-                             "I = [iter([]), iter(()), iter({}), iter({}.items()), iter({}.values()), iter(set()),"
-                             " iter(''), iter('\\u20ac'), iter(b''), iter(bytearray()), iter(range(1)), iter(range(1 << 99)),"
-                             " reversed([]), reversed({}), reversed({}.items()), reversed({}.values()),"
-                             " iter(int, 1), {}.keys(), {}.items(), {}.values()]\n"
-                             "import collections as _c\n"
-                             "_o = _c.OrderedDict()\n"
-                             "I += [iter(_c.deque()), reversed(_c.deque()), iter(_o), _o.keys(), _o.items(), _o.values(),"
-                             " iter(_o.items())]\n"
-                             "T = list({type(i): 1 for i in I})\n";
+  static const char body[] =
+      "def _g(): yield\n"
+      "I = [iter([]), iter(()), iter({}), iter({}.items()), iter({}.values()), iter(set()),"
+      " iter(''), iter('\\u20ac'), iter(b''), iter(bytearray()), iter(range(1)), iter(range(1 << 99)),"
+      " reversed([]), reversed({}), reversed({}.items()), reversed({}.values()),"
+      " iter(int, 1), {}.keys(), {}.items(), {}.values()]\n"
+      "import collections as _c\n"
+      "_o = _c.OrderedDict()\n"
+      "I += [iter(_c.deque()), reversed(_c.deque()), iter(_o), _o.keys(), _o.items(), _o.values(),"
+      " iter(_o.items())]\n"
+      "T = list({type(i): 1 for i in I})\n";
   PyObject *ns = PyDict_New(), *run, *types;
   if (!ns || PyDict_SetItemString(ns, "__builtins__", PyEval_GetBuiltins()) < 0) return NULL;
   run = PyRun_String(body, Py_file_input, ns, ns);
@@ -137,8 +137,10 @@ static bool insert_types(PyObject *types, fl_cc cls, bool namespaces) {
 static PyObject *member(PyObject *holder, const char *name, size_t len) {
   PyObject *key = PyUnicode_FromStringAndSize(name, (Py_ssize_t)len), *v;
   if (!key) return NULL;
-  if (PyType_Check(holder)) v = Py_XNewRef(_PyType_Lookup((PyTypeObject *)holder, key));
-  else v = PyObject_GetAttr(holder, key);
+  if (PyType_Check(holder))
+    v = Py_XNewRef(_PyType_Lookup((PyTypeObject *)holder, key));
+  else
+    v = PyObject_GetAttr(holder, key);
   Py_DECREF(key);
   PyErr_Clear();
   return v;
@@ -273,7 +275,8 @@ const char *fl_ccall_name(PyObject *callable, char *buf, size_t size) {
   name = PyObject_GetAttrString(callable, "__qualname__");
   const char *m = module && PyUnicode_Check(module) ? PyUnicode_AsUTF8(module) : NULL;
   const char *n = name && PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
-  if (!m && PyCFunction_Check(callable) && PyCFunction_GET_SELF(callable)) m = Py_TYPE(PyCFunction_GET_SELF(callable))->tp_name;
+  if (!m && PyCFunction_Check(callable) && PyCFunction_GET_SELF(callable))
+    m = Py_TYPE(PyCFunction_GET_SELF(callable))->tp_name;
   snprintf(buf, size, "%s%s%s", m ? m : "", m ? "." : "", n ? n : Py_TYPE(callable)->tp_name);
   Py_XDECREF(module);
   Py_XDECREF(name);
@@ -312,8 +315,7 @@ void fl_ccall_callback(fl_rec *r, PyObject *callable) {
     Py_XDECREF(func);
     return;
   }
-  if (!fl_ccall_is_python_class(Py_TYPE(callable)))
-    fl_rec_give_up(r, "unknown C callable", Py_TYPE(callable)->tp_name);
+  if (!fl_ccall_is_python_class(Py_TYPE(callable))) fl_rec_give_up(r, "unknown C callable", Py_TYPE(callable)->tp_name);
 }
 
 /* --- types --- */
@@ -355,12 +357,13 @@ PyObject *fl_ccall_getset(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *t
   PyObject *v = Py_TYPE(descr)->tp_descr_get(descr, obj, type), *name = PyDescr_NAME(descr);
   if (!v) return NULL;
   if (fl_ccall_is_tensor(PyDescr_TYPE(descr))) {
-    if (lookup(key_of(descr)) != FL_CC_TORCH)
-      fl_rec_give_up(r, "data leaves the tensor", PyUnicode_AsUTF8(name));
+    if (lookup(key_of(descr)) != FL_CC_TORCH) fl_rec_give_up(r, "data leaves the tensor", PyUnicode_AsUTF8(name));
   } else if (PyUnicode_CompareWithASCIIString(name, "__dict__") == 0 ||
              PyUnicode_CompareWithASCIIString(name, "__class__") == 0) {
-    if (!fl_rec_is_fresh(r, obj)) fl_tell(r, fl_rec_read_instance(r, obj));
-    else if (PyDict_Check(v)) fl_tell(r, fl_rec_fresh(r, v));
+    if (!fl_rec_is_fresh(r, obj))
+      fl_tell(r, fl_rec_read_instance(r, obj));
+    else if (PyDict_Check(v))
+      fl_tell(r, fl_rec_fresh(r, v));
   } else if (!fl_ccall_known_type(PyDescr_TYPE(descr))) {
     fl_rec_give_up(r, "attribute of an unknown C type", PyDescr_TYPE(descr)->tp_name);
   } else if (!fl_rec_is_fresh(r, obj)) {
@@ -371,5 +374,6 @@ PyObject *fl_ccall_getset(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *t
 
 void fl_ccall_setset(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *value) {
   if (!PyObject_TypeCheck(obj, PyDescr_TYPE(descr))) return;
-  if (fl_ccall_is_tensor(Py_TYPE(obj))) fl_rec_give_up(r, "tensor attribute set", PyUnicode_AsUTF8(PyDescr_NAME(descr)));
+  if (fl_ccall_is_tensor(Py_TYPE(obj)))
+    fl_rec_give_up(r, "tensor attribute set", PyUnicode_AsUTF8(PyDescr_NAME(descr)));
 }

@@ -38,13 +38,17 @@ static int probe(const char *body, probe_slots *out) {
 int fl_attr_init(void) {
   probe_slots p;
   if (probe("class P:\n def __getattr__(self, n): raise AttributeError\n def __setattr__(self, n, v): pass\n"
-            " def __get__(self, o, t): pass\n def __set__(self, o, v): pass\n", &p) < 0) return -1;
+            " def __get__(self, o, t): pass\n def __set__(self, o, v): pass\n",
+            &p) < 0)
+    return -1;
   slot_getattr_hook = p.get;
   slot_setattro = p.set;
   slot_descr_get = p.dget;
   slot_descr_set = p.dset;
   if (probe("class P:\n def __getattribute__(self, n): raise AttributeError\nfor P in (P,):\n try: P().x\n"
-            " except AttributeError: pass\n", &p) < 0) return -1;
+            " except AttributeError: pass\n",
+            &p) < 0)
+    return -1;
   slot_getattro = p.get;
   return 0;
 }
@@ -88,8 +92,10 @@ static PyObject *descr_get(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *
 static void saw_property(fl_rec *r, PyObject *descr) {
   if (Py_TYPE(descr)->tp_descr_get != PyProperty_Type.tp_descr_get) return;
   PyObject *fget = PyObject_GetAttrString(descr, "fget");
-  if (!fget) PyErr_Clear();
-  else if (fget != Py_None) fl_ccall_callback(r, fget);
+  if (!fget)
+    PyErr_Clear();
+  else if (fget != Py_None)
+    fl_ccall_callback(r, fget);
   Py_XDECREF(fget);
 }
 
@@ -271,11 +277,12 @@ static int find_by(fl_rec *r, getattrofunc fn, PyObject *obj, PyObject *name, Py
   if (fn == slot_getattr_hook || fn == slot_getattro) return hooked_find(r, obj, name, out);
   if (fn == PyModule_Type.tp_getattro && PyModule_Check(obj)) return module_find(r, obj, name, out);
   if (fn == PyType_Type.tp_getattro && PyType_Check(obj)) return type_find(r, obj, name, out);
-  if (fn == PySuper_Type.tp_getattro) saw_super(r, obj, name);
+  if (fn == PySuper_Type.tp_getattro)
+    saw_super(r, obj, name);
   else if (fn == PyMethod_Type.tp_getattro) {
     /* What the method's own type lacks is asked of its function. */
-    if (!type_lookup(r, Py_TYPE(obj), name)) return find_by(r, Py_TYPE(PyMethod_GET_FUNCTION(obj))->tp_getattro,
-                                                            PyMethod_GET_FUNCTION(obj), name, out);
+    if (!type_lookup(r, Py_TYPE(obj), name))
+      return find_by(r, Py_TYPE(PyMethod_GET_FUNCTION(obj))->tp_getattro, PyMethod_GET_FUNCTION(obj), name, out);
   } else if (!fl_ccall_known_type(Py_TYPE(obj))) {
     fl_rec_give_up(r, "attribute of an unknown C type", Py_TYPE(obj)->tp_name);
   }
@@ -295,7 +302,7 @@ PyObject *fl_attr_get(fl_rec *r, PyObject *obj, PyObject *name) {
   /* Absent, and nothing ran that must not run twice: let CPython say so in its own words. */
   fl_eval_pause(1);
   v = tp->tp_getattro == slot_getattr_hook || tp->tp_getattro == slot_getattro ? PyObject_GenericGetAttr(obj, name)
-                                                                                : PyObject_GetAttr(obj, name);
+                                                                               : PyObject_GetAttr(obj, name);
   fl_eval_pause(0);
   return v;
 }
@@ -353,8 +360,10 @@ int fl_attr_generic_set(fl_rec *r, PyObject *obj, PyObject *name, PyObject *valu
     type_lookup(r, Py_TYPE(descr), value ? fl_n.__set__ : fl_n.__delete__);
   } else if (set && set == PyProperty_Type.tp_descr_set) {
     PyObject *fset = PyObject_GetAttrString(descr, value ? "fset" : "fdel");
-    if (!fset) PyErr_Clear();
-    else if (fset != Py_None) fl_ccall_callback(r, fset);
+    if (!fset)
+      PyErr_Clear();
+    else if (fset != Py_None)
+      fl_ccall_callback(r, fset);
     Py_XDECREF(fset);
   } else {
     if (!set) {

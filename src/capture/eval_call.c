@@ -3,8 +3,8 @@
 #include "capture/ccalls.h"
 #include "capture/eval_impl.h"
 
-static ternaryfunc slot_call;      /* CPython's tp_call of classes with __call__ */
-static newfunc slot_new;           /* and its tp_new and tp_init of classes with their own */
+static ternaryfunc slot_call; /* CPython's tp_call of classes with __call__ */
+static newfunc slot_new;      /* and its tp_new and tp_init of classes with their own */
 static initproc slot_init;
 
 int fl_call_init(void) {
@@ -188,8 +188,7 @@ static PyObject *special(fl_rec *r, fl_cc cls, const call_args *c, PyObject *sel
       if (!obj) break;
       if (!fl_rec_is_fresh(r, obj)) fl_tell(r, fl_rec_read_instance(r, obj));
       return natively(c);
-    default:
-      break;
+    default: break;
     }
   if (cls == FL_CC_TYPE_CALL && obj && PyType_Check(obj))
     return fl_call_type(r, (PyTypeObject *)obj, a, na, c->kwnames);
@@ -267,21 +266,15 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
     v = natively(c);
     mark_result(r, v);
     return v;
-  case FL_CC_QUERY:
-    return call_query(r, c);
-  case FL_CC_STATEQ:
-    return fl_eval_here->state_changes ? natively(c) : call_query(r, c);
-  case FL_CC_STATE:
-    fl_eval_here->state_changes++;
-    return natively(c);
+  case FL_CC_QUERY: return call_query(r, c);
+  case FL_CC_STATEQ: return fl_eval_here->state_changes ? natively(c) : call_query(r, c);
+  case FL_CC_STATE: fl_eval_here->state_changes++; return natively(c);
   case FL_CC_MUTATES:
   case FL_CC_STORES:
     report_mutation(r, c, self, c->callable);
     if (cls == FL_CC_MUTATES) saw_args(r, c, self ? 0 : 1);
     return natively(c);
-  case FL_CC_VAR_SET:
-    saw_var_set(r, self ? self : c->npos ? c->args[0] : NULL);
-    return natively(c);
+  case FL_CC_VAR_SET: saw_var_set(r, self ? self : c->npos ? c->args[0] : NULL); return natively(c);
   case FL_CC_VAR_GET: {
     PyObject *var = self ? self : c->npos ? c->args[0] : NULL;
     bool own = fl_eval_here->vars && var && PyDict_Contains(fl_eval_here->vars, var) > 0;
@@ -372,8 +365,10 @@ static PyObject *call_type(fl_rec *r, const call_args *c) {
   }
   if (meta->tp_call != PyType_Type.tp_call) {
     fl_cc cls = fl_ccall_type_class(type);
-    if (cls == FL_CC_STATE) fl_eval_here->state_changes++;
-    else if (cls != FL_CC_TYPE) fl_rec_give_up(r, "unknown C type", type->tp_name);
+    if (cls == FL_CC_STATE)
+      fl_eval_here->state_changes++;
+    else if (cls != FL_CC_TYPE)
+      fl_rec_give_up(r, "unknown C type", type->tp_name);
     return natively(c);
   }
   return fl_call_type(r, type, c->args, c->nargsf, c->kwnames);
@@ -439,8 +434,7 @@ PyObject *fl_call(fl_rec *r, PyObject *callable, PyObject *const *args, size_t n
   PyTypeObject *tp = Py_TYPE(callable);
   if (!r || tp == &PyFunction_Type) return PyObject_Vectorcall(callable, args, nargsf, kwnames);
   call_args c = make_args(callable, args, nargsf, kwnames);
-  if (tp == &PyMethod_Type)
-    return PyFunction_Check(PyMethod_GET_FUNCTION(callable)) ? natively(&c) : call_bound(r, &c);
+  if (tp == &PyMethod_Type) return PyFunction_Check(PyMethod_GET_FUNCTION(callable)) ? natively(&c) : call_bound(r, &c);
   if (PyCFunction_Check(callable) || tp == &PyMethodDescr_Type || tp == &PyWrapperDescr_Type ||
       tp == &_PyMethodWrapper_Type || tp == &PyClassMethodDescr_Type)
     return call_c(r, &c);
@@ -456,7 +450,8 @@ static bool only_strings(PyObject *dict) {
 }
 
 PyObject *fl_call_ex(fl_rec *r, PyObject *callable, PyObject *args, PyObject *kwargs) {
-  if (!r || PyFunction_Check(callable) || (kwargs && !only_strings(kwargs))) return PyObject_Call(callable, args, kwargs);
+  if (!r || PyFunction_Check(callable) || (kwargs && !only_strings(kwargs)))
+    return PyObject_Call(callable, args, kwargs);
   Py_ssize_t npos = PyTuple_GET_SIZE(args), nkw = kwargs ? PyDict_GET_SIZE(kwargs) : 0, at = 0, pos = 0;
   PyObject *small[16], **flat = small, *names = nkw ? PyTuple_New(nkw) : NULL, *key, *value, *v = NULL;
   if ((nkw && !names) || (npos + nkw > 16 && !(flat = PyMem_Malloc((size_t)(npos + nkw) * sizeof *flat)))) {

@@ -56,16 +56,17 @@ static void operand(fl_rec *r, PyObject *o, PyObject *method) {
 
 /* --- operators --- */
 
-#define BINARY_OPS(X)                                                                                                \
-  X(PyNumber_Add, add) X(PyNumber_And, and) X(PyNumber_FloorDivide, floordiv) X(PyNumber_Lshift, lshift)               \
-  X(PyNumber_MatrixMultiply, matmul) X(PyNumber_Multiply, mul) X(PyNumber_Remainder, mod) X(PyNumber_Or, or)           \
-  X(power, pow) X(PyNumber_Rshift, rshift) X(PyNumber_Subtract, sub) X(PyNumber_TrueDivide, truediv)                   \
-  X(PyNumber_Xor, xor)
-#define INPLACE_OPS(X)                                                                                               \
-  X(PyNumber_InPlaceAdd, add) X(PyNumber_InPlaceAnd, and) X(PyNumber_InPlaceFloorDivide, floordiv)                     \
-  X(PyNumber_InPlaceLshift, lshift) X(PyNumber_InPlaceMatrixMultiply, matmul) X(PyNumber_InPlaceMultiply, mul)         \
-  X(PyNumber_InPlaceRemainder, mod) X(PyNumber_InPlaceOr, or) X(inplace_power, pow) X(PyNumber_InPlaceRshift, rshift)  \
-  X(PyNumber_InPlaceSubtract, sub) X(PyNumber_InPlaceTrueDivide, truediv) X(PyNumber_InPlaceXor, xor)
+#define BINARY_OPS(X)                                                                                                  \
+  X(PyNumber_Add, add)                                                                                                 \
+  X(PyNumber_And, and) X(PyNumber_FloorDivide, floordiv) X(PyNumber_Lshift, lshift) X(PyNumber_MatrixMultiply, matmul) \
+      X(PyNumber_Multiply, mul) X(PyNumber_Remainder, mod) X(PyNumber_Or, or) X(power, pow) X(PyNumber_Rshift, rshift) \
+          X(PyNumber_Subtract, sub) X(PyNumber_TrueDivide, truediv) X(PyNumber_Xor, xor)
+#define INPLACE_OPS(X)                                                                                                 \
+  X(PyNumber_InPlaceAdd, add)                                                                                          \
+  X(PyNumber_InPlaceAnd, and) X(PyNumber_InPlaceFloorDivide, floordiv) X(PyNumber_InPlaceLshift, lshift)               \
+      X(PyNumber_InPlaceMatrixMultiply, matmul) X(PyNumber_InPlaceMultiply, mul) X(PyNumber_InPlaceRemainder, mod)     \
+          X(PyNumber_InPlaceOr, or) X(inplace_power, pow) X(PyNumber_InPlaceRshift, rshift)                            \
+              X(PyNumber_InPlaceSubtract, sub) X(PyNumber_InPlaceTrueDivide, truediv) X(PyNumber_InPlaceXor, xor)
 enum { OPS = 13 };
 
 static PyObject *power(PyObject *a, PyObject *b) { return PyNumber_Power(a, b, Py_None); }
@@ -80,7 +81,7 @@ static const binary_row binary[2 * OPS] = {
     BINARY_OPS(X)
 #undef X
 #define X(fn, n) {fn, &fl_n.__##n##__, &fl_n.__r##n##__, &fl_n.__i##n##__},
-    INPLACE_OPS(X)
+        INPLACE_OPS(X)
 #undef X
 };
 
@@ -178,8 +179,10 @@ static void saw_missing(fl_rec *r, PyObject *dict, PyObject *key) {
   if (!missing || PyFunction_Check(missing)) return;
   fl_tell(r, fl_rec_write(r, FL_WRITE_ITEM, dict, key, Py_None));
   factory = PyObject_GetAttrString(dict, "default_factory");
-  if (!factory) PyErr_Clear();
-  else if (factory != Py_None) fl_ccall_callback(r, factory);
+  if (!factory)
+    PyErr_Clear();
+  else if (factory != Py_None)
+    fl_ccall_callback(r, factory);
   Py_XDECREF(factory);
 }
 
@@ -231,8 +234,10 @@ int fl_data_store(fl_rec *r, PyObject *container, PyObject *key, PyObject *value
 
 Py_ssize_t fl_data_len(fl_rec *r, PyObject *a) {
   if (r && !PyTuple_CheckExact(a)) {
-    if (is_container(a)) fl_tell(r, fl_rec_read_contents(r, a));
-    else operand(r, a, fl_n.__len__);
+    if (is_container(a))
+      fl_tell(r, fl_rec_read_contents(r, a));
+    else
+      operand(r, a, fl_n.__len__);
     if (fl_ccall_is_python_class(Py_TYPE(a)) && !fl_ccall_is_tensor(Py_TYPE(a)))
       fl_attr_saw_slot(r, Py_TYPE(a), fl_n.__len__);
   }
@@ -248,8 +253,10 @@ PyObject *fl_data_iter(fl_rec *r, PyObject *a) {
     fl_attr_saw_slot(r, tp, fl_n.__iter__);
     if (!tp->tp_iter) fl_attr_saw_slot(r, tp, fl_n.__getitem__);
   }
-  if (is_container(a)) fl_tell(r, fl_rec_read_contents(r, a));
-  else if (!PyTuple_Check(a) && !fl_ccall_known_type(tp)) fl_rec_give_up(r, "object of an unknown C type", tp->tp_name);
+  if (is_container(a))
+    fl_tell(r, fl_rec_read_contents(r, a));
+  else if (!PyTuple_Check(a) && !fl_ccall_known_type(tp))
+    fl_rec_give_up(r, "object of an unknown C type", tp->tp_name);
   PyObject *it = PyObject_GetIter(a);
   if (it && it != a && Py_REFCNT(it) == 1) fl_tell(r, fl_rec_fresh(r, it));
   return it;
@@ -258,8 +265,10 @@ PyObject *fl_data_iter(fl_rec *r, PyObject *a) {
 PyObject *fl_data_next(fl_rec *r, PyObject *it) {
   PyTypeObject *tp = Py_TYPE(it);
   if (r) {
-    if (fl_ccall_is_python_class(tp)) fl_attr_saw_slot(r, tp, fl_n.__next__);
-    else if (!fl_rec_is_fresh(r, it)) fl_rec_give_up(r, "iterator from outside the call", tp->tp_name);
+    if (fl_ccall_is_python_class(tp))
+      fl_attr_saw_slot(r, tp, fl_n.__next__);
+    else if (!fl_rec_is_fresh(r, it))
+      fl_rec_give_up(r, "iterator from outside the call", tp->tp_name);
   }
   return tp->tp_iternext(it);
 }
@@ -268,7 +277,8 @@ PyObject *fl_data_format(fl_rec *r, PyObject *value, int conversion, PyObject *s
   PyObject *shown = NULL, *v;
   if (r && !is_plain_value(value))
     operand(r, value, conversion == 2 || conversion == 3 ? fl_n.__repr__ : conversion ? fl_n.__str__ : fl_n.__format__);
-  if (conversion) shown = conversion == 1 ? PyObject_Str(value) : conversion == 2 ? PyObject_Repr(value) : PyObject_ASCII(value);
+  if (conversion)
+    shown = conversion == 1 ? PyObject_Str(value) : conversion == 2 ? PyObject_Repr(value) : PyObject_ASCII(value);
   if (conversion && !shown) return NULL;
   if (!shown) shown = Py_NewRef(value);
   if (PyUnicode_CheckExact(shown) && !spec) return shown;

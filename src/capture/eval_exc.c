@@ -163,8 +163,7 @@ void fl_exc_name(PyObject *exc_type, const char *format, PyObject *name) {
   /* The name attribute is what suggestions are made from. */
   PyErr_Fetch(&type, &value, &tb);
   PyErr_NormalizeException(&type, &value, &tb);
-  if (Py_IS_TYPE(value, (PyTypeObject *)PyExc_NameError) && PyObject_SetAttr(value, fl_n.name, name) < 0)
-    PyErr_Clear();
+  if (Py_IS_TYPE(value, (PyTypeObject *)PyExc_NameError) && PyObject_SetAttr(value, fl_n.name, name) < 0) PyErr_Clear();
   PyErr_Restore(type, value, tb);
 }
 
@@ -198,8 +197,7 @@ void fl_exc_kwargs(PyObject *func, PyObject *kwargs) {
   }
   name = _PyObject_FunctionStr(func);
   if (name)
-    PyErr_Format(PyExc_TypeError, "%U got multiple values for keyword argument '%S'", name,
-                 PyTuple_GET_ITEM(value, 0));
+    PyErr_Format(PyExc_TypeError, "%U got multiple values for keyword argument '%S'", name, PyTuple_GET_ITEM(value, 0));
   Py_XDECREF(name);
   Py_XDECREF(type);
   Py_XDECREF(value);

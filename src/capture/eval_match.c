@@ -64,8 +64,7 @@ static int match_positional(fl_rec *r, PyObject *subject, PyObject *type, Py_ssi
     if (!match_args) return -1;
     match_self = PyType_HasFeature((PyTypeObject *)type, _Py_TPFLAGS_MATCH_SELF);
   } else if (!PyTuple_CheckExact(match_args)) {
-    PyErr_Format(PyExc_TypeError, "%s.__match_args__ must be a tuple (got %s)", tp_name,
-                 Py_TYPE(match_args)->tp_name);
+    PyErr_Format(PyExc_TypeError, "%s.__match_args__ must be a tuple (got %s)", tp_name, Py_TYPE(match_args)->tp_name);
     Py_DECREF(match_args);
     return -1;
   }
@@ -86,8 +85,10 @@ static int match_positional(fl_rec *r, PyObject *subject, PyObject *type, Py_ssi
       break;
     }
     v = class_attr(r, subject, type, name, seen);
-    if (!v) rc = PyErr_Occurred() ? -1 : 0;
-    else if (PyList_Append(attrs, v) < 0) rc = -1;
+    if (!v)
+      rc = PyErr_Occurred() ? -1 : 0;
+    else if (PyList_Append(attrs, v) < 0)
+      rc = -1;
     Py_XDECREF(v);
   }
   Py_DECREF(match_args);
@@ -104,8 +105,10 @@ PyObject *fl_match_class(fl_rec *r, PyObject *subject, PyObject *type, Py_ssize_
   if (rc == 1 && n > 0) rc = match_positional(r, subject, type, n, seen, attrs);
   for (Py_ssize_t i = 0; rc == 1 && i < PyTuple_GET_SIZE(kwd); i++) {
     PyObject *v = class_attr(r, subject, type, PyTuple_GET_ITEM(kwd, i), seen);
-    if (!v) rc = PyErr_Occurred() ? -1 : 0;
-    else if (PyList_Append(attrs, v) < 0) rc = -1;
+    if (!v)
+      rc = PyErr_Occurred() ? -1 : 0;
+    else if (PyList_Append(attrs, v) < 0)
+      rc = -1;
     Py_XDECREF(v);
   }
   if (rc == 1) res = PyList_AsTuple(attrs);

@@ -99,8 +99,7 @@ static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
     return v;
   }
   switch (fl_cpy_kind(f)) {
-  case FL_FRAME_ASYNC:
-    return run_natively(ts, f, throwflag, "async");
+  case FL_FRAME_ASYNC: return run_natively(ts, f, throwflag, "async");
   case FL_FRAME_MAKES_GEN: {
     if (r && fl_cpy_func(f)) fl_tell(r, fl_rec_read_function(r, fl_cpy_func(f)));
     PyObject *gen = fl_cpy_native(ts, f, throwflag);
@@ -110,8 +109,7 @@ static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
   case FL_FRAME_PLAIN:
     if (throwflag) return run_natively(ts, f, throwflag, "thrown into");
     break;
-  case FL_FRAME_GEN:
-    break;
+  case FL_FRAME_GEN: break;
   }
   return evaluate(ts, f, throwflag, r);
 }

@@ -3,7 +3,7 @@
 fl_names fl_n;
 
 int fl_names_init(void) {
-#define X(n)                                                                                                         \
+#define X(n)                                                                                                           \
   if (!fl_n.n && !(fl_n.n = PyUnicode_InternFromString(#n))) return -1;
   FL_NAMES(X)
 #undef X

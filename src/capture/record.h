@@ -52,11 +52,11 @@ int fl_rec_fresh(fl_rec *r, PyObject *obj);
 bool fl_rec_is_fresh(fl_rec *r, PyObject *obj);
 
 typedef enum fl_write_kind {
-  FL_WRITE_ATTR,     /* obj.key = value, or del when value is NULL */
-  FL_WRITE_ITEM,     /* obj[key] = value, or del */
-  FL_WRITE_GLOBAL,   /* obj is the globals dict */
-  FL_WRITE_CELL,     /* obj is the cell, key NULL */
-  FL_WRITE_METHOD    /* a mutating C method of a container ran: key is the method's name, value NULL */
+  FL_WRITE_ATTR,   /* obj.key = value, or del when value is NULL */
+  FL_WRITE_ITEM,   /* obj[key] = value, or del */
+  FL_WRITE_GLOBAL, /* obj is the globals dict */
+  FL_WRITE_CELL,   /* obj is the cell, key NULL */
+  FL_WRITE_METHOD  /* a mutating C method of a container ran: key is the method's name, value NULL */
 } fl_write_kind;
 /* Called before the write is done. Writes to fresh objects cost nothing; others are effects. */
 int fl_rec_write(fl_rec *r, fl_write_kind kind, PyObject *obj, PyObject *key, PyObject *value);

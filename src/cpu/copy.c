@@ -96,10 +96,14 @@ static void transpose_words(const tile *t) {
 }
 
 static void copy_tile(const tile *t, size_t elem) {
-  if (t->dst_n == 1 && t->src_n == 1) copy_rows(t, elem);
-  else if (t->dst_n == 1 && t->src_n == 0) fills[elem](t);
-  else if (elem == 4 && t->dst_n == 1 && t->src_m == 1) transpose_words(t);
-  else copies[elem](t);
+  if (t->dst_n == 1 && t->src_n == 1)
+    copy_rows(t, elem);
+  else if (t->dst_n == 1 && t->src_n == 0)
+    fills[elem](t);
+  else if (elem == 4 && t->dst_n == 1 && t->src_m == 1)
+    transpose_words(t);
+  else
+    copies[elem](t);
 }
 
 /* --- all tiles --- */
@@ -149,7 +153,8 @@ static int merge_axes(axis *axes, int n) {
     axis *last = kept ? &axes[kept - 1] : NULL;
     if (last && last->dst == axes[i].dst * axes[i].dim && last->src == axes[i].src * axes[i].dim)
       *last = (axis){last->dim * axes[i].dim, axes[i].dst, axes[i].src};
-    else axes[kept++] = axes[i];
+    else
+      axes[kept++] = axes[i];
   }
   return kept;
 }

@@ -16,8 +16,8 @@
 
 /* What a kernel asks of an operand. The builder inserts a copy where it does not hold already. */
 typedef enum fl_layout {
-  FL_LAYOUT_ANY,          /* any strides, 0 and negative ones excepted where the kernel's operator broadcasts */
-  FL_LAYOUT_ROWS,         /* elements along the last dimension adjacent; other strides free */
+  FL_LAYOUT_ANY,  /* any strides, 0 and negative ones excepted where the kernel's operator broadcasts */
+  FL_LAYOUT_ROWS, /* elements along the last dimension adjacent; other strides free */
   FL_LAYOUT_CONTIGUOUS,
   FL_LAYOUT_CHANNELS_LAST /* rank 4: NHWC order, dense */
 } fl_layout;
@@ -29,7 +29,7 @@ typedef struct fl_problem {
   const fl_pw_program *program; /* FL_OP_POINTWISE */
   int n_in, n_out;
   bool absent[FL_MAX_OPERANDS];
-  fl_tensor in[FL_MAX_OPERANDS]; /* data is NULL */
+  fl_tensor in[FL_MAX_OPERANDS];  /* data is NULL */
   bool constant[FL_MAX_OPERANDS]; /* known before the first run: may be packed */
   fl_type out[FL_PW_MAX_OUTPUTS];
   int threads;
@@ -40,26 +40,26 @@ typedef struct fl_kernel_plan {
   fl_layout in_layout[FL_MAX_OPERANDS];
   size_t packed_bytes[FL_MAX_OPERANDS]; /* not 0: the operand is replaced by pack()'s result of this size */
   int64_t out_strides[FL_PW_MAX_OUTPUTS][FL_MAX_RANK]; /* dense, in any order; filled contiguous beforehand */
-  int in_place;        /* operand that output 0 may overwrite when both have the same strides, or -1 (the default) */
+  int in_place;         /* operand that output 0 may overwrite when both have the same strides, or -1 (the default) */
   size_t scratch_bytes; /* for one run, all threads together; 64-byte aligned */
-  const void *params;  /* the kernel's own constants: plain data without pointers, from the arena */
+  const void *params;   /* the kernel's own constants: plain data without pointers, from the arena */
   size_t params_bytes;
-  double cost_us;      /* the kernel's own estimate of a run on one core at 50 GFLOP/s and 10 GB/s; 0 = unknown */
+  double cost_us; /* the kernel's own estimate of a run on one core at 50 GFLOP/s and 10 GB/s; 0 = unknown */
 } fl_kernel_plan;
 
 typedef struct fl_run_args {
   const void *params;
-  const fl_tensor *in;  /* packed operands: data is the packed block, type and strides those of the original */
+  const fl_tensor *in; /* packed operands: data is the packed block, type and strides those of the original */
   const fl_tensor *out;
   void *scratch;
   fl_pool *pool;
-  int *fault;           /* may be NULL. A kernel stores 1 where eager would raise (index out of range, integer division
+  int *fault; /* may be NULL. A kernel stores 1 where eager would raise (index out of range, integer division
                            by zero), from any of its threads; it never reads or writes out of bounds. The runner zeroes
                            it before the first step, and turns it into FL_INVALID after the last. */
 } fl_run_args;
 
 typedef struct fl_kernel {
-  const char *name;     /* "conv2d_winograd_f4_avx512" */
+  const char *name; /* "conv2d_winograd_f4_avx512" */
   fl_op op;
   fl_isa isa;
   /* NULL when the kernel can serve the problem and has filled `plan` (params from `arena`); else why not, in static

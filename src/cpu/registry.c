@@ -7,9 +7,9 @@
 #else
 #define ROW_X86(...)
 #endif
-#define ROW_PORTABLE(...) __VA_ARGS__
-#define ROW_AVX2(...) ROW_X86(__VA_ARGS__)
-#define ROW_AVX512(...) ROW_X86(__VA_ARGS__)
+#define ROW_PORTABLE(...)    __VA_ARGS__
+#define ROW_AVX2(...)        ROW_X86(__VA_ARGS__)
+#define ROW_AVX512(...)      ROW_X86(__VA_ARGS__)
 #define ROW_AVX512_BF16(...) ROW_X86(__VA_ARGS__)
 
 #define FL_KERNEL(name, op, isa) ROW_##isa(extern const fl_kernel fl_kernel_##name;)
@@ -18,7 +18,7 @@
 
 static const fl_kernel *const table[] = {
 #define FL_KERNEL(name, op, isa) ROW_##isa(&fl_kernel_##name COMMA)
-#define COMMA ,
+#define COMMA                    ,
 #include "cpu/kernels.def"
 #undef FL_KERNEL
     NULL};
@@ -60,8 +60,10 @@ static int try_rows(const fl_problem *problem, fl_arena *arena, int *ids, fl_ker
     if (rows[i].op != problem->op || rows[i].isa > isa) continue;
     plan_defaults(problem, &plans[n]);
     const char *reason = table[i]->plan(problem, arena, &plans[n]);
-    if (reason) *why = reason;
-    else ids[n++] = i;
+    if (reason)
+      *why = reason;
+    else
+      ids[n++] = i;
   }
   return n;
 }

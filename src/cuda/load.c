@@ -97,7 +97,8 @@ static fl_status check_versions(fl_cuda_api *api) {
   if (api->driver_version < MIN_DRIVER)
     return fl_fail(FL_UNSUPPORTED, "CUDA: driver version %d; must be %d or newer", api->driver_version, MIN_DRIVER);
   if (api->cublaslt_version < MIN_CUBLASLT)
-    return fl_fail(FL_UNSUPPORTED, "CUDA: cuBLASLt version %zu; must be %d or newer", api->cublaslt_version, MIN_CUBLASLT);
+    return fl_fail(FL_UNSUPPORTED, "CUDA: cuBLASLt version %zu; must be %d or newer", api->cublaslt_version,
+                   MIN_CUBLASLT);
   if (api->cudnn_version < MIN_CUDNN)
     return fl_fail(FL_UNSUPPORTED, "CUDA: cuDNN version %zu; must be %d or newer", api->cudnn_version, MIN_CUDNN);
   return NULL;

@@ -14,23 +14,23 @@
 typedef uint32_t fl_vid; /* value id */
 typedef uint32_t fl_nid; /* node id */
 #define FL_NO_VALUE UINT32_MAX
-#define FL_NO_NODE UINT32_MAX
-#define FL_NO_SLOT UINT32_MAX
-#define FL_NO_USE UINT32_MAX
+#define FL_NO_NODE  UINT32_MAX
+#define FL_NO_SLOT  UINT32_MAX
+#define FL_NO_USE   UINT32_MAX
 
 typedef enum fl_value_kind { FL_VALUE_INPUT, FL_VALUE_WEIGHT, FL_VALUE_LITERAL, FL_VALUE_RESULT } fl_value_kind;
 
 typedef struct fl_value {
   fl_type type;
   fl_value_kind kind;
-  fl_nid node;                    /* RESULT: the producer */
-  int index;                      /* RESULT: which of its outputs; INPUT: position in graph inputs */
-  uint32_t slot;                  /* WEIGHT: the caller's weight slot; several values may share one */
-  const void *data;               /* LITERAL: dense, owned by the graph. WEIGHT: borrowed, may be NULL (text graphs) */
-  int64_t strides[FL_MAX_RANK];   /* INPUT, WEIGHT: as the caller holds it; LITERAL: contiguous */
-  bool constant;                  /* see fl_graph_is_const */
-  uint32_t first_use;             /* operands that read it, newest first, or FL_NO_USE */
-  int n_uses, n_output_uses;      /* operands, and places in the graph's outputs */
+  fl_nid node;                  /* RESULT: the producer */
+  int index;                    /* RESULT: which of its outputs; INPUT: position in graph inputs */
+  uint32_t slot;                /* WEIGHT: the caller's weight slot; several values may share one */
+  const void *data;             /* LITERAL: dense, owned by the graph. WEIGHT: borrowed, may be NULL (text graphs) */
+  int64_t strides[FL_MAX_RANK]; /* INPUT, WEIGHT: as the caller holds it; LITERAL: contiguous */
+  bool constant;                /* see fl_graph_is_const */
+  uint32_t first_use;           /* operands that read it, newest first, or FL_NO_USE */
+  int n_uses, n_output_uses;    /* operands, and places in the graph's outputs */
 } fl_value;
 
 /* Operand `use - nodes[node].first_use` of `node`; linked with the other uses of the same value. */
@@ -42,13 +42,13 @@ typedef struct fl_use {
 typedef struct fl_node {
   fl_op op;
   int n_inputs, n_outputs;
-  fl_vid *inputs;                 /* FL_NO_VALUE = absent; change with fl_graph_set_input only */
-  uint32_t first_use;             /* the use of input 0; the others follow */
+  fl_vid *inputs;     /* FL_NO_VALUE = absent; change with fl_graph_set_input only */
+  uint32_t first_use; /* the use of input 0; the others follow */
   fl_vid *outputs;
   fl_attrs attrs;
-  fl_pw_program *program;         /* FL_OP_POINTWISE only */
-  uint32_t origin;                /* index of the recorded operator it came from, for reports; UINT32_MAX = none */
-  fl_nid prev, next;              /* order of execution */
+  fl_pw_program *program; /* FL_OP_POINTWISE only */
+  uint32_t origin;        /* index of the recorded operator it came from, for reports; UINT32_MAX = none */
+  fl_nid prev, next;      /* order of execution */
   bool dead;
 } fl_node;
 
@@ -61,11 +61,11 @@ typedef struct fl_graph {
   int n_live;
   FL_VEC(fl_vid) inputs;
   FL_VEC(fl_vid) outputs;
-  uint32_t origin;                /* given to nodes added from now on; UINT32_MAX at first */
+  uint32_t origin; /* given to nodes added from now on; UINT32_MAX at first */
 } fl_graph;
 
 FL_MUST_USE fl_status fl_graph_create(fl_graph **out_graph);
-void fl_graph_destroy(fl_graph *g);                                  /* takes; NULL allowed */
+void fl_graph_destroy(fl_graph *g); /* takes; NULL allowed */
 
 FL_MUST_USE fl_status fl_graph_input(fl_graph *g, const fl_type *type, const int64_t *strides, fl_vid *out);
 FL_MUST_USE fl_status fl_graph_weight(fl_graph *g, const fl_type *type, const int64_t *strides, uint32_t slot,
@@ -89,11 +89,11 @@ FL_MUST_USE fl_status fl_graph_output(fl_graph *g, fl_vid v);
 /* Editing, for passes. The caller keeps types equal and definitions before uses; fl_graph_verify finds who did not. */
 void fl_graph_replace_uses(fl_graph *g, fl_vid from, fl_vid to);
 void fl_graph_set_input(fl_graph *g, fl_nid n, int operand, fl_vid v);
-void fl_graph_move_before(fl_graph *g, fl_nid n, fl_nid before);     /* before FL_NO_NODE: to the end */
-void fl_graph_remove(fl_graph *g, fl_nid n);                         /* its results must have no uses */
-int fl_graph_use_count(const fl_graph *g, fl_vid v);                 /* graph outputs count as uses */
-fl_nid fl_graph_sole_user(const fl_graph *g, fl_vid v);              /* the node of the only use, else FL_NO_NODE */
-fl_nid fl_graph_producer(const fl_graph *g, fl_vid v);               /* FL_NO_NODE for inputs and constants */
+void fl_graph_move_before(fl_graph *g, fl_nid n, fl_nid before); /* before FL_NO_NODE: to the end */
+void fl_graph_remove(fl_graph *g, fl_nid n);                     /* its results must have no uses */
+int fl_graph_use_count(const fl_graph *g, fl_vid v);             /* graph outputs count as uses */
+fl_nid fl_graph_sole_user(const fl_graph *g, fl_vid v);          /* the node of the only use, else FL_NO_NODE */
+fl_nid fl_graph_producer(const fl_graph *g, fl_vid v);           /* FL_NO_NODE for inputs and constants */
 /* The value of a literal whose elements are all equal (or all NaN). False for anything else. */
 bool fl_graph_scalar_value(const fl_graph *g, fl_vid v, double *out);
 /* True when the value is known before any input is: weight, literal, or computed from those alone. */
@@ -101,7 +101,7 @@ bool fl_graph_is_const(const fl_graph *g, fl_vid v);
 /* The program of a single pointwise node, whose inputs are the node's; of a POINTWISE node a copy of its own. False for
  * other operators. */
 bool fl_pw_from_node(const fl_graph *g, const fl_node *n, fl_pw_program *out);
-int fl_graph_node_count(const fl_graph *g);                          /* live nodes */
+int fl_graph_node_count(const fl_graph *g); /* live nodes */
 int fl_graph_count_op(const fl_graph *g, fl_op op);
 
 /* FL_INTERNAL naming the first broken rule (unknown id, use before definition, wrong type, attribute missing). */

@@ -28,11 +28,11 @@ typedef struct fl_op_info {
   const char *name;
   int min_inputs, max_inputs; /* max -1 = any number */
   int outputs;
-  const char *attrs;          /* "key:kind key:kind" */
-  unsigned flags;             /* FL_OPF_* */
+  const char *attrs; /* "key:kind key:kind" */
+  unsigned flags;    /* FL_OPF_* */
 } fl_op_info;
 
-const fl_op_info *fl_op_get(fl_op op);               /* never NULL for op < FL_OP_COUNT */
+const fl_op_info *fl_op_get(fl_op op); /* never NULL for op < FL_OP_COUNT */
 bool fl_op_parse(const char *name, fl_op *out);
 /* Attribute i of the operator's row: its interned key and kind. False past the last. */
 bool fl_op_attr(fl_op op, int i, const char **out_key, char *out_kind);
@@ -40,7 +40,7 @@ const char *fl_act_name(fl_act act);
 bool fl_act_parse(const char *name, fl_act *out);
 
 /* Attributes of one node: a small ordered set. Keys are the strings of ops.def (static storage). */
-#define FL_MAX_ATTRS 8
+#define FL_MAX_ATTRS     8
 #define FL_MAX_ATTR_LIST 16
 
 typedef struct fl_attr {
@@ -78,15 +78,15 @@ FL_MUST_USE fl_status fl_attrs_normalize(fl_op op, const fl_attrs *attrs, fl_att
 /* The program of a pointwise group: straight-line code over registers.
  * Registers 0..n_inputs-1 hold the inputs' elements; each instruction writes the next register.
  * The last n_outputs results named in `outputs` are the group's results. */
-#define FL_PW_MAX_INPUTS 16
-#define FL_PW_MAX_INSTRS 64
+#define FL_PW_MAX_INPUTS  16
+#define FL_PW_MAX_INSTRS  64
 #define FL_PW_MAX_OUTPUTS 4
 
 typedef struct fl_pw_instr {
-  fl_op op;          /* a pointwise operator */
-  fl_dtype dtype;    /* of its result */
-  int16_t src[3];    /* registers; -1 = absent */
-  double a, b;       /* its float attributes, in ops.def's order (clamp lo hi, elu alpha, ...) */
+  fl_op op;       /* a pointwise operator */
+  fl_dtype dtype; /* of its result */
+  int16_t src[3]; /* registers; -1 = absent */
+  double a, b;    /* its float attributes, in ops.def's order (clamp lo hi, elu alpha, ...) */
 } fl_pw_instr;
 
 typedef struct fl_pw_program {

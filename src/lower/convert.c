@@ -49,8 +49,10 @@ static const fl_converter *find(const char *name) {
   for (int lo = 0, hi = TABLE_LEN; lo < hi;) {
     int mid = (lo + hi) / 2, order = strcmp(name, sorted[mid]->aten);
     if (!order) return sorted[mid];
-    if (order < 0) hi = mid;
-    else lo = mid + 1;
+    if (order < 0)
+      hi = mid;
+    else
+      lo = mid + 1;
   }
   return NULL;
 }
@@ -119,8 +121,10 @@ static void take_status(fl_cv *c, fl_status s) {
   if (!s) return;
   fl_code code = fl_status_code(s);
   if (code != FL_INVALID && code != FL_UNSUPPORTED) {
-    if (c->status) fl_status_free(s);
-    else c->status = s;
+    if (c->status)
+      fl_status_free(s);
+    else
+      c->status = s;
     return;
   }
   fl_cv_decline(c, "%s", fl_status_message(s));
@@ -240,7 +244,8 @@ void fl_cv_ints_n(fl_cv *c, const char *name, int n, int64_t def, int64_t *out) 
   int count = fl_cv_ints(c, name, out, n);
   if (count == 1)
     for (int i = 1; i < n; i++) out[i] = out[0];
-  else if (count && count != n) fl_cv_decline(c, "argument %s has %d integers, not %d", name, count, n);
+  else if (count && count != n)
+    fl_cv_decline(c, "argument %s has %d integers, not %d", name, count, n);
 }
 
 int fl_cv_wrap_axis(fl_cv *c, int64_t axis, int rank) {
@@ -475,7 +480,8 @@ static bool first_dtype_ok(fl_cv *c, const fl_converter *row) {
 static bool arguments_ok(fl_cv *c) {
   for (int i = 0; i < c->node->n_args; i++) {
     const fl_arg *a = &c->node->args[i];
-    if (a->kind == FL_ARG_TENSOR && a->v.value != FL_ATEN_NONE) value_of(c, a->v.value);
+    if (a->kind == FL_ARG_TENSOR && a->v.value != FL_ATEN_NONE)
+      value_of(c, a->v.value);
     else if (a->kind == FL_ARG_TENSORS)
       for (int k = 0; k < a->count; k++)
         if (a->v.values[k] != FL_ATEN_NONE) value_of(c, a->v.values[k]);
@@ -487,8 +493,10 @@ static void check_result(fl_cv *c, int i) {
   const fl_aten_value *want = &c->aten->values.data[c->node->outputs[i]];
   fl_vid v = c->values[c->node->outputs[i]];
   char a[96], b[96];
-  if (!want->tensor_ok) fl_cv_decline(c, "result %d is %s", i, want->why_not ? want->why_not : "not a plain tensor");
-  else if (v == FL_NO_VALUE) fl_cv_decline(c, "result %d is used, which the engine does not compute", i);
+  if (!want->tensor_ok)
+    fl_cv_decline(c, "result %d is %s", i, want->why_not ? want->why_not : "not a plain tensor");
+  else if (v == FL_NO_VALUE)
+    fl_cv_decline(c, "result %d is used, which the engine does not compute", i);
   else if (!fl_type_equal(&want->type, &c->g->values.data[v].type))
     fl_cv_decline(c, "result is %s, the engine would give %s", fl_type_str(&want->type, a, sizeof a),
                   fl_type_str(&c->g->values.data[v].type, b, sizeof b));
@@ -496,7 +504,8 @@ static void check_result(fl_cv *c, int i) {
 
 bool fl_cv_convert(fl_cv *c) {
   const fl_converter *row = fl_converter_find(c->node->op, &c->inplace);
-  if (!row) fl_cv_decline(c, "the engine has no %s", c->node->op);
+  if (!row)
+    fl_cv_decline(c, "the engine has no %s", c->node->op);
   else if (arguments_ok(c) && first_dtype_ok(c, row)) {
     c->param = row->param;
     c->g->origin = c->origin;

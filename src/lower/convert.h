@@ -18,11 +18,11 @@ typedef enum fl_dtypes { FL_DT_FLOAT, FL_DT_INT, FL_DT_INTEGRAL, FL_DT_BOOL, FL_
 
 /* One row of aten.def. */
 typedef struct fl_converter {
-  const char *aten;      /* without "aten." */
+  const char *aten; /* without "aten." */
   fl_convert_fn fn;
-  int param;             /* the converter's own: mostly the engine operator */
+  int param; /* the converter's own: mostly the engine operator */
   fl_dtypes dtypes;
-  bool view;             /* shares memory with its first argument in eager: free on both sides */
+  bool view; /* shares memory with its first argument in eager: free on both sides */
   const char *limits;
 } fl_converter;
 
@@ -30,14 +30,14 @@ struct fl_cv {
   fl_graph *g;
   const fl_aten_graph *aten;
   const fl_aten_node *node;
-  uint32_t origin;       /* index of node */
-  const bool *needed;    /* by recorded value: somebody reads it */
-  fl_vid *values;        /* by recorded value: its place in g, or FL_NO_VALUE */
+  uint32_t origin;    /* index of node */
+  const bool *needed; /* by recorded value: somebody reads it */
+  fl_vid *values;     /* by recorded value: its place in g, or FL_NO_VALUE */
   int param;
-  bool inplace;          /* the overload is the in-place one: results have the recorded dtype */
-  fl_arena *texts;       /* where reasons live */
-  const char *reason;    /* declined: why */
-  fl_status status;      /* failed: out of memory or a bug */
+  bool inplace;       /* the overload is the in-place one: results have the recorded dtype */
+  fl_arena *texts;    /* where reasons live */
+  const char *reason; /* declined: why */
+  fl_status status;   /* failed: out of memory or a bug */
 };
 
 /* Finds the row of "aten.add_.Tensor": the overload's own, else that of its functional form. NULL if there is none. */
@@ -51,10 +51,10 @@ bool fl_cv_ok(const fl_cv *c);
 void fl_cv_decline(fl_cv *c, const char *fmt, ...) FL_PRINTF(2, 3);
 
 /* --- arguments. An absent argument is like None. --- */
-bool fl_cv_has(const fl_cv *c, const char *name);             /* there, and not None */
+bool fl_cv_has(const fl_cv *c, const char *name); /* there, and not None */
 bool fl_cv_is_tensor(const fl_cv *c, const char *name);
-fl_vid fl_cv_arg(fl_cv *c, const char *name);                 /* a tensor; declines when it is none */
-fl_vid fl_cv_arg_opt(fl_cv *c, const char *name);             /* FL_NO_VALUE for None */
+fl_vid fl_cv_arg(fl_cv *c, const char *name);     /* a tensor; declines when it is none */
+fl_vid fl_cv_arg_opt(fl_cv *c, const char *name); /* FL_NO_VALUE for None */
 /* The tensors of a list; FL_NO_VALUE for None. New array in the arena of texts. */
 fl_vid *fl_cv_args(fl_cv *c, const char *name, int *out_count);
 int64_t fl_cv_int(fl_cv *c, const char *name, int64_t def);
@@ -70,12 +70,12 @@ int fl_cv_wrap_axis(fl_cv *c, int64_t axis, int rank);
 int fl_cv_axis(fl_cv *c, const char *name, int64_t def, int rank);
 /* The recorded type of result i. */
 fl_type fl_cv_out(const fl_cv *c, int i);
-bool fl_cv_needed(const fl_cv *c, int i);                     /* somebody reads result i */
+bool fl_cv_needed(const fl_cv *c, int i); /* somebody reads result i */
 fl_type fl_cv_type(const fl_cv *c, fl_vid v);
 
 /* --- type promotion as torch.result_type --- */
 typedef struct fl_promotion {
-  bool has[3];           /* tensors with dimensions, tensors without, Python numbers */
+  bool has[3]; /* tensors with dimensions, tensors without, Python numbers */
   fl_dtype dtype[3];
 } fl_promotion;
 void fl_promote_value(fl_cv *c, fl_promotion *p, fl_vid v);
@@ -93,10 +93,10 @@ fl_vid fl_cv_unary(fl_cv *c, fl_op op, fl_vid x);
 fl_vid fl_cv_binary(fl_cv *c, fl_op op, fl_vid a, fl_vid b);
 fl_vid fl_cv_where(fl_cv *c, fl_vid cond, fl_vid a, fl_vid b);
 fl_vid fl_cv_cast(fl_cv *c, fl_vid x, fl_dtype dtype);
-fl_vid fl_cv_floating(fl_cv *c, fl_vid x);                    /* integers and bool become f32 */
+fl_vid fl_cv_floating(fl_cv *c, fl_vid x); /* integers and bool become f32 */
 fl_vid fl_cv_scalar(fl_cv *c, fl_dtype dtype, double v);
 fl_vid fl_cv_full(fl_cv *c, fl_dtype dtype, int rank, const int64_t *dims, double v);
-fl_vid fl_cv_mul_scalar(fl_cv *c, fl_vid x, double v);        /* x itself when v is 1 */
+fl_vid fl_cv_mul_scalar(fl_cv *c, fl_vid x, double v); /* x itself when v is 1 */
 fl_vid fl_cv_reshape(fl_cv *c, fl_vid x, int rank, const int64_t *dims);
 fl_vid fl_cv_expand(fl_cv *c, fl_vid x, int rank, const int64_t *dims);
 fl_vid fl_cv_permute(fl_cv *c, fl_vid x, const int *perm);

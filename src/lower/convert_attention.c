@@ -15,7 +15,8 @@ static fl_vid as_heads(fl_cv *c, const char *name) {
 static void check_shapes(fl_cv *c, fl_vid q, fl_vid k, fl_vid v) {
   fl_type a = fl_cv_type(c, q), b = fl_cv_type(c, k), d = fl_cv_type(c, v);
   if (!fl_cv_ok(c)) return;
-  if (a.dims[0] != b.dims[0] || a.dims[0] != d.dims[0]) fl_cv_decline(c, "query and key of different batches");
+  if (a.dims[0] != b.dims[0] || a.dims[0] != d.dims[0])
+    fl_cv_decline(c, "query and key of different batches");
   else if (b.dims[1] != d.dims[1] || b.dims[1] == 0 || a.dims[1] % b.dims[1])
     fl_cv_decline(c, "%lld query heads for %lld key heads", (long long)a.dims[1], (long long)b.dims[1]);
 }
@@ -58,7 +59,8 @@ static fl_vid keep_mask(fl_cv *c) {
 /* x [B, S, E] through the joint projection, heads, attention and the output projection. */
 static fl_vid self_attention(fl_cv *c, fl_vid x, int64_t heads) {
   fl_type t = fl_cv_type(c, x);
-  if (t.rank != 3 || heads < 1 || t.dims[2] % heads) fl_cv_decline(c, "input of rank %d for %d heads", t.rank, (int)heads);
+  if (t.rank != 3 || heads < 1 || t.dims[2] % heads)
+    fl_cv_decline(c, "input of rank %d for %d heads", t.rank, (int)heads);
   fl_vid mask = keep_mask(c), joint = linear(c, x, "qkv_weight", "qkv_bias"), qkv[3];
   if (!fl_cv_ok(c)) return FL_NO_VALUE;
   int64_t b = t.dims[0], s = t.dims[1], e = t.dims[2];

@@ -5,7 +5,7 @@
 
 /* Spatial parameters, read for one or two axes: [H, W]. */
 typedef struct window {
-  int axes;              /* 1 or 2 */
+  int axes; /* 1 or 2 */
   int64_t kernel[2], stride[2], pad[2], dilation[2], out_pad[2];
 } window;
 
@@ -42,7 +42,8 @@ static void convolve(fl_cv *c, bool transposed, const int64_t *pad4, window *w) 
   if (w->axes == 1) weight = fl_cv_unsqueeze(c, weight, 2);
   fl_attrs attrs = {0};
   fl_attr_set_list(&attrs, "stride", w->stride, 2);
-  if (pad4) fl_attr_set_list(&attrs, "pad", pad4, 4);
+  if (pad4)
+    fl_attr_set_list(&attrs, "pad", pad4, 4);
   else {
     spatial(c, "padding", w->axes, 0, 0, w->pad);
     int64_t both[4] = {w->pad[0], w->pad[1], w->pad[0], w->pad[1]};
@@ -99,8 +100,10 @@ static void pool_window(fl_cv *c, window *w, fl_attrs *attrs) {
   int64_t given[2];
   spatial(c, "kernel_size", w->axes, 1, 1, w->kernel);
   bool strided = fl_cv_has(c, "stride") && fl_cv_ints(c, "stride", given, 2);
-  if (strided) spatial(c, "stride", w->axes, 1, 1, w->stride);
-  else memcpy(w->stride, w->kernel, sizeof w->stride);
+  if (strided)
+    spatial(c, "stride", w->axes, 1, 1, w->stride);
+  else
+    memcpy(w->stride, w->kernel, sizeof w->stride);
   spatial(c, "padding", w->axes, 0, 0, w->pad);
   fl_attr_set_list(attrs, "kernel", w->kernel, 2);
   fl_attr_set_list(attrs, "stride", w->stride, 2);

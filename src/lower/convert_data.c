@@ -136,9 +136,12 @@ void fl_convert_index(fl_cv *c) {
   for (int i = 0; i < count && fl_cv_ok(c); i++) {
     if (indices[i] == FL_NO_VALUE) continue;
     fl_dtype dtype = fl_cv_type(c, indices[i]).dtype;
-    if (dtype == FL_BOOL || dtype == FL_U8) fl_cv_decline(c, "indexes by a mask, the result's size depends on values");
-    else if (n == FL_MAX_RANK) fl_cv_decline(c, "more than %d indexes", FL_MAX_RANK);
-    else if (axis >= 0 && i != axis + n) fl_cv_decline(c, "indexes of axes that are not adjacent");
+    if (dtype == FL_BOOL || dtype == FL_U8)
+      fl_cv_decline(c, "indexes by a mask, the result's size depends on values");
+    else if (n == FL_MAX_RANK)
+      fl_cv_decline(c, "more than %d indexes", FL_MAX_RANK);
+    else if (axis >= 0 && i != axis + n)
+      fl_cv_decline(c, "indexes of axes that are not adjacent");
     else {
       if (axis < 0) axis = i;
       inputs[++n] = indices[i];

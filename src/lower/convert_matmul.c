@@ -18,7 +18,8 @@ static void add_product(fl_cv *c, const char *name_a, const char *name_b) {
   int64_t columns = out.rank ? out.dims[out.rank - 1] : 0;
   if (self != FL_NO_VALUE && t.rank && t.dims[t.rank - 1] == columns && fl_type_numel(&t) == columns)
     bias = fl_cv_reshape(c, self, 1, &columns);
-  else if (self != FL_NO_VALUE) residual = fl_cv_expand(c, self, out.rank, out.dims);
+  else if (self != FL_NO_VALUE)
+    residual = fl_cv_expand(c, self, out.rank, out.dims);
   fl_cv_result(c, 0, fl_cv_matmul(c, a, b, false, bias, residual));
 }
 

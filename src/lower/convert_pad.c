@@ -72,8 +72,7 @@ static void pad(fl_cv *c, mode m) {
   if (n > 2 * rank || n % 2) fl_cv_decline(c, "%d paddings for rank %d", n, rank);
   if (!fl_cv_ok(c)) return;
   if (m == CONSTANT) x = pad_constant(c, x, given, n);
-  for (int i = 0; m != CONSTANT && i < n / 2; i++)
-    x = pad_axis(c, m, x, rank - 1 - i, given[2 * i], given[2 * i + 1]);
+  for (int i = 0; m != CONSTANT && i < n / 2; i++) x = pad_axis(c, m, x, rank - 1 - i, given[2 * i], given[2 * i + 1]);
   fl_cv_result(c, 0, x);
 }
 
@@ -130,8 +129,10 @@ void fl_convert_im2col(fl_cv *c) {
   fl_type t = fl_cv_type(c, x), result = fl_cv_out(c, 0);
   for (int i = 0; i < 2 && fl_cv_ok(c); i++) {
     int64_t span = dilation[i] * (kernel[i] - 1) + 1;
-    if (stride[i] < 1 || kernel[i] < 1 || span > t.dims[2 + i]) fl_cv_decline(c, "window beyond the image");
-    else x = windows(c, x, 2 + i, out[i] = (t.dims[2 + i] - span) / stride[i] + 1, kernel[i], stride[i], dilation[i]);
+    if (stride[i] < 1 || kernel[i] < 1 || span > t.dims[2 + i])
+      fl_cv_decline(c, "window beyond the image");
+    else
+      x = windows(c, x, 2 + i, out[i] = (t.dims[2 + i] - span) / stride[i] + 1, kernel[i], stride[i], dilation[i]);
   }
   if (!fl_cv_ok(c)) return;
   x = fl_cv_reshape(c, x, 6, (int64_t[]){t.dims[0], t.dims[1], out[0], kernel[0], out[1], kernel[1]});

@@ -228,9 +228,12 @@ void fl_convert_div(fl_cv *c) {
   fl_vid a, b;
   fl_cv_operands(c, "self", "other", &a, &b);
   const char *mode = fl_cv_string(c, "rounding_mode", "");
-  if (!strcmp(mode, "floor")) a = fl_cv_binary(c, FL_OP_FLOOR_DIV, a, b);
-  else if (!strcmp(mode, "trunc")) a = fl_cv_binary(c, FL_OP_TRUNC_DIV, a, b);
-  else a = true_div(c, a, b);
+  if (!strcmp(mode, "floor"))
+    a = fl_cv_binary(c, FL_OP_FLOOR_DIV, a, b);
+  else if (!strcmp(mode, "trunc"))
+    a = fl_cv_binary(c, FL_OP_TRUNC_DIV, a, b);
+  else
+    a = true_div(c, a, b);
   fl_cv_result(c, 0, a);
 }
 
@@ -283,8 +286,10 @@ void fl_convert_pow(fl_cv *c) {
   fl_vid a, b;
   fl_cv_operands(c, "self", "exponent", &a, &b);
   if (fl_cv_type(c, a).dtype == FL_BOOL && fl_cv_ok(c)) fl_cv_decline(c, "arithmetic on bool");
-  if (fl_cv_is_tensor(c, "exponent")) fl_cv_result(c, 0, fl_cv_binary(c, FL_OP_POW, a, b));
-  else fl_cv_result(c, 0, power(c, a, fl_cv_float(c, "exponent", 1)));
+  if (fl_cv_is_tensor(c, "exponent"))
+    fl_cv_result(c, 0, fl_cv_binary(c, FL_OP_POW, a, b));
+  else
+    fl_cv_result(c, 0, power(c, a, fl_cv_float(c, "exponent", 1)));
 }
 
 /* and, or, xor of truth values */
@@ -345,6 +350,8 @@ void fl_convert_lerp(fl_cv *c) {
     return;
   }
   double w = fl_cv_float(c, "weight", 0);
-  if (fabs(w) < 0.5) fl_cv_result(c, 0, fl_cv_binary(c, FL_OP_ADD, a, fl_cv_mul_scalar(c, span, w)));
-  else fl_cv_result(c, 0, fl_cv_binary(c, FL_OP_SUB, b, fl_cv_mul_scalar(c, span, 1 - w)));
+  if (fabs(w) < 0.5)
+    fl_cv_result(c, 0, fl_cv_binary(c, FL_OP_ADD, a, fl_cv_mul_scalar(c, span, w)));
+  else
+    fl_cv_result(c, 0, fl_cv_binary(c, FL_OP_SUB, b, fl_cv_mul_scalar(c, span, 1 - w)));
 }

@@ -11,13 +11,13 @@ typedef struct state {
   const fl_lower_options *options;
   fl_lowered *out;
   fl_arena arena;
-  fl_graph *trial;       /* one graph of everything, in which each converter is tried */
-  bool *needed;          /* by value: somebody reads it, or it leaves */
-  bool *leaves;          /* by value: the program needs it after the segment */
-  bool *constant;        /* by value: from weights alone */
-  fl_vid *values;        /* by value: its place in the graph being built */
-  bool *live;            /* by node */
-  bool *inplace;         /* by node: the overload writes its first argument */
+  fl_graph *trial; /* one graph of everything, in which each converter is tried */
+  bool *needed;    /* by value: somebody reads it, or it leaves */
+  bool *leaves;    /* by value: the program needs it after the segment */
+  bool *constant;  /* by value: from weights alone */
+  fl_vid *values;  /* by value: its place in the graph being built */
+  bool *live;      /* by node */
+  bool *inplace;   /* by node: the overload writes its first argument */
   fl_pnode *pnodes;
 } state;
 
@@ -48,8 +48,8 @@ static bool next_arg(arg_iter *it, uint32_t *out_value) {
   return false;
 }
 
-#define FOR_EACH_ARG(n, v) \
-  uint32_t v;              \
+#define FOR_EACH_ARG(n, v)                                                                                             \
+  uint32_t v;                                                                                                          \
   for (arg_iter it_ = {(n), 0, 0}; next_arg(&it_, &v);)
 
 /* --- what is needed --- */
@@ -58,8 +58,8 @@ static bool allocate(state *s) {
   size_t nv = s->aten->values.len + 1, nn = n_nodes(s) + 1;
   return (s->needed = fl_arena_alloc(&s->arena, nv)) && (s->leaves = fl_arena_alloc(&s->arena, nv)) &&
          (s->constant = fl_arena_alloc(&s->arena, nv)) &&
-         (s->values = fl_arena_alloc(&s->arena, nv * sizeof *s->values)) &&
-         (s->live = fl_arena_alloc(&s->arena, nn)) && (s->inplace = fl_arena_alloc(&s->arena, nn)) &&
+         (s->values = fl_arena_alloc(&s->arena, nv * sizeof *s->values)) && (s->live = fl_arena_alloc(&s->arena, nn)) &&
+         (s->inplace = fl_arena_alloc(&s->arena, nn)) &&
          (s->pnodes = fl_arena_alloc(&s->arena, nn * sizeof *s->pnodes)) &&
          (s->out->reports = fl_arena_alloc(&s->out->arena, nn * sizeof *s->out->reports));
 }
@@ -74,13 +74,14 @@ static fl_status check_ids(const state *s) {
   }
   for (size_t i = 0; i < n_nodes(s); i++) {
     FOR_EACH_ARG(node_at(s, i), v)
-      if (v >= nv) return fl_fail(FL_INVALID, "%s: argument value %u of %zu", node_at(s, i)->op, v, nv);
+    if (v >= nv) return fl_fail(FL_INVALID, "%s: argument value %u of %zu", node_at(s, i)->op, v, nv);
     for (int k = 0; k < node_at(s, i)->n_outputs; k++)
       if (node_at(s, i)->outputs[k] != FL_ATEN_NONE && node_at(s, i)->outputs[k] >= nv)
         return fl_fail(FL_INVALID, "%s: result value %u of %zu", node_at(s, i)->op, node_at(s, i)->outputs[k], nv);
   }
   for (size_t i = 0; i < s->aten->outputs.len; i++)
-    if (s->aten->outputs.data[i] >= nv) return fl_fail(FL_INVALID, "segment output value %u of %zu", s->aten->outputs.data[i], nv);
+    if (s->aten->outputs.data[i] >= nv)
+      return fl_fail(FL_INVALID, "segment output value %u of %zu", s->aten->outputs.data[i], nv);
   return NULL;
 }
 
@@ -104,8 +105,13 @@ static void find_live(state *s) {
 /* --- what converts --- */
 
 static fl_cv make_cv(state *s, fl_graph *g, size_t i) {
-  return (fl_cv){.g = g, .aten = s->aten, .node = node_at(s, i), .origin = (uint32_t)i, .needed = s->needed,
-                 .values = s->values, .texts = &s->out->arena};
+  return (fl_cv){.g = g,
+                 .aten = s->aten,
+                 .node = node_at(s, i),
+                 .origin = (uint32_t)i,
+                 .needed = s->needed,
+                 .values = s->values,
+                 .texts = &s->out->arena};
 }
 
 static fl_status add_input(state *s, fl_graph *g, uint32_t v) {
@@ -279,11 +285,11 @@ static fl_status link_nodes(state *s) {
     if (!deps) return fl_oom();
     s->pnodes[i].deps = deps;
     FOR_EACH_ARG(n, v)
-      if (value_at(s, v)->kind == FL_ATEN_RESULT) {
-        uint32_t maker = value_at(s, v)->index;
-        if (maker >= i) return fl_fail(FL_INVALID, "%s (operator %zu) reads a value made later", n->op, i);
-        deps[s->pnodes[i].n_deps++] = maker;
-      }
+    if (value_at(s, v)->kind == FL_ATEN_RESULT) {
+      uint32_t maker = value_at(s, v)->index;
+      if (maker >= i) return fl_fail(FL_INVALID, "%s (operator %zu) reads a value made later", n->op, i);
+      deps[s->pnodes[i].n_deps++] = maker;
+    }
     for (int k = 0; k < n->n_outputs; k++)
       s->pnodes[i].output |= n->outputs[k] != FL_ATEN_NONE && s->leaves[n->outputs[k]];
   }
@@ -293,8 +299,8 @@ static fl_status link_nodes(state *s) {
 /* --- parts --- */
 
 typedef struct marks {
-  bool *made;            /* by value: made in this part */
-  bool *read;            /* by value: already among the inputs */
+  bool *made; /* by value: made in this part */
+  bool *read; /* by value: already among the inputs */
 } marks;
 
 static fl_status find_inputs(state *s, fl_part *part, marks *m) {
@@ -311,9 +317,9 @@ static fl_status find_inputs(state *s, fl_part *part, marks *m) {
       if (n->outputs[k] != FL_ATEN_NONE) m->made[n->outputs[k]] = true;
   }
   part->n_inputs = (int)inputs.len;
-  part->inputs = ok ? fl_arena_memdup(&s->out->arena, inputs.data ? inputs.data : &(uint32_t){0},
-                                      inputs.len * sizeof *inputs.data)
-                    : NULL;
+  part->inputs =
+      ok ? fl_arena_memdup(&s->out->arena, inputs.data ? inputs.data : &(uint32_t){0}, inputs.len * sizeof *inputs.data)
+         : NULL;
   fl_free(inputs.data);
   return part->inputs ? NULL : fl_oom();
 }
@@ -341,7 +347,8 @@ static fl_status add_parts(state *s, const fl_partition *partition) {
   memcpy(wanted, s->leaves, nv);
   for (int p = 0; p < partition->n_parts; p++) {
     const fl_ppart *from = &partition->parts[p];
-    fl_part part = {.kind = from->engine ? FL_PART_ENGINE : FL_PART_EAGER, .nodes = from->nodes, .n_nodes = from->n_nodes};
+    fl_part part = {
+        .kind = from->engine ? FL_PART_ENGINE : FL_PART_EAGER, .nodes = from->nodes, .n_nodes = from->n_nodes};
     marks m = {fl_arena_alloc(&s->arena, nv), fl_arena_alloc(&s->arena, nv)};
     if (!m.made || !m.read) return fl_oom();
     FL_TRY(find_inputs(s, &part, &m));
@@ -409,8 +416,10 @@ fl_status fl_lower(const fl_aten_graph *aten, const fl_lower_options *options, f
   fl_status status = lower(&s);
   fl_graph_destroy(s.trial);
   fl_arena_release(&s.arena);
-  if (status) fl_lowered_destroy(l);
-  else *out = l;
+  if (status)
+    fl_lowered_destroy(l);
+  else
+    *out = l;
   return status;
 }
 

@@ -14,18 +14,19 @@ typedef enum fl_part_kind { FL_PART_EAGER, FL_PART_ENGINE } fl_part_kind;
 
 typedef struct fl_part {
   fl_part_kind kind;
-  uint32_t *nodes;     /* recorded operators, in order */
+  uint32_t *nodes; /* recorded operators, in order */
   int n_nodes;
-  uint32_t *inputs;    /* values read: segment inputs, or outputs of earlier parts (never weights) */
+  uint32_t *inputs; /* values read: segment inputs, or outputs of earlier parts (never weights) */
   int n_inputs;
-  uint32_t *outputs;   /* values made here and needed later */
+  uint32_t *outputs; /* values made here and needed later */
   int n_outputs;
-  fl_graph *graph;     /* ENGINE: inputs and outputs in the order above; weights by segment slot. Owned. Not yet optimized */
+  fl_graph
+      *graph; /* ENGINE: inputs and outputs in the order above; weights by segment slot. Owned. Not yet optimized */
 } fl_part;
 
 typedef struct fl_node_report {
   bool lowered;
-  const char *reason;  /* why eager; NULL when lowered */
+  const char *reason; /* why eager; NULL when lowered */
 } fl_node_report;
 
 typedef struct fl_lowered {
@@ -33,7 +34,7 @@ typedef struct fl_lowered {
   FL_VEC(fl_part) parts;
   fl_node_report *reports; /* one for each recorded operator */
   int n_reports;
-  int n_lowered, n_dead;   /* n_dead: operators whose results nobody needs; neither engine nor eager */
+  int n_lowered, n_dead; /* n_dead: operators whose results nobody needs; neither engine nor eager */
 } fl_lowered;
 
 /* `supports` is asked for every engine node made: NULL, or a reason in static storage. */

@@ -45,9 +45,10 @@ static void check_shape(const char *text, const char *want) {
   fl_aten_graph_destroy(aten);
 }
 
-#define LINEAR(y, x)                                                                                                \
-  y "t = aten.t.default(self=w) : f32[8,8] of w\n" y " = aten.addmm.default(self=b, mat1=" x ", mat2=" y "t) : f32[8,8]\n"
-#define HEAD "x = input f32[8,8]\nw = weight f32[8,8]\nb = weight f32[8]\n"
+#define LINEAR(y, x)                                                                                                   \
+  y "t = aten.t.default(self=w) : f32[8,8] of w\n" y " = aten.addmm.default(self=b, mat1=" x ", mat2=" y               \
+    "t) : f32[8,8]\n"
+#define HEAD      "x = input f32[8,8]\nw = weight f32[8,8]\nb = weight f32[8]\n"
 #define SVD(y, x) y "u, " y ", " y "v = aten._linalg_svd.default(A=" x ") : f32[8,8], f32[8], f32[8,8]\n"
 
 FL_TEST(whole_segment) {
@@ -56,8 +57,8 @@ FL_TEST(whole_segment) {
 }
 
 FL_TEST(svd_in_the_middle) {
-  check_shape(HEAD LINEAR("y", "x") SVD("s", "y") "z = aten.add.Tensor(self=y, other=s) : f32[8,8]\n"
-                  LINEAR("r", "z") "return r\n",
+  check_shape(HEAD LINEAR("y", "x")
+                  SVD("s", "y") "z = aten.add.Tensor(self=y, other=s) : f32[8,8]\n" LINEAR("r", "z") "return r\n",
               "n 2:1>1 e 1:1>1 n 3:2>1");
 }
 
@@ -83,8 +84,8 @@ FL_TEST(dead_operators) {
 FL_TEST(weights_are_made_again) {
   /* the transposed weight is used on both sides of the eager operator, and crosses no border */
   check_shape(HEAD "t = aten.t.default(self=w) : f32[8,8] of w\nn = aten.neg.default(self=t) : f32[8,8]\n"
-                   "a = aten.mm.default(self=x, mat2=n) : f32[8,8]\n" SVD("s", "a")
-                  "z = aten.mm.default(self=sv, mat2=n) : f32[8,8]\nreturn z\n",
+                   "a = aten.mm.default(self=x, mat2=n) : f32[8,8]\n" SVD(
+                       "s", "a") "z = aten.mm.default(self=sv, mat2=n) : f32[8,8]\nreturn z\n",
               "n 3:1>1 e 1:1>1 n 3:1>1");
 }
 
@@ -100,7 +101,8 @@ FL_TEST(views_never_force_a_switch) {
 FL_TEST(shared_memory_leaves_shared) {
   /* a view of an input, and two results of one memory, keep sharing */
   check_shape(HEAD "v = aten.view.default(self=x) : f32[64] of x\nreturn v\n", "e 1:1>1");
-  check_shape(HEAD "y = aten.exp.default(self=x) : f32[8,8]\nv = aten.view.default(self=y) : f32[64] of y\nreturn y v\n",
+  check_shape(HEAD
+              "y = aten.exp.default(self=x) : f32[8,8]\nv = aten.view.default(self=y) : f32[64] of y\nreturn y v\n",
               "n 1:1>1 e 1:1>1");
   check_shape(HEAD "y = aten.exp.default(self=x) : f32[8,8]\n"
                    "p, q = aten.split.Tensor(self=y, split_size=4, dim=0) : f32[4,8] of y, f32[4,8] of y\nreturn p q\n",
@@ -130,8 +132,8 @@ static const char *no_exp(void *ctx, const fl_graph *g, const fl_node *n) {
 FL_TEST(backend_decides) {
   fl_aten_graph *aten;
   fl_lower_options options = {.supports = no_exp, .ctx = "no exp here"};
-  fl_lowered *l = lower_text(HEAD LINEAR("y", "x") "e = aten.exp.default(self=y) : f32[8,8]\n" LINEAR("z", "e") "return z\n",
-                             &options, &aten);
+  fl_lowered *l = lower_text(
+      HEAD LINEAR("y", "x") "e = aten.exp.default(self=y) : f32[8,8]\n" LINEAR("z", "e") "return z\n", &options, &aten);
   char got[256];
   describe(l, got, sizeof got);
   FL_CHECK_MSG(!strcmp(got, "n 2:1>1 e 1:1>1 n 2:1>1"), "%s", got);
@@ -166,9 +168,9 @@ FL_TEST(broken_segments) {
 }
 
 FL_TEST(out_of_memory) {
-  fl_aten_graph *aten = aten_from_text(
-      HEAD LINEAR("y", "x") SVD("s", "y") "z = aten.add.Tensor(self=y, other=s) : f32[8,8]\n" LINEAR("r", "z")
-           "p = aten.index_put_.default(self=x, indices=[None], values=b) : f32[8,8] of x\nreturn r p\n");
+  fl_aten_graph *aten =
+      aten_from_text(HEAD LINEAR("y", "x") SVD("s", "y") "z = aten.add.Tensor(self=y, other=s) : f32[8,8]\n" LINEAR(
+          "r", "z") "p = aten.index_put_.default(self=x, indices=[None], values=b) : f32[8,8] of x\nreturn r p\n");
   int64_t live = fl_alloc_live();
   int failures = 0;
   for (int64_t nth = 1; nth < 5000; nth++) {
@@ -190,4 +192,4 @@ FL_TEST(out_of_memory) {
 
 FL_TEST_MAIN(FL_RUN(whole_segment) FL_RUN(svd_in_the_middle) FL_RUN(dead_operators) FL_RUN(weights_are_made_again)
                  FL_RUN(views_never_force_a_switch) FL_RUN(shared_memory_leaves_shared) FL_RUN(writes_wait_for_readers)
-                 FL_RUN(backend_decides) FL_RUN(origins) FL_RUN(broken_segments) FL_RUN(out_of_memory))
+                     FL_RUN(backend_decides) FL_RUN(origins) FL_RUN(broken_segments) FL_RUN(out_of_memory))

@@ -9,11 +9,11 @@ typedef struct work {
   const fl_pnode *nodes;
   int n;
   color *colors;
-  uint32_t **reads;      /* by colored node: colored nodes that it needs, directly or through free ones */
+  uint32_t **reads; /* by colored node: colored nodes that it needs, directly or through free ones */
   int *n_reads;
-  int *part;             /* by colored node */
-  int *other;            /* the second schedule tried */
-  uint32_t *seen;        /* by node: last search that met it */
+  int *part;      /* by colored node */
+  int *other;     /* the second schedule tried */
+  uint32_t *seen; /* by node: last search that met it */
   uint32_t search;
   uint32_t *stack;
   uint32_t *found;
@@ -41,8 +41,10 @@ static int search_reads(work *w, uint32_t i) {
       uint32_t d = node->deps[k];
       if (w->seen[d] == w->search) continue;
       w->seen[d] = w->search;
-      if (w->colors[d] == FREE) w->stack[depth++] = d;
-      else if (w->colors[d] != NONE) w->found[found++] = d;
+      if (w->colors[d] == FREE)
+        w->stack[depth++] = d;
+      else if (w->colors[d] != NONE)
+        w->found[found++] = d;
     }
   }
   return found;
@@ -51,10 +53,10 @@ static int search_reads(work *w, uint32_t i) {
 static fl_status find_reads(work *w, fl_arena *arena) {
   for (int i = 0; i < w->n; i++) {
     const fl_pnode *node = &w->nodes[i];
-    w->colors[i] = node->kind == FL_PNODE_DEAD              ? NONE
-                   : node->kind == FL_PNODE_EAGER           ? EAGER
-                   : node->free && !node->output            ? FREE
-                                                            : ENGINE;
+    w->colors[i] = node->kind == FL_PNODE_DEAD    ? NONE
+                   : node->kind == FL_PNODE_EAGER ? EAGER
+                   : node->free && !node->output  ? FREE
+                                                  : ENGINE;
     if (w->colors[i] == NONE || w->colors[i] == FREE) continue;
     w->n_reads[i] = search_reads(w, (uint32_t)i);
     w->reads[i] = fl_arena_memdup(arena, w->found, (size_t)w->n_reads[i] * sizeof *w->found);

@@ -23,12 +23,12 @@ typedef struct fl_pnode {
 
 typedef struct fl_ppart {
   bool engine;
-  uint32_t *nodes;       /* ascending; free ones may be in several parts */
+  uint32_t *nodes; /* ascending; free ones may be in several parts */
   int n_nodes;
 } fl_ppart;
 
 typedef struct fl_partition {
-  fl_ppart *parts;       /* in an order in which everything read was made before */
+  fl_ppart *parts; /* in an order in which everything read was made before */
   int n_parts;
 } fl_partition;
 

@@ -15,9 +15,12 @@ static int parse(const char *text, fl_pnode *nodes, uint32_t (*deps)[32], uint32
     p->ordered = *at == 'P';
     p->heavy = *at == 'H';
     for (at++; *at && *at != ' '; at++) {
-      if (*at == '!') p->output = true;
-      else if (*at == '~') after[n][p->n_after++] = (uint32_t)(*++at - 'a');
-      else if (*at >= 'a') deps[n][p->n_deps++] = (uint32_t)(*at - 'a');
+      if (*at == '!')
+        p->output = true;
+      else if (*at == '~')
+        after[n][p->n_after++] = (uint32_t)(*++at - 'a');
+      else if (*at >= 'a')
+        deps[n][p->n_deps++] = (uint32_t)(*at - 'a');
     }
     while (*at == ' ') at++;
   }
@@ -121,5 +124,5 @@ FL_TEST(out_of_memory) {
   FL_CHECK(failures > 2);
 }
 
-FL_TEST_MAIN(FL_RUN(whole) FL_RUN(one_eager_in_the_middle) FL_RUN(islands) FL_RUN(free_nodes)
-                 FL_RUN(effects_and_memory) FL_RUN(out_of_memory))
+FL_TEST_MAIN(FL_RUN(whole) FL_RUN(one_eager_in_the_middle) FL_RUN(islands) FL_RUN(free_nodes) FL_RUN(effects_and_memory)
+                 FL_RUN(out_of_memory))

@@ -36,8 +36,10 @@ static bool is_number(const fl_arg *a) {
 void fl_promote_arg(fl_cv *c, fl_promotion *p, const char *name) {
   if (!fl_cv_has(c, name)) return;
   const fl_arg *a = fl_aten_arg(c->node, name);
-  if (is_number(a)) add(p, 2, a->kind == FL_ARG_FLOAT ? FL_F32 : a->kind == FL_ARG_INT ? FL_I64 : FL_BOOL);
-  else fl_promote_value(c, p, fl_cv_arg(c, name));
+  if (is_number(a))
+    add(p, 2, a->kind == FL_ARG_FLOAT ? FL_F32 : a->kind == FL_ARG_INT ? FL_I64 : FL_BOOL);
+  else
+    fl_promote_value(c, p, fl_cv_arg(c, name));
 }
 
 fl_dtype fl_promotion_dtype(const fl_promotion *p) {

@@ -23,7 +23,7 @@ typedef enum fl_space {
 typedef struct fl_operand {
   fl_space space;
   uint32_t index;
-  size_t offset;   /* bytes, added to the space's base in every space */
+  size_t offset; /* bytes, added to the space's base in every space */
   fl_type type;
   int64_t strides[FL_MAX_RANK];
 } fl_operand;
@@ -36,39 +36,39 @@ typedef enum fl_step_kind {
 
 typedef struct fl_step {
   fl_step_kind kind;
-  int kernel;               /* id in kernels.def */
+  int kernel; /* id in kernels.def */
   int pack_operand;
-  uint32_t operands;        /* first of n_in + n_out operands in plan->operands */
+  uint32_t operands; /* first of n_in + n_out operands in plan->operands */
   int n_in, n_out;
   const void *params;
-  size_t scratch;           /* arena offset; SIZE_MAX = none */
+  size_t scratch;            /* arena offset; SIZE_MAX = none */
   const fl_problem *problem; /* for pack, reports and tests */
-  uint32_t origin;          /* recorded operator, or UINT32_MAX */
-  uint32_t deps;            /* init: first of n_deps weight slots in plan->deps: when one of them changes, run it again */
+  uint32_t origin;           /* recorded operator, or UINT32_MAX */
+  uint32_t deps; /* init: first of n_deps weight slots in plan->deps: when one of them changes, run it again */
   int n_deps;
 } fl_step;
 
 typedef struct fl_plan {
-  fl_arena arena;           /* owns everything below */
+  fl_arena arena; /* owns everything below */
   FL_VEC(fl_step) init;
   FL_VEC(fl_step) run;
   FL_VEC(fl_operand) operands;
   FL_VEC(uint32_t) deps;
   int n_inputs, n_outputs;
-  uint32_t n_weights;       /* slots: 0..n_weights-1 */
-  fl_operand *inputs;       /* types and strides that fl_engine_run expects */
-  fl_operand *outputs;      /* types and strides it gives */
+  uint32_t n_weights;  /* slots: 0..n_weights-1 */
+  fl_operand *inputs;  /* types and strides that fl_engine_run expects */
+  fl_operand *outputs; /* types and strides it gives */
   size_t arena_bytes, const_bytes;
   size_t init_arena_bytes;     /* FL_SPACE_ARENA of the init program, needed only while it runs */
   size_t arena_unshared_bytes; /* what the arena would take without reuse, for reports */
-  const void *literals;     /* copied to the start of the constant block */
+  const void *literals;        /* copied to the start of the constant block */
   size_t literal_bytes;
 } fl_plan;
 
 typedef struct fl_plan_options {
   int threads;
-  double tactic_budget_ms;  /* time to spend on measuring kernels against each other; 0 = cost model alone */
-  fl_pool *pool;            /* what tactics are measured with; NULL = one thread */
+  double tactic_budget_ms; /* time to spend on measuring kernels against each other; 0 = cost model alone */
+  fl_pool *pool;           /* what tactics are measured with; NULL = one thread */
   const int64_t (*out_strides)[FL_MAX_RANK]; /* of each graph output: dense, in any order. NULL = contiguous */
 } fl_plan_options;
 

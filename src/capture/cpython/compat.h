@@ -37,9 +37,9 @@ typedef enum fl_frame_kind {
   FL_FRAME_ASYNC      /* coroutines and asynchronous generators, first entry or resumed */
 } fl_frame_kind;
 fl_frame_kind fl_cpy_kind(fl_frame *f);
-PyCodeObject *fl_cpy_code(fl_frame *f);  /* borrowed */
-PyObject *fl_cpy_func(fl_frame *f);      /* borrowed */
-PyObject **fl_cpy_locals(fl_frame *f);   /* its fast locals */
+PyCodeObject *fl_cpy_code(fl_frame *f); /* borrowed */
+PyObject *fl_cpy_func(fl_frame *f);     /* borrowed */
+PyObject **fl_cpy_locals(fl_frame *f);  /* its fast locals */
 /* Frames of this thread, innermost first; NULL at the end. Line of the instruction being executed. */
 fl_frame *fl_cpy_top(PyThreadState *ts);
 fl_frame *fl_cpy_below(fl_frame *f);

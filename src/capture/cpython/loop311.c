@@ -68,8 +68,10 @@ static PyObject *load_build_class(fl_rec *r, fl_frame *f) {
   PyObject *v;
   int found = namespace_get(f->f_builtins, fl_n.__build_class__, &v);
   if (found < 0) return NULL;
-  if (!found) PyErr_SetString(PyExc_NameError, "__build_class__ not found");
-  else if (r) fl_tell(r, fl_rec_read_item(r, f->f_builtins, fl_n.__build_class__, v));
+  if (!found)
+    PyErr_SetString(PyExc_NameError, "__build_class__ not found");
+  else if (r)
+    fl_tell(r, fl_rec_read_item(r, f->f_builtins, fl_n.__build_class__, v));
   return v;
 }
 
@@ -223,18 +225,41 @@ static PyObject *with_enter(fl_rec *r, PyObject *manager, PyObject **exit) {
 
 /* The binary and unary operators' special methods are looked up by fl_data_*. */
 #define GIVE_UP() goto give_up
-#define POP() (*--sp)
-#define PUSH(v) do { PyObject *push_ = (v); *sp++ = push_; } while (0)
-#define TOP() (sp[-1])
+#define POP()     (*--sp)
+#define PUSH(v)                                                                                                        \
+  do {                                                                                                                 \
+    PyObject *push_ = (v);                                                                                             \
+    *sp++ = push_;                                                                                                     \
+  } while (0)
+#define TOP()    (sp[-1])
 #define SECOND() (sp[-2])
-#define PEEK(n) (sp[-(int)(n)])
-#define DROP() do { PyObject *drop_ = *--sp; Py_DECREF(drop_); } while (0)
-#define SET_TOP_STEAL(v) do { PyObject *old_ = sp[-1]; sp[-1] = (v); Py_DECREF(old_); } while (0)
+#define PEEK(n)  (sp[-(int)(n)])
+#define DROP()                                                                                                         \
+  do {                                                                                                                 \
+    PyObject *drop_ = *--sp;                                                                                           \
+    Py_DECREF(drop_);                                                                                                  \
+  } while (0)
+#define SET_TOP_STEAL(v)                                                                                               \
+  do {                                                                                                                 \
+    PyObject *old_ = sp[-1];                                                                                           \
+    sp[-1] = (v);                                                                                                      \
+    Py_DECREF(old_);                                                                                                   \
+  } while (0)
 #define NAME(i) PyTuple_GET_ITEM(code->co_names, (i))
-#define FRESH(v) do { if (r) fl_tell(r, fl_rec_fresh(r, (v))); } while (0)
-#define SERVE() do { if (breaker(ts) && serve_breaker(ts) < 0) goto error; } while (0)
+#define FRESH(v)                                                                                                       \
+  do {                                                                                                                 \
+    if (r) fl_tell(r, fl_rec_fresh(r, (v)));                                                                           \
+  } while (0)
+#define SERVE()                                                                                                        \
+  do {                                                                                                                 \
+    if (breaker(ts) && serve_breaker(ts) < 0) goto error;                                                              \
+  } while (0)
 #define CACHES(op) (ip += _PyOpcode_Caches[op])
-#define UNBOUND(i) do { fl_exc_unbound(code, (i)); goto error; } while (0)
+#define UNBOUND(i)                                                                                                     \
+  do {                                                                                                                 \
+    fl_exc_unbound(code, (i));                                                                                         \
+    goto error;                                                                                                        \
+  } while (0)
 
 PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
   if (Py_EnterRecursiveCall("")) return NULL;
@@ -270,8 +295,7 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
 
     switch (opcode) {
     case NOP:
-    case PRECALL:
-      break;
+    case PRECALL: break;
     case RESUME:
       if (oparg < 2) SERVE();
       continue;
@@ -284,9 +308,7 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
       PUSH(Py_NewRef(v));
       continue;
     }
-    case LOAD_CONST:
-      PUSH(Py_NewRef(PyTuple_GET_ITEM(code->co_consts, oparg)));
-      continue;
+    case LOAD_CONST: PUSH(Py_NewRef(PyTuple_GET_ITEM(code->co_consts, oparg))); continue;
     case STORE_FAST: {
       PyObject *old = locals[oparg];
       locals[oparg] = POP();
@@ -307,9 +329,7 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
       FRESH(cell);
       continue;
     }
-    case COPY_FREE_VARS:
-      copy_free_vars(f, (int)oparg);
-      continue;
+    case COPY_FREE_VARS: copy_free_vars(f, (int)oparg); continue;
     case LOAD_DEREF: {
       PyObject *v = PyCell_GET(locals[oparg]);
       if (!v) UNBOUND(oparg);
@@ -344,15 +364,9 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
       Py_DECREF(old);
       continue;
     }
-    case POP_TOP:
-      DROP();
-      continue;
-    case PUSH_NULL:
-      PUSH(NULL);
-      continue;
-    case COPY:
-      PUSH(Py_NewRef(PEEK((int)oparg)));
-      continue;
+    case POP_TOP: DROP(); continue;
+    case PUSH_NULL: PUSH(NULL); continue;
+    case COPY: PUSH(Py_NewRef(PEEK((int)oparg))); continue;
     case SWAP: {
       PyObject *top = TOP();
       TOP() = PEEK(oparg);
@@ -377,7 +391,8 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
     case STORE_NAME: {
       PyObject *v = POP(), *ns = f->f_locals;
       int rc = -1;
-      if (!ns) PyErr_Format(PyExc_SystemError, "no locals found when storing %R", NAME(oparg));
+      if (!ns)
+        PyErr_Format(PyExc_SystemError, "no locals found when storing %R", NAME(oparg));
       else {
         if (r) fl_tell(r, fl_rec_write(r, FL_WRITE_ITEM, ns, NAME(oparg), v));
         rc = PyDict_CheckExact(ns) ? PyDict_SetItem(ns, NAME(oparg), v) : PyObject_SetItem(ns, NAME(oparg), v);
@@ -415,9 +430,7 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
         goto error;
       }
       continue;
-    case LOAD_ASSERTION_ERROR:
-      PUSH(Py_NewRef(PyExc_AssertionError));
-      continue;
+    case LOAD_ASSERTION_ERROR: PUSH(Py_NewRef(PyExc_AssertionError)); continue;
     case LOAD_BUILD_CLASS: {
       PyObject *v = load_build_class(r, f);
       if (!v) goto error;
@@ -573,8 +586,10 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
       if (!v) goto error;
       sp -= oparg;
       for (unsigned i = 0; i < oparg; i++)
-        if (opcode == BUILD_TUPLE) PyTuple_SET_ITEM(v, i, sp[i]);
-        else PyList_SET_ITEM(v, i, sp[i]);
+        if (opcode == BUILD_TUPLE)
+          PyTuple_SET_ITEM(v, i, sp[i]);
+        else
+          PyList_SET_ITEM(v, i, sp[i]);
       PUSH(v);
       if (opcode == BUILD_LIST) FRESH(v);
       continue;
@@ -629,8 +644,10 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
     case DICT_UPDATE: {
       PyObject *items = POP();
       int rc;
-      if (opcode == LIST_EXTEND) rc = list_extend(r, PEEK(oparg), items);
-      else if (opcode == DICT_UPDATE) rc = dict_update(r, PEEK(oparg), items);
+      if (opcode == LIST_EXTEND)
+        rc = list_extend(r, PEEK(oparg), items);
+      else if (opcode == DICT_UPDATE)
+        rc = dict_update(r, PEEK(oparg), items);
       else {
         if (r) fl_data_saw(r, items);
         rc = _PySet_Update(PEEK(oparg), items);
@@ -669,16 +686,12 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
     }
 
     /* --- jumps --- */
-    case JUMP_FORWARD:
-      ip += oparg;
-      continue;
+    case JUMP_FORWARD: ip += oparg; continue;
     case JUMP_BACKWARD:
       ip -= oparg;
       SERVE();
       continue;
-    case JUMP_BACKWARD_NO_INTERRUPT:
-      ip -= oparg;
-      continue;
+    case JUMP_BACKWARD_NO_INTERRUPT: ip -= oparg; continue;
     case POP_JUMP_FORWARD_IF_FALSE:
     case POP_JUMP_FORWARD_IF_TRUE:
     case POP_JUMP_BACKWARD_IF_FALSE:
@@ -718,8 +731,10 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
     case JUMP_IF_TRUE_OR_POP: {
       int truth = fl_data_truth(r, TOP());
       if (truth < 0) goto error;
-      if (truth == (opcode == JUMP_IF_TRUE_OR_POP)) ip += oparg;
-      else DROP();
+      if (truth == (opcode == JUMP_IF_TRUE_OR_POP))
+        ip += oparg;
+      else
+        DROP();
       continue;
     }
     case GET_ITER: {
@@ -744,9 +759,7 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
     }
 
     /* --- calls --- */
-    case KW_NAMES:
-      kwnames = PyTuple_GET_ITEM(code->co_consts, oparg);
-      continue;
+    case KW_NAMES: kwnames = PyTuple_GET_ITEM(code->co_consts, oparg); continue;
     case CALL: {
       int method = PEEK(oparg + 2) != NULL, total = (int)oparg + method;
       PyObject *fn = PEEK(total + 1), **args = sp - total;
@@ -791,9 +804,7 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
       SERVE();
       continue;
     }
-    case RETURN_VALUE:
-      result = POP();
-      goto leave;
+    case RETURN_VALUE: result = POP(); goto leave;
 
     /* --- generators --- */
     case YIELD_VALUE:
@@ -907,8 +918,7 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
       continue;
     }
 
-    default: /* async, IMPORT_STAR, PREP_RERAISE_STAR, PRINT_EXPR, and what comes */
-      GIVE_UP();
+    default: /* async, IMPORT_STAR, PREP_RERAISE_STAR, PRINT_EXPR, and what comes */ GIVE_UP();
     }
     CACHES(opcode);
     continue;
