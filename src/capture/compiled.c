@@ -2,6 +2,7 @@
 
 #include <structmember.h>
 #include <string.h>
+#include <time.h>
 
 #include "capture/eval.h"
 
@@ -252,7 +253,11 @@ static int verify(fl_rec *r, fl_trace *t, PyObject *generator) {
   if (!finals) return PyErr_NoMemory(), -1;
   int rc = 0;
   if (t->random && !(after = generator_state(generator))) rc = -1;
+  struct timespec start, end;
+  clock_gettime(CLOCK_MONOTONIC, &start);
   if (rc == 0) rc = fl_trace_verify(t, r->inputs, finals);
+  clock_gettime(CLOCK_MONOTONIC, &end);
+  t->build_ms[3] = (double)(end.tv_sec - start.tv_sec) * 1e3 + (double)(end.tv_nsec - start.tv_nsec) * 1e-6;
   if (after) {
     PyObject *type, *value, *tb;
     PyErr_Fetch(&type, &value, &tb);

@@ -66,6 +66,14 @@ static PyObject *eager_entry(const fl_tnode *n, const char *reason) {
 
 static bool same_text(const char *a, const char *b) { return a == b || (a && b && !strcmp(a, b)); }
 
+/* Whether a node runs in an eager part; those in none are dead. */
+static bool runs_eagerly(const fl_segment *s, uint32_t node) {
+  for (int i = 0; i < s->n_parts; i++)
+    for (int k = 0; s->parts[i].kind == FL_PART_EAGER && k < s->parts[i].n_nodes; k++)
+      if (s->parts[i].nodes[k] == node) return true;
+  return false;
+}
+
 /* Operators left eager, one entry for each (operator, reason, line). */
 static PyObject *eager_of(const fl_trace *t, const fl_tstep *st) {
   const fl_segment *s = st->segment;
@@ -75,7 +83,7 @@ static PyObject *eager_of(const fl_trace *t, const fl_tstep *st) {
   for (uint32_t i = 0; list && i < st->n; i++) {
     const fl_tnode *node = &t->nodes.data[st->first + i];
     uint32_t k = 0;
-    if (!s->reasons[i]) continue;
+    if (!s->reasons[i] || !runs_eagerly(s, st->first + i)) continue;
     for (; k < n; k++) {
       const fl_tnode *o = &t->nodes.data[st->first + first[k]];
       if (o->schema == node->schema && o->line == node->line && same_text(o->file, node->file) &&
