@@ -340,9 +340,7 @@ static PyObject *record_call(fl_rec *r, const fl_schema *s, PyObject *args, PyOb
   bool ok = s->lifts ? lift(&c, &n) : true;
   if (ok && n.schema == s) ok = take_args(&c, &n);
   r->paused++;
-  fl_eval_pause(1);
   PyObject *result = PyObject_Call(s->op, args, kwargs);
-  fl_eval_pause(0);
   r->paused--;
   if (!result)
     fl_rec_give_up(r, "an operator raised", s->name);
@@ -351,15 +349,13 @@ static PyObject *record_call(fl_rec *r, const fl_schema *s, PyObject *args, PyOb
   return result;
 }
 
-static PyObject *dispatch(PyObject *self, PyObject *const *a, Py_ssize_t nargs) {
+static PyObject *dispatch_paused(PyObject *const *a, Py_ssize_t nargs) {
   if (nargs < 3 || !PyTuple_Check(a[2])) return PyErr_Format(PyExc_TypeError, "framelift: unexpected dispatch call");
   PyObject *kwargs = nargs > 3 && a[3] != Py_None && PyDict_Check(a[3]) && PyDict_GET_SIZE(a[3]) ? a[3] : NULL;
   fl_rec *r = fl_rec_current();
   if (!r || r->gave_up || r->paused) return PyObject_Call(a[0], a[2], kwargs);
   r->paused++; /* reading a schema runs torch's Python */
-  fl_eval_pause(1);
   const fl_schema *s = fl_schema_get(a[0]);
-  fl_eval_pause(0);
   r->paused--;
   if (!s) {
     PyErr_Clear();
@@ -367,6 +363,14 @@ static PyObject *dispatch(PyObject *self, PyObject *const *a, Py_ssize_t nargs) 
     return PyObject_Call(a[0], a[2], kwargs);
   }
   return record_call(r, s, a[2], kwargs);
+}
+
+/* Python below here is torch's own, or an operator written in Python: it belongs to the operator, not to the program. */
+static PyObject *dispatch(PyObject *self, PyObject *const *a, Py_ssize_t nargs) {
+  fl_eval_pause(1);
+  PyObject *result = dispatch_paused(a, nargs);
+  fl_eval_pause(0);
+  return result;
 }
 
 static PyMethodDef mode_methods[] = {{"__torch_dispatch__", (PyCFunction)(void (*)(void))dispatch, METH_FASTCALL, NULL},
