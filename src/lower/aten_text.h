@@ -127,7 +127,7 @@ static fl_arg text_arg(aten_text *t) {
     return (fl_arg){.kind = FL_ARG_DTYPE, .v.dtype = dtype};
   }
   if (text_take(t, "'")) {
-    fl_arg a = {.kind = FL_ARG_STRING, .v.s = text_word(t, "_.:")};
+    fl_arg a = {.kind = FL_ARG_STRING, .v.s = text_word(t, "_.:,-> ")};
     text_need(t, "'");
     return a;
   }

@@ -153,15 +153,15 @@ FL_TEST(data) {
 
 FL_TEST(padding_and_windows) {
   check_graph("x = input f32[1,5]\nr = aten.reflection_pad1d.default(self=x, padding=[2,1]) : f32[1,8]\nreturn r\n",
-              "literal i64[8] = [2, 1, 0, 1, 2, 3, 4, 3]|index_select(%0|axis=1");
+              "literal i64[8] = [2,1,0,1,2,3,4,3]|index_select(%0|axis=1");
   check_graph("x = input f32[1,5]\nr = aten.pad.default(self=x, pad=[2,1], mode='replicate', value=None) : f32[1,8]\n"
               "return r\n",
-              "[0, 0, 0, 1, 2, 3, 4, 4]|index_select(");
+              "[0,0,0,1,2,3,4,4]|index_select(");
   check_graph("x = input f32[1,5]\nr = aten.pad.default(self=x, pad=[2,1], mode='circular', value=None) : f32[1,8]\n"
               "return r\n",
-              "[3, 4, 0, 1, 2, 3, 4, 0]|index_select(");
+              "[3,4,0,1,2,3,4,0]|index_select(");
   check_graph("x = input f32[5,3]\nr = aten.unfold.default(self=x, dimension=0, size=3, step=2) : f32[2,3,3]\nreturn r\n",
-              "[0, 1, 2, 2, 3, 4]|index_select(%0|dims=[2,3,3]|perm=[0,2,1]");
+              "[0,1,2,2,3,4]|index_select(%0|dims=[2,3,3]|perm=[0,2,1]");
   check_declined("x = input f32[1,2]\nr = aten.reflection_pad1d.default(self=x, padding=[2,1]) : f32[1,5]\nreturn r\n",
                  "padding beyond the tensor");
 }
@@ -183,6 +183,14 @@ FL_TEST(products) {
   check_op("linear.default(input=x, weight=w, bias=y)", "f32[2,4,6]", "matmul(%0, %|trans_b=1");
   check_op("matmul.default(self=x, other=w)", "f32[2,4,6]", "matmul(");
   check_op("matmul.default(self=x, other=y)", "f32[2,4]", "dims=[6,1]|matmul(|dims=[2,4]");
+  check_graph("a = input f32[2,3,4,5]\nb = input f32[2,6,4,5]\n"
+              "r = aten.einsum.default(equation='bhid,bnid->bihn', tensors=[a,b], path=None) : f32[2,4,3,6]\nreturn r\n",
+              "perm=[0,2,1,3]|dims=[8,3,5]|dims=[8,6,5]|matmul(|trans_b=1|dims=[2,4,3,6]");
+  check_graph("a = input f32[3]\nb = input f32[4]\n"
+              "r = aten.einsum.default(equation='i,j->ji', tensors=[a,b], path=None) : f32[4,3]\nreturn r\n",
+              "mul(|perm=[1,0]");
+  check_declined("a = input f32[3,3]\nr = aten.einsum.default(equation='ii->i', tensors=[a], path=None) : f32[3]\nreturn r\n",
+                 "equation ii");
   check_graph("c = input f32[2,4]\nx = input f32[2,8]\ny = input f32[8,4]\n"
               "r = aten.addmm.default(self=c, mat1=x, mat2=y, beta=2, alpha=1) : f32[2,4]\nreturn r\n",
               "mul(%0|matmul(%1, %2, _, %");
