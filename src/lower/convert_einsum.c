@@ -78,7 +78,7 @@ static int64_t sizes(fl_cv *c, const term *t, const char *axes, int64_t *dims, i
 
 static fl_vid product(fl_cv *c, term *a, term *b, const char *out) {
   char batch[FL_MAX_RANK + 1], rows[FL_MAX_RANK + 1], columns[FL_MAX_RANK + 1], inner[FL_MAX_RANK + 1];
-  char order_a[3 * FL_MAX_RANK], order_b[3 * FL_MAX_RANK], order[3 * FL_MAX_RANK];
+  char order_a[4 * FL_MAX_RANK], order_b[4 * FL_MAX_RANK], order[4 * FL_MAX_RANK];
   sum_others(c, a, b->axes, out);
   sum_others(c, b, a->axes, out);
   letters(batch, a->axes, b->axes, true, out, true);
