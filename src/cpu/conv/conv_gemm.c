@@ -8,8 +8,9 @@
 typedef struct gemm_params {
   int isa;
   fl_conv c;
-  bool
-      nchw; /* input contiguous, K ordered (channel, window row, window column); else NHWC and (row, column, channel) */
+  bool packed; /* weights are constant; else they are packed into scratch on each run */
+  /* Contiguous input, K ordered (channel, window row, window column); else NHWC and (row, column, channel). */
+  bool nchw;
   fl_gemm_b shape; /* of one group */
   fl_epilogue epilogue;
 } gemm_params;
@@ -20,7 +21,6 @@ typedef struct gemm_params {
 static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan, int isa) {
   const char *why = fl_conv_why_not_f32(p);
   if (why) return why;
-  if (!p->constant[FL_CONV_W]) return "weights are not constant";
   gemm_params *q = fl_arena_alloc(arena, sizeof *q);
   if (!q) return "out of memory";
   const fl_conv c = q->c = fl_conv_of(p);
@@ -33,7 +33,11 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
   const size_t bytes = fl_gemm_b_bytes(&q->shape);
   size_t all;
   if (bytes == SIZE_MAX || !fl_mul_size(bytes, (size_t)c.groups, &all)) return "weights are too large";
-  plan->packed_bytes[FL_CONV_W] = all ? all : sizeof(float);
+  q->packed = p->constant[FL_CONV_W];
+  if (q->packed)
+    plan->packed_bytes[FL_CONV_W] = all ? all : sizeof(float);
+  else
+    plan->scratch_bytes = all;
   fl_conv_plan_nhwc(p, &c, plan);
   plan->params = q;
   plan->params_bytes = sizeof *q;
@@ -47,23 +51,37 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
   return NULL;
 }
 
-static void pack(const fl_problem *p, const void *params, int operand, const fl_tensor *w, void *dst) {
-  const gemm_params *q = params;
-  const fl_gemm_isa *isa = fl_gemm_of(q->isa);
+/* Panels [p0, p1) of one group. */
+static void pack_group(const gemm_params *q, const fl_tensor *w, float *dst, int64_t group, int64_t p0, int64_t p1) {
   const fl_conv *c = &q->c;
   const int64_t floats = (int64_t)(fl_gemm_b_bytes(&q->shape) / sizeof(float));
-  for (int64_t g = 0; g < c->groups; g++) {
-    fl_gemm_src s = {.data = (const float *)w->data + g * c->og * w->strides[0],
-                     .sn = w->strides[0],
-                     .dims = {c->kh, c->kw, c->cg},
-                     .strides = {w->strides[2], w->strides[3], w->strides[1]}};
-    if (q->nchw)
-      s = (fl_gemm_src){.data = s.data,
-                        .sn = s.sn,
-                        .dims = {c->cg, c->kh, c->kw},
-                        .strides = {w->strides[1], w->strides[2], w->strides[3]}};
-    if (q->shape.k) fl_gemm_pack(isa, &q->shape, (float *)dst + g * floats, &s, 0, fl_gemm_panels(isa, &q->shape));
-  }
+  fl_gemm_src s = {.data = (const float *)w->data + group * c->og * w->strides[0],
+                   .sn = w->strides[0],
+                   .dims = {c->kh, c->kw, c->cg},
+                   .strides = {w->strides[2], w->strides[3], w->strides[1]}};
+  if (q->nchw)
+    s = (fl_gemm_src){.data = s.data,
+                      .sn = s.sn,
+                      .dims = {c->cg, c->kh, c->kw},
+                      .strides = {w->strides[1], w->strides[2], w->strides[3]}};
+  if (q->shape.k) fl_gemm_pack(fl_gemm_of(q->isa), &q->shape, dst + group * floats, &s, p0, p1);
+}
+
+static void pack(const fl_problem *p, const void *params, int operand, const fl_tensor *w, void *dst) {
+  const gemm_params *q = params;
+  for (int64_t g = 0; g < q->c.groups; g++) pack_group(q, w, dst, g, 0, fl_gemm_panels(fl_gemm_of(q->isa), &q->shape));
+}
+
+typedef struct pack_state {
+  const gemm_params *q;
+  const fl_tensor *w;
+  float *dst;
+} pack_state;
+
+static void pack_tasks(void *arg, int64_t begin, int64_t end, int thread) {
+  const pack_state *s = arg;
+  const int64_t panels = fl_gemm_panels(fl_gemm_of(s->q->isa), &s->q->shape);
+  for (int64_t i = begin; i < end; i++) pack_group(s->q, s->w, s->dst, i / panels, i % panels, i % panels + 1);
 }
 
 /* --- rows of A --- */
@@ -198,9 +216,13 @@ static void run(const fl_run_args *args) {
   const gemm_params *q = args->params;
   const fl_conv *c = &q->c;
   const image m = {.c = c, .x = args->in[FL_CONV_X].data};
+  if (!q->packed) {
+    pack_state p = {.q = q, .w = &args->in[FL_CONV_W], .dst = args->scratch};
+    fl_parallel(args->pool, c->groups * fl_gemm_panels(fl_gemm_of(q->isa), &q->shape), 1, pack_tasks, &p);
+  }
   const fl_gemm g = {.isa = fl_gemm_of(q->isa),
                      .shape = q->shape,
-                     .b = args->in[FL_CONV_W].data,
+                     .b = q->packed ? args->in[FL_CONV_W].data : args->scratch,
                      .fetch = fetch_of(q),
                      .ctx = &m,
                      .c = args->out[0].data,

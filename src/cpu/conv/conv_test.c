@@ -200,6 +200,29 @@ FL_TEST(borders) {
       .n = 2, .c = 2, .h = 1, .w = 1, .o = 3, .kh = 1, .kw = 1, .stride = 1, .pad = 2, .dilation = 1, .groups = 1});
 }
 
+FL_TEST(weights_not_constant) {
+  for (int64_t groups = 1; groups <= 2; groups++) {
+    product q;
+    const shape s = {.n = 1,
+                     .c = 20,
+                     .h = 9,
+                     .w = 8,
+                     .o = 50,
+                     .kh = 3,
+                     .kw = 3,
+                     .stride = 1,
+                     .pad = 1,
+                     .dilation = 1,
+                     .groups = groups,
+                     .bias = true};
+    make(&q, &s);
+    q.p.constant[1] = false;
+    const int accepted = check(&q, "weights not constant");
+    FL_CHECK(accepted == (fl_cpu_isa() >= FL_ISA_AVX512 ? 2 : fl_cpu_isa() >= FL_ISA_AVX2));
+    product_end(&q);
+  }
+}
+
 FL_TEST(patches) {
   check_shape((shape){.n = 1,
                       .c = 3,
@@ -270,6 +293,7 @@ int main(void) {
   test_winograd();
   test_few_channels();
   test_borders();
+  test_weights_not_constant();
   test_patches();
   test_empty();
   test_reference();

@@ -46,10 +46,10 @@ FL_INLINE void multiply(const int mr, const int nv, vf acc[][2], const float *a,
 #pragma GCC unroll 14
   for (int i = 0; i < mr; i++)
     for (int j = 0; j < nv; j++) acc[i][j] = vf_zero();
-#pragma GCC unroll 4
+#pragma GCC unroll 2
   for (int64_t k = 0; k < kc; k++, b += NR) {
     _mm_prefetch((const char *)(b + B_PREFETCH), _MM_HINT_T0);
-    if (nv > 1) _mm_prefetch((const char *)(b + B_PREFETCH + VL), _MM_HINT_T0);
+    if (nv > 1 && VL > 8) _mm_prefetch((const char *)(b + B_PREFETCH + VL), _MM_HINT_T0);
     vf bv[2];
     for (int j = 0; j < nv; j++) bv[j] = vf_load(b + j * VL);
 #pragma GCC unroll 14
@@ -96,9 +96,29 @@ FL_INLINE void tile(const int mr, const int nv, const bool masked, const fl_gemm
   store_tile(mr, nv, masked, s, acc, col, last);
 }
 
+/* One row alone: four panels at a time, since two sums cannot keep the multipliers busy. */
+FL_INLINE void four_panels(const fl_gemm_strip *s, const float *b, int64_t col) {
+  vf acc[4][1][2];
+  const int64_t panel = s->kc * NR;
+#pragma GCC unroll 4
+  for (int p = 0; p < 4; p++) acc[p][0][0] = acc[p][0][1] = vf_zero();
+  for (int64_t k = 0; k < s->kc; k++, b += NR) {
+    const vf av = vf_set1(s->a[k]);
+#pragma GCC unroll 4
+    for (int p = 0; p < 4; p++) {
+      acc[p][0][0] = vf_fma(av, vf_load(b + p * panel), acc[p][0][0]);
+      acc[p][0][1] = vf_fma(av, vf_load(b + p * panel + VL), acc[p][0][1]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int p = 0; p < 4; p++) store_tile(1, 2, false, s, acc[p], col + p * NR, VL);
+}
+
 FL_INLINE void strip(const int mr, const fl_gemm_strip *s) {
   const float *b = s->b;
   int64_t col = 0;
+  if (mr == 1)
+    for (; col + 4 * NR <= s->n; col += 4 * NR, b += 4 * s->kc * NR) four_panels(s, b, col);
   for (; col + NR <= s->n; col += NR, b += s->kc * NR) tile(mr, 2, false, s, b, col, VL);
   const int rest = (int)(s->n - col);
   if (rest > VL)
