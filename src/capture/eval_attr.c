@@ -314,6 +314,7 @@ int fl_attr_find(fl_rec *r, PyObject *obj, PyObject *name, PyObject **out) {
 }
 
 int fl_attr_method(fl_rec *r, PyObject *obj, PyObject *name, PyObject **out) {
+  *out = NULL;
   if (!r) {
     int bound = _PyObject_GetMethod(obj, name, out);
     return *out ? bound : -1;
