@@ -1,5 +1,5 @@
-"""What the evaluator reports: state a call read from outside makes the next call notice that it changed, and what cannot
-be followed stays eager. Each program is compiled, called, disturbed, and compared with eager."""
+"""What the evaluator reports: the next call notices that state read from outside has changed, and what cannot be
+followed stays eager. Each program is compiled, called, disturbed, and compared with eager."""
 
 import collections
 import contextvars
@@ -99,7 +99,8 @@ CASES = {
     "global": (lambda: make(lambda s, x: x * SCALE), lambda m: set_global("SCALE", 3.0)),
     "global function": (lambda: make(lambda s, x: double(x)), lambda m: set_global("double", lambda x: x * 5)),
     "instance attribute": (lambda: make(lambda s, x: x * s.c.bias, c=Config()), lambda m: setattr(m.c, "bias", 4.0)),
-    "class attribute": (lambda: make(lambda s, x: x * s.c.factor, c=Config()), lambda m: setattr(Config, "factor", 8.0)),
+    "class attribute": (lambda: make(lambda s, x: x * s.c.factor, c=Config()),
+                        lambda m: setattr(Config, "factor", 8.0)),
     "shadowed class attribute": (lambda: make(lambda s, x: x * s.c.factor, c=Config()),
                                  lambda m: setattr(m.c, "factor", 6.0)),
     "slot": (lambda: make(lambda s, x: x * s.c.v, c=Slots(2.0)), lambda m: setattr(m.c, "v", 5.0)),

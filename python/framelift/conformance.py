@@ -15,12 +15,38 @@ import sys
 import tempfile
 import unittest
 
-MODULES = """
-test_grammar test_generators test_genexps test_listcomps test_dictcomps test_scope test_extcall test_keywordonlyarg
-test_positional_only_arg test_unpack test_unpack_ex test_with test_raise test_except_star test_augassign test_class
-test_super test_property test_decorators test_fstring test_patma test_named_expressions test_dict test_list test_iter
-test_functools test_contextlib test_dataclasses test_enum test_collections
-""".split()
+MODULES = [
+    "test_grammar",
+    "test_generators",
+    "test_genexps",
+    "test_listcomps",
+    "test_dictcomps",
+    "test_scope",
+    "test_extcall",
+    "test_keywordonlyarg",
+    "test_positional_only_arg",
+    "test_unpack",
+    "test_unpack_ex",
+    "test_with",
+    "test_raise",
+    "test_except_star",
+    "test_augassign",
+    "test_class",
+    "test_super",
+    "test_property",
+    "test_decorators",
+    "test_fstring",
+    "test_patma",
+    "test_named_expressions",
+    "test_dict",
+    "test_list",
+    "test_iter",
+    "test_functools",
+    "test_contextlib",
+    "test_dataclasses",
+    "test_enum",
+    "test_collections",
+]
 
 
 class _Outcomes(unittest.TestResult):
