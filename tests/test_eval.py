@@ -321,7 +321,8 @@ ERRORS = [unbound, unbound_free, raised_from, raised_within, two_names, lambda: 
           lambda: exec("from sys import nothing_here"), lambda: exec("a, *b = 3"), lambda: exec("with 3: pass"),
           lambda: exec("import no_such_module.at_all"), lambda: exec("del zz"),
           lambda: exec("raise ValueError from 3"),
-          lambda: exec("try: 1/0\nexcept 3: pass"), lambda: exec("assert 0, 'text'"), lambda: exec("raise")]  # fmt: skip
+          lambda: exec("try: 1/0\nexcept 3: pass"), lambda: exec("assert 0, 'text'"),
+          lambda: exec("raise")]  # fmt: skip
 
 
 def shown(fn):
