@@ -115,6 +115,34 @@ def test_bench_table(capsys):
     assert "geomean over 1 models" in out
 
 
+def test_bench_json_file_beside_the_table(capsys, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    options = ["--rounds", "1", "--against", "eager", "--dtype", "fp32", "--json", str(path)]
+    status, out, err = run(capsys, "bench", "--in-process", "--only", TINY, *options)
+    assert status == 0 and not err and "geomean over 1 models" in out
+    (line,) = path.read_text().splitlines()
+    row = json.loads(line)
+    assert row["model"] == TINY and row["eager_ms"] > 0 and "compile_ms" not in row
+
+
+def test_bench_json_to_a_file_that_cannot_be_written(capsys, tmp_path):
+    status, out, err = run(capsys, "bench", "--only", TINY, "--json", str(tmp_path / "absent" / "rows"))
+    assert status == 1 and not out and err.startswith("framelift: error: ") and "absent" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("eager,compile,openvino,onnxruntime", ["compile", "openvino", "onnxruntime"]),
+        ("openvino,eager", ["openvino"]),
+        ("eager", []),
+        ("none", []),
+    ],
+)
+def test_against_may_name_eager(text, names):
+    assert cli._peer_names(text) == names
+
+
 def test_a_closed_pipe_is_no_traceback():
     command = f"{sys.executable} -m framelift bench --list | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)

@@ -1,6 +1,7 @@
 """The command `framelift`: bench, explain, ops."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -55,12 +56,19 @@ def _add_bench(commands):
         "--against",
         type=_peer_names,
         metavar="PEERS",
-        help="compile,openvino,onnxruntime or none (default: those installed)",
+        help="compile,openvino,onnxruntime, all or none; eager always takes part and may be named "
+        "(default: those installed)",
     )
     bench.add_argument("--rounds", type=_positive, default=10, metavar="N", help="turns of each contender (10)")
     bench.add_argument("--threads", type=_positive, metavar="N", help="threads of each contender (torch's default)")
     bench.add_argument("--timeout", type=_positive, default=900, metavar="S", help="seconds for one model (900)")
-    bench.add_argument("--json", action="store_true", help="one JSON object per line")
+    bench.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="one JSON object per line: to FILE, beside the table, or without FILE to stdout, instead of it",
+    )
     bench.add_argument("--in-process", action="store_true", help="measure in this process, for profilers")
     bench.set_defaults(run=_bench)
 
@@ -98,7 +106,13 @@ def _bench(args):
     against = run.available_peers() if args.against is None else args.against
     options = {"batch": args.batch, "against": against, "rounds": args.rounds, "threads": args.threads}
     rows = []
-    with _Progress(len(names), quiet=args.json) as progress:
+    to_stdout = args.json == "-"
+    with (
+        contextlib.nullcontext(sys.stdout if to_stdout else None)
+        if to_stdout or args.json is None
+        else open(args.json, "w", encoding="utf-8") as lines,
+        _Progress(len(names), quiet=to_stdout) as progress,
+    ):
         for name in names:
             progress.start(name)
             if args.in_process:
@@ -106,9 +120,9 @@ def _bench(args):
             else:
                 row = run.measure_apart(name, timeout=args.timeout, **options)
             rows.append(row)
-            if args.json:
-                print(json.dumps(row), flush=True)
-    if not args.json:
+            if lines:
+                print(json.dumps(row), file=lines, flush=True)
+    if not to_stdout:
         _print_bench(rows, against)
     for row in rows:
         for what, error in [("error", row.get("error")), *row.get("peer_errors", {}).items()]:
@@ -276,9 +290,9 @@ def _peer_names(text):
     known = ("compile", "openvino", "onnxruntime")
     names = [] if text == "none" else list(known) if text == "all" else text.split(",")
     for name in names:
-        if name not in known:
-            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(known)}, all, none")
-    return names
+        if name != "eager" and name not in known:
+            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(known)}, eager, all, none")
+    return [name for name in names if name != "eager"]
 
 
 if __name__ == "__main__":
