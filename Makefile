@@ -15,9 +15,9 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 SOURCES := CMakeLists.txt pyproject.toml $(shell find src include python cli -type f \
              \( -name '*.[ch]' -o -name '*.def' -o -name '*.inl' -o -name '*.inc' -o -name '*.py' \) 2>/dev/null)
 PY_DIRS := $(wildcard python tests tools bench fuzz)
-C_FILES = $(shell find src include cli -type f -name '*.[ch]' 2>/dev/null)
+C_FILES = $(shell find src include cli tests -type f -name '*.[ch]' 2>/dev/null)
 
-.PHONY: help setup demo test ctest pytest lint format conformance bench dev clean distclean
+.PHONY: help setup demo test ctest pytest lint format fuzz conformance bench dev clean distclean
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -70,7 +70,9 @@ ctest: $(VENV)/.base ## C unit tests under address and undefined-behaviour sanit
 	ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS)
 
 pytest: setup ## Python tests against the installed wheel (ARGS="-k name" selects)
-	$(PY) -m pytest $(ARGS)
+	cmake -S . -B $(BUILD)/kernels -GNinja -Wno-dev --log-level=WARNING -DFL_TESTS=ON -DFL_PYTHON=OFF
+	cmake --build $(BUILD)/kernels -j $(JOBS) --target framelift_eval_graph
+	FRAMELIFT_BUILD=$(BUILD)/kernels $(PY) -m pytest $(ARGS)
 
 lint: $(VENV)/.test ## ruff, clang-format, include layers
 	ruff check $(PY_DIRS)
@@ -82,6 +84,9 @@ format: $(VENV)/.test ## rewrite Python and C files in the project's format
 	ruff check --fix $(PY_DIRS)
 	ruff format $(PY_DIRS)
 	clang-format -i $(C_FILES)
+
+fuzz: setup ## random programs against eager for an hour (FRAMELIFT_FUZZ_SECONDS)
+	FRAMELIFT_FUZZ_SECONDS=$${FRAMELIFT_FUZZ_SECONDS:-3600} $(PY) -m pytest tests/test_fuzz.py $(ARGS)
 
 conformance: setup ## CPython's own tests under our evaluator (LIST="test_grammar test_dict")
 	$(PY) -m framelift.conformance $(LIST)

@@ -7,9 +7,9 @@ import time
 
 import pytest
 from hypothesis import HealthCheck, find, given, seed, settings
-from program_gen import Program, compare, programs
 
 import framelift
+from program_gen import Program, compare, programs
 
 SECONDS = float(os.environ.get("FRAMELIFT_FUZZ_SECONDS", "120"))
 SEED = int(os.environ.get("FRAMELIFT_FUZZ_SEED", "0"))

@@ -1,6 +1,7 @@
 """Engine operators against PyTorch, at every instruction set the machine has.
 
-Loads libframelift_eval_graph.so, which a build with FL_TESTS=ON makes: from FRAMELIFT_BUILD, or else from build/*.
+Loads libframelift_eval_graph.so, which a build with FL_TESTS=ON makes: from FRAMELIFT_BUILD, or else from
+build/*, but not from one with sanitizers, which a plain Python cannot load.
 """
 
 import ctypes
@@ -23,7 +24,8 @@ ISAS = {"portable": 0, "avx2": 1, "avx512": 2}
 def find_library():
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     where = os.environ.get("FRAMELIFT_BUILD") or os.path.join(root, "build", "*")
-    found = sorted(glob.glob(os.path.join(where, "libframelift_eval_graph.so")), key=os.path.getmtime)
+    found = [p for p in glob.glob(os.path.join(where, "libframelift_eval_graph.so")) if "asan" not in p]
+    found.sort(key=os.path.getmtime)
     return found[-1] if found else None
 
 

@@ -98,8 +98,25 @@ def eps(net):
     net.norm.eps = 0.5
 
 
-CHANGES = [set_global, in_place, load, set_data, transposed_data, new_parameter, new_submodule, new_attribute, list_edited,
-           list_longer, dict_edited, hook, instance_forward, class_patched, buffer_edited, train_then_eval, eps]
+CHANGES = [
+    set_global,
+    in_place,
+    load,
+    set_data,
+    transposed_data,
+    new_parameter,
+    new_submodule,
+    new_attribute,
+    list_edited,
+    list_longer,
+    dict_edited,
+    hook,
+    instance_forward,
+    class_patched,
+    buffer_edited,
+    train_then_eval,
+    eps,
+]
 
 
 @pytest.mark.parametrize("change", CHANGES)

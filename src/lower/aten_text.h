@@ -95,14 +95,19 @@ static fl_arg text_list(aten_text *t) {
     text_take(t, ",");
   }
   for (int i = 0; i < out.count; i++)
-    if (items[i].kind == FL_ARG_TENSOR) out.kind = FL_ARG_TENSORS;
-    else if (items[i].kind == FL_ARG_FLOAT) out.kind = FL_ARG_FLOATS;
+    if (items[i].kind == FL_ARG_TENSOR)
+      out.kind = FL_ARG_TENSORS;
+    else if (items[i].kind == FL_ARG_FLOAT)
+      out.kind = FL_ARG_FLOATS;
   out.v.ints = fl_arena_alloc(&t->g->arena, 64 * sizeof *out.v.ints);
   if (!out.v.ints) abort();
   for (int i = 0; i < out.count; i++) {
-    if (out.kind == FL_ARG_INTS) out.v.ints[i] = items[i].v.i;
-    else if (out.kind == FL_ARG_FLOATS) out.v.floats[i] = items[i].v.f;
-    else out.v.values[i] = items[i].kind == FL_ARG_NONE ? FL_ATEN_NONE : items[i].v.value;
+    if (out.kind == FL_ARG_INTS)
+      out.v.ints[i] = items[i].v.i;
+    else if (out.kind == FL_ARG_FLOATS)
+      out.v.floats[i] = items[i].v.f;
+    else
+      out.v.values[i] = items[i].kind == FL_ARG_NONE ? FL_ATEN_NONE : items[i].v.value;
   }
   return out;
 }
@@ -132,7 +137,8 @@ static fl_arg text_arg(aten_text *t) {
     return a;
   }
   text_blank(t);
-  bool number = isdigit((unsigned char)*t->at) || *t->at == '-' || !strncmp(t->at, "inf", 3) || !strncmp(t->at, "nan", 3);
+  bool number =
+      isdigit((unsigned char)*t->at) || *t->at == '-' || !strncmp(t->at, "inf", 3) || !strncmp(t->at, "nan", 3);
   if (number) return text_number(t);
   return (fl_arg){.kind = FL_ARG_TENSOR, .v.value = text_value(t, text_word(t, "_"))};
 }
@@ -190,8 +196,10 @@ static fl_aten_graph *aten_from_text(const char *text) {
   if (fl_aten_graph_create(&t.g)) abort();
   while (*t.at && !t.problem) {
     text_blank(&t);
-    if (*t.at == '\n') t.at++;
-    else if (*t.at) text_line(&t);
+    if (*t.at == '\n')
+      t.at++;
+    else if (*t.at)
+      text_line(&t);
     text_blank(&t);
   }
   if (!t.problem) return t.g;

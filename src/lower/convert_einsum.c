@@ -30,8 +30,10 @@ static void parse(fl_cv *c, const char *equation, term *terms, int n, char *out)
     }
     bool letter = (*at >= 'a' && *at <= 'z') || (*at >= 'A' && *at <= 'Z');
     char *axes = side == n ? out : ends[side];
-    if (!letter || len == FL_MAX_RANK || find_axis(axes, *at) >= 0) fl_cv_decline(c, "equation %s", equation);
-    else axes[len++] = *at;
+    if (!letter || len == FL_MAX_RANK || find_axis(axes, *at) >= 0)
+      fl_cv_decline(c, "equation %s", equation);
+    else
+      axes[len++] = *at;
   }
   if (side != n) fl_cv_decline(c, "equation %s names no result", equation);
 }
@@ -41,8 +43,10 @@ static void sum_others(fl_cv *c, term *t, const char *keep, const char *keep2) {
   int64_t axes[FL_MAX_RANK];
   int n = 0, left = 0;
   for (int i = 0; t->axes[i]; i++) {
-    if (find_axis(keep, t->axes[i]) < 0 && find_axis(keep2, t->axes[i]) < 0) axes[n++] = i;
-    else t->axes[left++] = t->axes[i];
+    if (find_axis(keep, t->axes[i]) < 0 && find_axis(keep2, t->axes[i]) < 0)
+      axes[n++] = i;
+    else
+      t->axes[left++] = t->axes[i];
   }
   t->axes[left] = 0;
   if (n) t->v = fl_cv_reduce(c, FL_OP_SUM, t->v, axes, n, false);
@@ -92,7 +96,8 @@ static fl_vid product(fl_cv *c, term *a, term *b, const char *out) {
   int rank = 0;
   int64_t n = sizes(c, a, batch, dims, &rank), m = sizes(c, a, rows, dims, &rank), k = sizes(c, a, inner, NULL, NULL);
   int64_t p = sizes(c, b, columns, dims, &rank);
-  if (sizes(c, b, batch, NULL, NULL) != n || sizes(c, b, inner, NULL, NULL) != k) fl_cv_decline(c, "axes of 1 that broadcast");
+  if (sizes(c, b, batch, NULL, NULL) != n || sizes(c, b, inner, NULL, NULL) != k)
+    fl_cv_decline(c, "axes of 1 that broadcast");
   if (strlen(order) > FL_MAX_RANK) fl_cv_decline(c, "rank above %d", FL_MAX_RANK);
   if (!fl_cv_ok(c)) return FL_NO_VALUE;
   fl_vid x = in_order(c, a, order_a), y = in_order(c, b, order_b), r;

@@ -78,8 +78,9 @@ FL_TEST(unary) {
   check_op("logical_not.default(self=x)", "bool[2,4,6]", "eq(");
   check_op("bitwise_not.default(self=m)", "bool[2,4,6]", "not(");
   check_op("glu.default(self=x, dim=-1)", "f32[2,4,3]", "slice(|start=3|sigmoid(|slice(|mul(");
-  check_graph("x = input f32[2,4,6]\nw = weight f32[4]\nr = aten.prelu.default(self=x, weight=w) : f32[2,4,6]\nreturn r\n",
-              "dims=[1,4,1]|mul(|gt(|where(");
+  check_graph(
+      "x = input f32[2,4,6]\nw = weight f32[4]\nr = aten.prelu.default(self=x, weight=w) : f32[2,4,6]\nreturn r\n",
+      "dims=[1,4,1]|mul(|gt(|where(");
   check_op("nan_to_num.default(self=x, nan=None, posinf=None, neginf=None)", "f32[2,4,6]", "where(|where(|where(");
 }
 
@@ -160,20 +161,22 @@ FL_TEST(padding_and_windows) {
   check_graph("x = input f32[1,5]\nr = aten.pad.default(self=x, pad=[2,1], mode='circular', value=None) : f32[1,8]\n"
               "return r\n",
               "[3,4,0,1,2,3,4,0]|index_select(");
-  check_graph("x = input f32[5,3]\nr = aten.unfold.default(self=x, dimension=0, size=3, step=2) : f32[2,3,3]\nreturn r\n",
-              "[0,1,2,2,3,4]|index_select(%0|dims=[2,3,3]|perm=[0,2,1]");
+  check_graph(
+      "x = input f32[5,3]\nr = aten.unfold.default(self=x, dimension=0, size=3, step=2) : f32[2,3,3]\nreturn r\n",
+      "[0,1,2,2,3,4]|index_select(%0|dims=[2,3,3]|perm=[0,2,1]");
   check_declined("x = input f32[1,2]\nr = aten.reflection_pad1d.default(self=x, padding=[2,1]) : f32[1,5]\nreturn r\n",
                  "padding beyond the tensor");
 }
 
 FL_TEST(encoder_layer) {
-  check_graph("x = input f32[2,4,6]\nm = input f32[2,4]\nq = weight f32[18,6]\nqb = weight f32[18]\np = weight f32[6,6]\n"
-              "b = weight f32[6]\nf = weight f32[16,6]\nfb = weight f32[16]\ng = weight f32[6,16]\n"
-              "r = aten._transformer_encoder_layer_fwd.default(src=x, embed_dim=6, num_heads=2, qkv_weight=q, qkv_bias=qb, "
-              "proj_weight=p, proj_bias=b, use_gelu=True, norm_first=False, eps=1e-5, norm_weight_1=b, norm_bias_1=b, "
-              "norm_weight_2=b, norm_bias_2=b, ffn_weight_1=f, ffn_bias_1=fb, ffn_weight_2=g, ffn_bias_2=b, mask=m, "
-              "mask_type=1) : f32[2,4,6]\nreturn r\n",
-              "not(|dims=[2,1,1,4]|attention(|matmul(|add(|layer_norm(|matmul(|gelu(|matmul(|add(|layer_norm(");
+  check_graph(
+      "x = input f32[2,4,6]\nm = input f32[2,4]\nq = weight f32[18,6]\nqb = weight f32[18]\np = weight f32[6,6]\n"
+      "b = weight f32[6]\nf = weight f32[16,6]\nfb = weight f32[16]\ng = weight f32[6,16]\n"
+      "r = aten._transformer_encoder_layer_fwd.default(src=x, embed_dim=6, num_heads=2, qkv_weight=q, qkv_bias=qb, "
+      "proj_weight=p, proj_bias=b, use_gelu=True, norm_first=False, eps=1e-5, norm_weight_1=b, norm_bias_1=b, "
+      "norm_weight_2=b, norm_bias_2=b, ffn_weight_1=f, ffn_bias_1=fb, ffn_weight_2=g, ffn_bias_2=b, mask=m, "
+      "mask_type=1) : f32[2,4,6]\nreturn r\n",
+      "not(|dims=[2,1,1,4]|attention(|matmul(|add(|layer_norm(|matmul(|gelu(|matmul(|add(|layer_norm(");
 }
 
 FL_TEST(products) {
@@ -183,14 +186,16 @@ FL_TEST(products) {
   check_op("linear.default(input=x, weight=w, bias=y)", "f32[2,4,6]", "matmul(%0, %|trans_b=1");
   check_op("matmul.default(self=x, other=w)", "f32[2,4,6]", "matmul(");
   check_op("matmul.default(self=x, other=y)", "f32[2,4]", "dims=[6,1]|matmul(|dims=[2,4]");
-  check_graph("a = input f32[2,3,4,5]\nb = input f32[2,6,4,5]\n"
-              "r = aten.einsum.default(equation='bhid,bnid->bihn', tensors=[a,b], path=None) : f32[2,4,3,6]\nreturn r\n",
-              "perm=[0,2,1,3]|dims=[8,3,5]|dims=[8,6,5]|matmul(|trans_b=1|dims=[2,4,3,6]");
+  check_graph(
+      "a = input f32[2,3,4,5]\nb = input f32[2,6,4,5]\n"
+      "r = aten.einsum.default(equation='bhid,bnid->bihn', tensors=[a,b], path=None) : f32[2,4,3,6]\nreturn r\n",
+      "perm=[0,2,1,3]|dims=[8,3,5]|dims=[8,6,5]|matmul(|trans_b=1|dims=[2,4,3,6]");
   check_graph("a = input f32[3]\nb = input f32[4]\n"
               "r = aten.einsum.default(equation='i,j->ji', tensors=[a,b], path=None) : f32[4,3]\nreturn r\n",
               "mul(|perm=[1,0]");
-  check_declined("a = input f32[3,3]\nr = aten.einsum.default(equation='ii->i', tensors=[a], path=None) : f32[3]\nreturn r\n",
-                 "equation ii");
+  check_declined(
+      "a = input f32[3,3]\nr = aten.einsum.default(equation='ii->i', tensors=[a], path=None) : f32[3]\nreturn r\n",
+      "equation ii");
   check_graph("c = input f32[2,4]\nx = input f32[2,8]\ny = input f32[8,4]\n"
               "r = aten.addmm.default(self=c, mat1=x, mat2=y, beta=2, alpha=1) : f32[2,4]\nreturn r\n",
               "mul(%0|matmul(%1, %2, _, %");
@@ -201,10 +206,11 @@ FL_TEST(convolution) {
               "r = aten.convolution.default(input=x, weight=w, bias=None, stride=[2,2], padding=[1,1], dilation=[1,1], "
               "transposed=False, output_padding=[0,0], groups=1) : f32[1,4,4,4]\nreturn r\n",
               "conv2d(%0, %1|stride=[2,2] pad=[1,1,1,1]");
-  check_graph("x = input f32[1,3,8]\nw = weight f32[4,3,4]\nb = weight f32[4]\n"
-              "r = aten.conv1d.padding(input=x, weight=w, bias=b, stride=[1], padding='same', dilation=[1], groups=1) : "
-              "f32[1,4,8]\nreturn r\n",
-              "dims=[1,3,1,8]|dims=[4,3,1,4]|conv2d(|pad=[0,1,0,2]|dims=[1,4,8]");
+  check_graph(
+      "x = input f32[1,3,8]\nw = weight f32[4,3,4]\nb = weight f32[4]\n"
+      "r = aten.conv1d.padding(input=x, weight=w, bias=b, stride=[1], padding='same', dilation=[1], groups=1) : "
+      "f32[1,4,8]\nreturn r\n",
+      "dims=[1,3,1,8]|dims=[4,3,1,4]|conv2d(|pad=[0,1,0,2]|dims=[1,4,8]");
   check_graph("x = input f32[1,4,8,8]\nw = weight f32[4,2,2,2]\n"
               "r = aten.conv_transpose2d.input(input=x, weight=w, bias=None, stride=[2,2], padding=[0,0], "
               "output_padding=[0,0], groups=1, dilation=[1,1]) : f32[1,2,16,16]\nreturn r\n",
@@ -218,9 +224,10 @@ FL_TEST(convolution) {
   check_graph("x = input f32[1,4,9,9]\nr = aten.adaptive_avg_pool2d.default(self=x, output_size=[1,1]) : f32[1,4,1,1]\n"
               "return r\n",
               "mean(%0) axes=[2,3] keepdim=1");
-  check_graph("x = input f32[1,4,9,9]\nr = aten.upsample_bilinear2d.vec(input=x, output_size=None, align_corners=False, "
-              "scale_factors=[2.0,2.0]) : f32[1,4,18,18]\nreturn r\n",
-              "resize2d(|out=[18,18]|scale_h=2");
+  check_graph(
+      "x = input f32[1,4,9,9]\nr = aten.upsample_bilinear2d.vec(input=x, output_size=None, align_corners=False, "
+      "scale_factors=[2.0,2.0]) : f32[1,4,18,18]\nreturn r\n",
+      "resize2d(|out=[18,18]|scale_h=2");
 }
 
 FL_TEST(norms_and_reductions) {
@@ -267,16 +274,19 @@ FL_TEST(creation) {
 }
 
 FL_TEST(declines) {
-  check_declined("x = input f32[4]\nr, i = aten.sort.default(self=x, dim=-1, descending=False) : f32[4], i64[4]\nreturn r\n",
-                 "the engine has no aten.sort.default");
-  check_declined("x = input f32[4]\nr = aten.dropout.default(input=x, p=0.5, train=True) : f32[4]\nreturn r\n", "random");
+  check_declined(
+      "x = input f32[4]\nr, i = aten.sort.default(self=x, dim=-1, descending=False) : f32[4], i64[4]\nreturn r\n",
+      "the engine has no aten.sort.default");
+  check_declined("x = input f32[4]\nr = aten.dropout.default(input=x, p=0.5, train=True) : f32[4]\nreturn r\n",
+                 "random");
   check_declined("x = input f32[4]\nm = input bool[4]\nr = aten.index.Tensor(self=x, indices=[m]) : f32[2]\nreturn r\n",
                  "mask");
   check_declined("x = input f32[4]\nr = aten.exp.default(self=x) : f64[4]\nreturn r\n",
                  "result is f64[4], the engine would give f32[4]");
-  check_declined("x = input f32[1,4,9,9]\nr, i = aten.max_pool2d_with_indices.default(self=x, kernel_size=[3,3], "
-                 "stride=[2,2], padding=[1,1], dilation=[1,1], ceil_mode=False) : f32[1,4,5,5], i64[1,4,5,5]\nreturn r i\n",
-                 "result 1 is used");
+  check_declined(
+      "x = input f32[1,4,9,9]\nr, i = aten.max_pool2d_with_indices.default(self=x, kernel_size=[3,3], "
+      "stride=[2,2], padding=[1,1], dilation=[1,1], ceil_mode=False) : f32[1,4,5,5], i64[1,4,5,5]\nreturn r i\n",
+      "result 1 is used");
   check_declined("x = input f32[4] bad sparse\nr = aten.exp.default(self=x) : f32[4]\nreturn r\n", "sparse");
   check_declined("x = input i64[4,4]\nr = aten.mm.default(self=x, mat2=x) : i64[4,4]\nreturn r\n", "not for i64");
   check_declined("x = input f32[2,4,3]\nw = weight f32[4]\nr = aten.batch_norm.default(input=x, weight=w, bias=w, "
@@ -298,5 +308,5 @@ FL_TEST(table) {
 }
 
 FL_TEST_MAIN(FL_RUN(unary) FL_RUN(promotion) FL_RUN(views) FL_RUN(data) FL_RUN(padding_and_windows)
-                 FL_RUN(encoder_layer) FL_RUN(products) FL_RUN(convolution)
-                 FL_RUN(norms_and_reductions) FL_RUN(attention) FL_RUN(creation) FL_RUN(declines) FL_RUN(table))
+                 FL_RUN(encoder_layer) FL_RUN(products) FL_RUN(convolution) FL_RUN(norms_and_reductions)
+                     FL_RUN(attention) FL_RUN(creation) FL_RUN(declines) FL_RUN(table))
