@@ -6,7 +6,17 @@ print(framelift.explain(fast))   # what was captured, what runs in the engine, w
 """
 
 from framelift.api import compile, explain, refresh, reset
+from framelift.backends import list_backends, register_backend
 from framelift.report import Explanation
 
 __version__ = "0.1.0"
-__all__ = ["Explanation", "__version__", "compile", "explain", "refresh", "reset"]
+__all__ = [
+    "Explanation",
+    "__version__",
+    "compile",
+    "explain",
+    "list_backends",
+    "refresh",
+    "register_backend",
+    "reset",
+]

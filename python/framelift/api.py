@@ -2,16 +2,17 @@
 
 import inspect
 import math
+import weakref
 
-from framelift import _C
+from framelift import _C, backends
 from framelift.report import Explanation
 
-BACKENDS = ("framelift", "eager")
 PRECISIONS = ("fp32",)
 FALLBACKS = ("eager", "error")
 DEFAULT_TACTIC_MS = 200.0
 
 _MISSING = object()
+_alive = weakref.WeakSet()  # every compiled callable
 
 
 def compile(
@@ -33,7 +34,9 @@ def compile(
     model      a torch.nn.Module, function, method or other callable; it is neither changed nor copied, and changes
                made to it later (weights, attributes, mode, hooks) take effect on the next call
     backend    "framelift": the engine; "eager": recorded and replayed operator by operator, to see where a
-               difference comes from
+               difference comes from; "inductor": torch.compile's code generator on each recorded graph; "auto": the
+               fastest of all these for each graph, by timing; a name given to register_backend; or a callable
+               `backend(gm, example_inputs) -> callable`, gm being a torch.fx.GraphModule of torch.ops.aten calls
     precision  "fp32"
     fallback   "eager": a call that cannot be captured runs as plain Python; "error": it raises RuntimeError with the
                reason
@@ -41,8 +44,10 @@ def compile(
     verify     compare each new engine with the recorded outputs before it is used
     tactic_ms  milliseconds to spend on timing kernels against each other while building; 0: cost model alone
     """
+    name, segment_backend = backends.resolve(backend)
     options = {
-        "backend": _one_of("backend", backend, BACKENDS),
+        "backend": name,
+        "segment_backend": segment_backend,
         "precision": _one_of("precision", precision, PRECISIONS),
         "fallback": _one_of("fallback", fallback, FALLBACKS),
         "threads": _thread_count(threads),
@@ -50,8 +55,8 @@ def compile(
         "tactic_ms": _milliseconds("tactic_ms", tactic_ms),
     }
     if model is _MISSING:
-        return lambda decorated: _C.compile(_compilable(decorated), options)
-    return _C.compile(_compilable(model), options)
+        return lambda decorated: _compile(decorated, options)
+    return _compile(model, options)
 
 
 def explain(compiled):
@@ -59,9 +64,10 @@ def explain(compiled):
     return Explanation(_C.report(_compiled("explain", compiled)))
 
 
-def reset(compiled):
-    """Forgets every trace and engine of this compiled callable; the next call records anew."""
-    _C.reset(_compiled("reset", compiled))
+def reset(compiled=None):
+    """Forgets every trace and engine of this compiled callable, or of all of them; the next call records anew."""
+    for each in list(_alive) if compiled is None else [_compiled("reset", compiled)]:
+        _C.reset(each)
 
 
 def refresh(compiled):
@@ -71,6 +77,12 @@ def refresh(compiled):
     load_state_dict, `p.data = t` and replaced parameters take effect without it.
     """
     _C.refresh(_compiled("refresh", compiled))
+
+
+def _compile(model, options):
+    compiled = _C.compile(_compilable(model), options)
+    _alive.add(compiled)
+    return compiled
 
 
 def _compilable(model):

@@ -76,6 +76,10 @@ class Segment:
     eager: tuple
     cosine: float | None
     max_rel_err: float | None
+    backend: str | None  # what was chosen for it, where a backend was asked
+    backend_reason: str | None  # why that is eager
+    backend_ms: dict  # candidate -> milliseconds (backend "auto")
+    backend_failed: dict  # candidate -> why it could not be one
 
 
 @dataclass(frozen=True)
@@ -227,6 +231,7 @@ class Explanation:
                 ("in", "runs in", "operators", "nodes", "steps", "arena", "constants", "reason"),
                 self._part_rows(),
             ),
+            ("backends", ("segment", "chosen", "times", "reason"), self._backend_rows()),
             ("checked against eager", ("segment", "cosine", "max rel err"), self._verify_rows()),
             (
                 "left to PyTorch",
@@ -288,6 +293,18 @@ class Explanation:
             if s.cosine is not None
         ]
 
+    def _backend_rows(self):
+        return [
+            (
+                name,
+                s.backend,
+                ", ".join(f"{n} {ms:.3f} ms" for n, ms in s.backend_ms.items()),
+                "; ".join(filter(None, [s.backend_reason, *(f"{n}: {why}" for n, why in s.backend_failed.items())])),
+            )
+            for name, s in self._named_segments()
+            if s.backend
+        ]
+
     def _named_segments(self):
         return [(f"{i}.{j}", s) for i, t in enumerate(self.traces) for j, s in enumerate(t.segments)]
 
@@ -298,6 +315,7 @@ def _row(cls, values):
 
 def _segment(values):
     verify = values.get("verify") or {}
+    chosen = values.get("backend") or {}
     return Segment(
         operators=values["operators"],
         lowered=values["lowered"],
@@ -306,6 +324,10 @@ def _segment(values):
         eager=tuple(_row(Eager, e) for e in values.get("eager", ())),
         cosine=verify.get("cosine"),
         max_rel_err=verify.get("max_rel_err"),
+        backend=chosen.get("name"),
+        backend_reason=chosen.get("reason"),
+        backend_ms=dict(chosen.get("ms", {})),
+        backend_failed=dict(chosen.get("failed", {})),
     )
 
 

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "capture/eval.h"
+#include "capture/fx.h"
 
 /* --- pools: one per number of threads, for the life of the process --- */
 
@@ -272,6 +273,20 @@ static int verify(fl_rec *r, fl_trace *t, PyObject *generator) {
   return rc;
 }
 
+/* Backends may draw random numbers, and so do random operators on the way to a segment. */
+static int ask_backend(fl_compiled *c, fl_rec *r, fl_trace *t) {
+  PyObject *before = generator_state(NULL);
+  int rc = before ? fl_fx_build(t, c->segment_backend, r->inputs) : -1;
+  PyObject *type, *value, *tb;
+  PyErr_Fetch(&type, &value, &tb);
+  PyObject *x = before ? generator_state(before) : NULL;
+  Py_XDECREF(x);
+  Py_XDECREF(before);
+  PyErr_Clear();
+  PyErr_Restore(type, value, tb);
+  return rc;
+}
+
 static void finish(call *k, fl_rec *r, PyObject *result, PyObject *generator) {
   fl_compiled *c = k->c;
   fl_trace *t = fl_rec_end(r, result);
@@ -281,6 +296,7 @@ static void finish(call *k, fl_rec *r, PyObject *result, PyObject *generator) {
   }
   fl_build_options o = {!c->backend_eager, c->verify, c->tactic_ms, c->pool};
   bool ok = fl_trace_build(t, &o) && (!c->verify || verify(r, t, generator) == 0);
+  ok = ok && (!c->segment_backend || ask_backend(c, r, t) == 0);
   if (PyErr_Occurred()) PyErr_Clear();
   if (ok && c->traces.len == FL_MAX_TRACES) {
     for (size_t i = 0; i < c->traces.len; i++)
@@ -440,6 +456,8 @@ PyObject *fl_compiled_new(PyObject *target, PyObject *options) {
   c->target = Py_NewRef(target);
   c->backend_eager = option_is(options, "backend", "eager");
   c->fallback_error = option_is(options, "fallback", "error");
+  PyObject *backend = PyDict_GetItemString(options, "segment_backend");
+  c->segment_backend = backend && backend != Py_None ? Py_NewRef(backend) : NULL;
   c->verify = !verify_on || PyObject_IsTrue(verify_on);
   c->tactic_ms = ms;
   c->threads = fl_pool_threads(pool);
@@ -479,6 +497,7 @@ void fl_compiled_refresh(fl_compiled *c) {
 
 static int compiled_traverse(fl_compiled *c, visitproc visit, void *arg) {
   Py_VISIT(c->target);
+  Py_VISIT(c->segment_backend);
   Py_VISIT(c->misses);
   for (size_t i = 0; i < c->traces.len; i++) {
     int rc = fl_trace_traverse(c->traces.data[i], visit, arg);
@@ -494,6 +513,7 @@ static int compiled_traverse(fl_compiled *c, visitproc visit, void *arg) {
 static int compiled_clear(fl_compiled *c) {
   fl_compiled_reset(c);
   Py_CLEAR(c->target);
+  Py_CLEAR(c->segment_backend);
   Py_CLEAR(c->misses);
   return 0;
 }

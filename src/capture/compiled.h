@@ -18,6 +18,7 @@ typedef struct fl_give_up {
 typedef struct fl_compiled {
   PyObject_HEAD vectorcallfunc vectorcall;
   PyObject *target, *weaklist;
+  PyObject *segment_backend; /* asked what to do with each segment (fx.h), or NULL */
   bool backend_eager, fallback_error, verify;
   int threads;
   double tactic_ms;
@@ -44,6 +45,8 @@ fl_trace *fl_compiled_find(fl_compiled *c, PyObject *const *args, size_t nargs, 
 
 /* report.c */
 PyObject *fl_report(fl_compiled *c);
+/* [[segment as data (fx.h)] for each trace] */
+PyObject *fl_report_segments(fl_compiled *c);
 PyObject *fl_report_plans(fl_compiled *c);
 PyObject *fl_report_graphs(fl_compiled *c);
 PyObject *fl_report_profile(fl_compiled *c, PyObject *args, PyObject *kwargs);

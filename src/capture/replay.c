@@ -1,7 +1,7 @@
 /* Running a trace: engine parts on raw pointers, eager operators through their OpOverload's builtin. */
 #include <string.h>
 
-#include "capture/segment.h"
+#include "capture/fx.h"
 
 /* --- one operator --- */
 
@@ -206,6 +206,10 @@ static int run_all(const fl_trace *t, const fl_tstep *step, PyObject **values, b
 int fl_segment_run(fl_trace *t, const fl_tstep *step, PyObject **values, bool eager, bool keep) {
   fl_segment *s = step->segment;
   if (eager || !s) return run_all(t, step, values, keep);
+  if (s->fx && s->fx->call) {
+    int done = fl_fx_run(t, s->fx, values, keep);
+    if (done) return done < 0 ? -1 : 0;
+  }
   for (int i = 0; i < s->n_parts; i++) {
     fl_seg_part *p = &s->parts[i];
     int rc = p->kind == FL_PART_ENGINE ? fl_part_run(t, s, p, values)

@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include "capture/compiled.h"
+#include "capture/fx.h"
 
 /* Steals `value`; 0 or -1. */
 static int put(PyObject *dict, const char *key, PyObject *value) {
@@ -114,6 +115,7 @@ static PyObject *segment_of(const fl_trace *t, const fl_tstep *st) {
       put(d, "operators", PyLong_FromUnsignedLong(st->n)) < 0 || put(d, "lowered", PyLong_FromLong(lowered)) < 0 ||
       put(d, "dead", PyLong_FromLong(dead)) < 0 || put(d, "eager", eager_of(t, st)) < 0)
     Py_CLEAR(d);
+  if (d && s->fx && put(d, "backend", Py_NewRef(s->fx->info)) < 0) Py_CLEAR(d);
   if (d && t->verified &&
       put(d, "verify", Py_BuildValue("{sdsd}", "cosine", (double)t->cosine, "max_rel_err", (double)t->max_rel)) < 0)
     Py_CLEAR(d);
@@ -193,6 +195,18 @@ PyObject *fl_report(fl_compiled *c) {
   Py_XDECREF(traces);
   if (!ok) Py_CLEAR(d);
   return d;
+}
+
+PyObject *fl_report_segments(fl_compiled *c) {
+  PyObject *traces = PyList_New(0);
+  for (size_t i = 0; traces && i < c->traces.len; i++) {
+    fl_trace *t = c->traces.data[i];
+    PyObject *list = PyList_New(0);
+    for (size_t k = 0; list && k < t->steps.len; k++)
+      if (t->steps.data[k].kind == FL_TSTEP_SEGMENT && add(list, fl_fx_data(t, &t->steps.data[k])) < 0) Py_CLEAR(list);
+    if (add(traces, list) < 0) Py_CLEAR(traces);
+  }
+  return traces;
 }
 
 /* --- text of plans and graphs --- */

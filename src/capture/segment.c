@@ -251,8 +251,8 @@ static fl_status build_segment(fl_trace *t, uint32_t step, fl_segment *s, const 
   return build_parts(t, step, s, o);
 }
 
-/* One eager part with everything in it. */
-static bool eager_segment(fl_trace *t, fl_tstep *st, fl_segment *s, const char *reason) {
+bool fl_segment_make_eager(fl_trace *t, fl_tstep *st, const char *reason) {
+  fl_segment *s = st->segment;
   for (int i = 0; i < s->n_parts; i++) fl_engine_destroy(s->parts[i].engine);
   s->n_parts = 0;
   s->reasons = fl_arena_alloc(&s->arena, ((size_t)st->n + 1) * sizeof *s->reasons);
@@ -294,7 +294,7 @@ bool fl_trace_build(fl_trace *t, const fl_build_options *o) {
       fl_status bad = build_segment(t, i, s, o);
       if (bad) reason = keep_text(s, bad);
     }
-    if (reason && !eager_segment(t, st, s, reason)) return false;
+    if (reason && !fl_segment_make_eager(t, st, reason)) return false;
     for (int k = 0; k < s->n_parts; k++) t->eager_parts |= s->parts[k].kind == FL_PART_EAGER;
   }
   return true;

@@ -44,12 +44,15 @@ typedef struct fl_segment {
   int n_parts;
   const char **reasons; /* by node of the segment: why eager, NULL when lowered */
   fl_pool *pool;
+  struct fl_fx *fx; /* what another backend made of it, or NULL (fx.h) */
 } fl_segment;
 
 /* Builds all segments of a trace. Never fails the call: what cannot be lowered runs eagerly, with a reason. False when
  * out of memory (no exception). Needs the GIL; releases it while planning. */
 bool fl_trace_build(fl_trace *t, const fl_build_options *options);
 void fl_segment_destroy(fl_segment *s); /* takes; NULL allowed */
+/* One eager part with everything in it, for this reason (kept by reference). False when out of memory. */
+bool fl_segment_make_eager(fl_trace *t, fl_tstep *step, const char *reason);
 
 /* The recorded segment as plain data. values[i] of the graph is values_out[i] of the trace. */
 FL_MUST_USE fl_status fl_segment_graph(fl_trace *t, uint32_t step, fl_aten_graph **out, uint32_t **out_values,

@@ -26,6 +26,7 @@ static fl_compiled *compiled_arg(PyObject *o) {
     return c ? (expr) : NULL;                                                                                          \
   }
 ON_COMPILED(report, fl_report(c))
+ON_COMPILED(segments, fl_report_segments(c))
 ON_COMPILED(plan_text, fl_report_plans(c))
 ON_COMPILED(graph_text, fl_report_graphs(c))
 ON_COMPILED(reset, (fl_compiled_reset(c), Py_NewRef(Py_None)))
@@ -61,6 +62,7 @@ static PyObject *threads(PyObject *self, PyObject *unused) { return PyLong_FromL
 static PyMethodDef methods[] = {
     {"compile", compile, METH_VARARGS, "compile(callable, options) -> Compiled"},
     {"report", report, METH_O, "report(compiled) -> dict"},
+    {"segments", segments, METH_O, "segments(compiled) -> [[dict of a segment] for each trace]"},
     {"plan_text", plan_text, METH_O, "plan_text(compiled) -> str: the engines' plans"},
     {"graph_text", graph_text, METH_O, "graph_text(compiled) -> str: the engines' graphs after the passes"},
     {"reset", reset, METH_O, "reset(compiled): forgets all traces"},
