@@ -265,3 +265,28 @@ def test_collected_with_the_module_that_holds_it():
     del net
     gc.collect()
     assert alive() is None
+
+
+def test_what_the_garbage_collector_calls_is_not_recorded():
+    import gc
+    import time
+
+    def f(x):
+        return [x + i for i in range(3)]
+
+    def collected(phase, info):
+        time.perf_counter()
+
+    fast = framelift.compile(f)
+    threshold = gc.get_threshold()
+    gc.callbacks.append(collected)
+    gc.set_threshold(1)
+    try:
+        with torch.no_grad():
+            for _ in range(3):
+                assert torch.equal(fast(torch.ones(2))[2], torch.full((2,), 3.0))
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(collected)
+    e = framelift.explain(fast)
+    assert (e.recorded, e.replayed, e.native) == (1, 2, 0), str(e)

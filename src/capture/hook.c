@@ -92,7 +92,7 @@ static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
   if (fl_cpy_traced(ts)) return run_natively(ts, f, throwflag, "profiler or debugger");
   if (&here < st->stack_floor) return run_unhooked(ts, f, throwflag);
   fl_rec *r = st->r && !fl_rec_gave_up(st->r) ? st->r : NULL;
-  if (r && fl_ccall_is_lazy_code((PyObject *)fl_cpy_code(f))) {
+  if (r && (fl_cpy_collecting(ts) || fl_ccall_is_lazy_code((PyObject *)fl_cpy_code(f)))) {
     st->paused++;
     PyObject *v = fl_cpy_native(ts, f, throwflag);
     st->paused--;

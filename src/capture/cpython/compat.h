@@ -29,6 +29,8 @@ PyObject *fl_cpy_native(PyThreadState *ts, fl_frame *f, int throwflag); /* ceval
 
 /* A tracer, profiler or monitoring tool is attached to this thread. */
 bool fl_cpy_traced(PyThreadState *ts);
+/* The garbage collector is running: what it calls (finalizers, gc.callbacks) is no part of the program's own flow. */
+bool fl_cpy_collecting(PyThreadState *ts);
 
 typedef enum fl_frame_kind {
   FL_FRAME_PLAIN,     /* a function, class body or module */

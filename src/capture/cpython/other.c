@@ -7,6 +7,7 @@ fl_frame_eval fl_cpy_get_hook(PyThreadState *ts) { return NULL; }
 void fl_cpy_set_hook(PyThreadState *ts, fl_frame_eval fn) {}
 PyObject *fl_cpy_native(PyThreadState *ts, fl_frame *f, int throwflag) { return NULL; }
 bool fl_cpy_traced(PyThreadState *ts) { return true; }
+bool fl_cpy_collecting(PyThreadState *ts) { return false; }
 fl_frame_kind fl_cpy_kind(fl_frame *f) { return FL_FRAME_PLAIN; }
 PyCodeObject *fl_cpy_code(fl_frame *f) { return NULL; }
 PyObject *fl_cpy_func(fl_frame *f) { return NULL; }

@@ -16,6 +16,7 @@ PyObject *fl_cpy_native(PyThreadState *ts, fl_frame *f, int throwflag) {
   return _PyEval_EvalFrameDefault(ts, f, throwflag);
 }
 bool fl_cpy_traced(PyThreadState *ts) { return ts->c_tracefunc || ts->c_profilefunc; }
+bool fl_cpy_collecting(PyThreadState *ts) { return ts->interp->gc.collecting; }
 
 fl_frame_kind fl_cpy_kind(fl_frame *f) {
   int flags = f->f_code->co_flags;
