@@ -69,6 +69,14 @@ def _add_bench(commands):
         metavar="FILE",
         help="one JSON object per line: to FILE, beside the table, or without FILE to stdout, instead of it",
     )
+    bench.add_argument(
+        "--suite",
+        choices=["torchvision", "timm", "transformers"],
+        help="capture every model of a suite at its smallest size instead, and compare answers; with --json FILE, "
+        "models that FILE has are not run again",
+    )
+    bench.add_argument("--shard", metavar="I/N", help="of a suite, every N-th model from the I-th")
+    bench.add_argument("--fullgraph-peer", action="store_true", help="of a suite, also torch.compile(fullgraph=True)")
     bench.add_argument("--in-process", action="store_true", help="measure in this process, for profilers")
     bench.set_defaults(run=_bench)
 
@@ -96,6 +104,8 @@ def _bench(args):
     from framelift import zoo
     from framelift.bench import run
 
+    if args.suite:
+        return _suite(args)
     if args.list:
         print("\n".join(zoo.names()))
         return 0
@@ -129,6 +139,34 @@ def _bench(args):
             if error:
                 print(f"framelift: {row['model']}: {what}: {error}", file=sys.stderr)
     return 1 if any("error" in row for row in rows) else 0
+
+
+def _suite(args):
+    from framelift.bench import suite
+    from framelift.zoo import suites
+
+    names = suite.shard(suites.names(args.suite), args.shard)
+    if args.only:
+        unknown = [name for name in args.only if name not in names]
+        if unknown:
+            raise ValueError(f"{args.suite} has no model named {unknown[0]!r}; add --list for the names")
+        names = args.only
+    if args.list:
+        print("\n".join(names))
+        return 0
+    to_stdout = args.json == "-"
+    options = {"timeout": args.timeout, "threads": args.threads, "peer": args.fullgraph_peer}
+    rows = suite.run(
+        args.suite,
+        names,
+        path=None if to_stdout else args.json,
+        on_row=lambda row: print(json.dumps(row) if to_stdout else suite.row_line(row), flush=True),
+        **options,
+    )
+    result = suite.summary(rows)
+    if not to_stdout:
+        print("\n".join(suite.summary_lines(args.suite, result)))
+    return 1 if result["wrong"] or result["trouble"] else 0
 
 
 def _print_bench(rows, against):

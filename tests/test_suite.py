@@ -1,0 +1,105 @@
+"""Suites of models: sharding, resuming, what a row says of answers and crashes, shrunk configurations."""
+
+import itertools
+import json
+import os
+import time
+
+import pytest
+import torch
+
+from framelift.bench import suite
+from framelift.zoo import Entry, suites
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """A suite of functions in place of a library's models."""
+
+    def install(**models):
+        def load(_, name):
+            if isinstance(models[name], Exception):
+                raise models[name]
+            return Entry(name, models[name], (torch.ones(4),))
+
+        monkeypatch.setattr(suites, "load", load)
+
+    return install
+
+
+def test_shards_cover_every_name_once():
+    names = [f"m{i}" for i in range(11)]
+    assert sorted(n for i in (1, 2, 3) for n in suite.shard(names, f"{i}/3")) == sorted(names)
+    assert suite.shard(names, None) == names
+    for text in ("0/3", "4/3", "1", "a/b", "1/0"):
+        with pytest.raises(ValueError, match="shard is"):
+            suite.shard(names, text)
+
+
+def test_rows_and_summary(stand_in, tmp_path):
+    count = itertools.count(1.0)
+    stand_in(
+        good=lambda x: {"answer": x * 2},
+        not_here=suites.NotBuilt("no such thing"),
+        dead=lambda x: os.abort(),
+        slow=lambda x: time.sleep(60),
+        random=lambda x: next(count) * x,
+    )
+    path = tmp_path / "rows.json"
+    names = ["good", "not_here", "dead", "slow", "random"]
+    rows = suite.run("timm", names, path=path, timeout=5)
+    assert [row["status"] for row in rows] == ["done", "not built", "crash", "timeout", "done"]
+    assert rows[0]["one_segment"] and rows[0]["correct"] and rows[0]["operators"] == rows[0]["lowered"] == 1
+    assert rows[1]["reason"] == "no such thing" and rows[2]["reason"] == "SIGABRT"
+    result = suite.summary(rows)
+    assert (result["models"], result["correct"], result["crash"], result["timeout"]) == (5, 1, 1, 1)
+    assert set(result["trouble"]) == {"dead", "slow"} and not result["wrong"]
+    assert any("SIGABRT" in line for line in suite.summary_lines("timm", result))
+
+
+def test_a_name_that_the_file_has_is_not_run_again(stand_in, tmp_path):
+    path = tmp_path / "rows.json"
+    kept = {"suite": "timm", "model": "a", "status": "not built", "reason": "kept"}
+    other = {"suite": "torchvision", "model": "b", "status": "not built", "reason": "another suite's"}
+    path.write_text(json.dumps(kept) + "\n" + json.dumps(other) + '\n{"suite": "ti')
+    stand_in(a=lambda x: x, b=lambda x: x + 1)
+    rows = suite.run("timm", ["a", "b"], path=path, timeout=30)
+    assert rows[0] == kept and rows[1]["status"] == "done"
+
+
+def test_wrong_answers_are_seen(monkeypatch):
+    import framelift
+
+    entry = Entry("m", lambda x: (x, x + 1), (torch.arange(4.0),))
+    assert suite.measure_entry(entry)["correct"] is True
+    monkeypatch.setattr(framelift, "explain", lambda fast: None)
+    monkeypatch.setattr(suite, "_captured", lambda explanation: {})
+    for wrong, text in (
+        (lambda x: (x, -x), "cosine"),
+        (lambda x: (x, x * 1.5 + 1), "relative error"),
+        (lambda x: [x, x + 1], "structure"),
+    ):
+        monkeypatch.setattr(framelift, "compile", lambda model, wrong=wrong: wrong)
+        row = suite.measure_entry(entry)
+        assert row["correct"] is False and text in row["wrong"]
+
+
+def test_fields_are_shrunk_by_their_names():
+    from framelift.zoo.suite_transformers import _SMALL, _smaller
+
+    fields = {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "vocab_size": 30522,
+        "pad_token_id": 0,
+        "eos_token_id": 50256,
+        "hidden_act": "gelu",
+        "use_cache": True,
+        "text_config": {"model_type": "x", "num_layers": 1, "d_model": 512, "layer_types": ["full"] * 12},
+    }
+    small = _smaller(fields, _SMALL)
+    assert small["hidden_size"] == 64 and small["num_hidden_layers"] == 2 and small["vocab_size"] == 512
+    assert small["hidden_size"] % small["num_attention_heads"] == 0
+    assert "pad_token_id" not in small and small["eos_token_id"] < 512 and small["use_cache"] is False
+    assert small["text_config"] == {"model_type": "x", "num_layers": 1, "d_model": 64}
