@@ -7,6 +7,7 @@ print(framelift.explain(fast))   # what was captured, what runs in the engine, w
 
 from framelift.api import compile, explain, refresh, reset
 from framelift.backends import list_backends, register_backend
+from framelift.doors import disable, optimize
 from framelift.report import Explanation
 
 __version__ = "0.1.0"
@@ -14,8 +15,10 @@ __all__ = [
     "Explanation",
     "__version__",
     "compile",
+    "disable",
     "explain",
     "list_backends",
+    "optimize",
     "refresh",
     "register_backend",
     "reset",

@@ -23,6 +23,13 @@ typedef struct fl_eval_state {
 } fl_eval_state;
 extern _Thread_local fl_eval_state *fl_eval_here; /* NULL: nothing is evaluated on this thread */
 void fl_eval_count_handed_over(void);
+/* Keeps the frame hook installed for this thread (door.c). 0, or -1 when another hook or a tracer is there. */
+int fl_eval_hold(bool on);
+bool fl_eval_is_library(const char *file); /* torch's, the standard library's, or frozen */
+bool fl_eval_stack_low(void);
+/* Runs the frame, and all below it, without the hook where only this thread's door needs it. */
+struct _PyInterpreterFrame;
+PyObject *fl_eval_unhooked(PyThreadState *ts, struct _PyInterpreterFrame *f, int throwflag);
 
 /* Runs a report; out of memory in it ends the recording, not the program. */
 static inline void fl_tell(fl_rec *r, int rc) {
@@ -37,9 +44,10 @@ static inline void fl_tell(fl_rec *r, int rc) {
   X(__getattr__)                                                                                                       \
   X(__getattribute__)                                                                                                  \
   X(__setattr__)                                                                                                       \
-  X(__delattr__) X(__get__) X(__set__) X(__delete__) X(__call__) X(__new__) X(__init__) X(__iter__) X(__next__)        \
-      X(__len__) X(__bool__) X(__contains__) X(__getitem__) X(__setitem__) X(__delitem__) X(__class_getitem__)         \
-          X(__eq__) X(__ne__) X(__lt__) X(__le__) X(__gt__) X(__ge__) X(__hash__) X(__neg__) X(__pos__) X(__invert__)  \
+  X(__delattr__)                                                                                                       \
+  X(__get__) X(__set__) X(__delete__) X(__call__) X(__new__) X(__init__) X(__iter__) X(__next__) X(__len__)            \
+      X(__bool__) X(__contains__) X(__getitem__) X(__setitem__) X(__delitem__) X(__class_getitem__) X(__eq__)          \
+          X(__ne__) X(__lt__) X(__le__) X(__gt__) X(__ge__) X(__hash__) X(__neg__) X(__pos__) X(__invert__)            \
               X(__index__) X(__float__) X(__int__) X(__str__) X(__repr__) X(__format__) X(__enter__) X(__exit__)       \
                   X(__name__) X(__path__) X(__spec__) X(__dict__) X(__import__) X(__build_class__) X(__annotations__)  \
                       X(__match_args__) X(__missing__) X(__instancecheck__) X(__subclasscheck__) X(__class__)          \

@@ -5,6 +5,7 @@
 
 #include "capture/ccalls.h"
 #include "capture/cpython/compat.h"
+#include "capture/door.h"
 #include "capture/eval_impl.h"
 
 _Thread_local fl_eval_state *fl_eval_here;
@@ -44,12 +45,40 @@ static PyObject *run_natively(PyThreadState *ts, fl_frame *f, int throwflag, con
 
 /* The C stack is nearly used up: this call and all below it run in ceval alone, which needs none of it. */
 static PyObject *run_unhooked(PyThreadState *ts, fl_frame *f, int throwflag) {
-  bool alone = installed == 1 && fl_cpy_get_hook(ts) == hook;
+  bool alone = installed == 1 + fl_door_holds() && fl_cpy_get_hook(ts) == hook;
   if (alone) fl_cpy_set_hook(ts, NULL);
   fl_eval_here->paused++;
   PyObject *res = run_natively(ts, f, throwflag, "recursion too deep");
   fl_eval_here->paused--;
   if (alone) fl_cpy_set_hook(ts, hook);
+  return res;
+}
+
+PyObject *fl_eval_unhooked(PyThreadState *ts, fl_frame *f, int throwflag) {
+  bool alone = installed == fl_door_holds() && fl_cpy_get_hook(ts) == hook;
+  if (alone) fl_cpy_set_hook(ts, NULL);
+  PyObject *res = fl_cpy_native(ts, f, throwflag);
+  if (alone) fl_cpy_set_hook(ts, hook);
+  return res;
+}
+
+bool fl_eval_stack_low(void) {
+  char here;
+  if (!thread_floor) thread_floor = find_floor();
+  return &here < thread_floor;
+}
+
+/* A function given to disable(): the program asked that nothing in it be evaluated. */
+static PyObject *run_disabled(PyThreadState *ts, fl_frame *f, int throwflag) {
+  fl_eval_state *st = fl_eval_here;
+  PyObject *func = fl_cpy_func(f);
+  const char *name = func && PyFunction_Check(func) ? PyUnicode_AsUTF8(((PyFunctionObject *)func)->func_qualname) : "?";
+  if (!name) PyErr_Clear();
+  if (st->r && !fl_rec_gave_up(st->r)) fl_rec_give_up(st->r, "a disabled function", name ? name : "?");
+  counts.handed_over++;
+  st->paused++;
+  PyObject *res = fl_cpy_native(ts, f, throwflag);
+  st->paused--;
   return res;
 }
 
@@ -88,9 +117,11 @@ static PyObject *evaluate(PyThreadState *ts, fl_frame *f, int throwflag, fl_rec 
 static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
   fl_eval_state *st = fl_eval_here;
   char here;
-  if (!st || st->paused) return fl_cpy_native(ts, f, throwflag);
+  if (!st) return fl_door_frame(ts, f, throwflag);
+  if (st->paused) return fl_cpy_native(ts, f, throwflag);
   if (fl_cpy_traced(ts)) return run_natively(ts, f, throwflag, "profiler or debugger");
   if (&here < st->stack_floor) return run_unhooked(ts, f, throwflag);
+  if (fl_door_is_disabled(fl_cpy_code(f))) return run_disabled(ts, f, throwflag);
   fl_rec *r = st->r && !fl_rec_gave_up(st->r) ? st->r : NULL;
   if (r && (fl_cpy_collecting(ts) || fl_ccall_is_lazy_code((PyObject *)fl_cpy_code(f)))) {
     st->paused++;
@@ -118,6 +149,16 @@ static void release_hook(PyThreadState *ts) {
   if (--installed > 0) return;
   /* Another hook put over ours meanwhile stays: ours passes on, should it come back. */
   if (fl_cpy_get_hook(ts) == hook) fl_cpy_set_hook(ts, previous);
+}
+
+int fl_eval_hold(bool on) {
+  PyThreadState *ts = PyThreadState_Get();
+  if (!on) return release_hook(ts), 0;
+  fl_frame_eval now = ready ? fl_cpy_get_hook(ts) : NULL;
+  if (!ready || fl_cpy_traced(ts) || (now && now != hook)) return -1;
+  if (installed++ == 0) previous = NULL;
+  if (now != hook) fl_cpy_set_hook(ts, hook);
+  return 0;
 }
 
 PyObject *fl_eval_call(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames,
@@ -173,6 +214,11 @@ static bool is_library_file(const char *file) {
   if (file[0] == '<') return strncmp(file, "<frozen", 7) == 0;
   if (torch_dir && strncmp(file, torch_dir, strlen(torch_dir)) == 0) return true;
   return stdlib_dir && strncmp(file, stdlib_dir, strlen(stdlib_dir)) == 0 && !strstr(file, "/site-packages/");
+}
+
+bool fl_eval_is_library(const char *file) {
+  if (!torch_dir && PyDict_GetItemString(PyImport_GetModuleDict(), "torch")) torch_dir = module_dir("torch");
+  return is_library_file(file);
 }
 
 int fl_eval_user_line(const char **out_file, int *out_line) {

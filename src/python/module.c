@@ -4,6 +4,7 @@
 #include "base/cpu.h"
 #include "capture/compiled.h"
 #include "capture/eval.h"
+#include "capture/door.h"
 #include "capture/impl.h"
 #include "python/mod_eval.h"
 
@@ -31,6 +32,15 @@ ON_COMPILED(plan_text, fl_report_plans(c))
 ON_COMPILED(graph_text, fl_report_graphs(c))
 ON_COMPILED(reset, (fl_compiled_reset(c), Py_NewRef(Py_None)))
 ON_COMPILED(refresh, (fl_compiled_refresh(c), Py_NewRef(Py_None)))
+
+static PyObject *door_set(PyObject *self, PyObject *handler) { return fl_door_set(handler); }
+
+static PyObject *door_setup(PyObject *self, PyObject *args) {
+  PyObject *disabled, *module_call;
+  if (!PyArg_ParseTuple(args, "O!O!:door_setup", &PyCode_Type, &disabled, &PyCode_Type, &module_call)) return NULL;
+  fl_door_setup(disabled, module_call);
+  Py_RETURN_NONE;
+}
 
 static PyObject *profile(PyObject *self, PyObject *args) {
   PyObject *c, *a, *k = NULL;
@@ -67,6 +77,8 @@ static PyMethodDef methods[] = {
     {"graph_text", graph_text, METH_O, "graph_text(compiled) -> str: the engines' graphs after the passes"},
     {"reset", reset, METH_O, "reset(compiled): forgets all traces"},
     {"refresh", refresh, METH_O, "refresh(compiled): engines read all weights again"},
+    {"door_set", door_set, METH_O, "door_set(handler or None) -> the handler before, or None (door.h)"},
+    {"door_setup", door_setup, METH_VARARGS, "door_setup(code of disabled wrappers, code of nn.Module.__call__)"},
     {"profile", profile, METH_VARARGS, "profile(compiled, args, kwargs) -> [(kernel, microseconds)]"},
     {"overhead", overhead, METH_VARARGS,
      "overhead(compiled, args, kwargs, n) -> microseconds per call outside engines"},
