@@ -63,6 +63,24 @@ static bool any_requires_grad(const fl_argspec *s) {
   return false;
 }
 
+/* Tensors that earlier calls left behind, as inputs after the arguments'. Each must be an object of its own. */
+static bool find_sources(call *k, const fl_trace *t, PyObject **inputs) {
+  size_t n = (size_t)t->args.n_inputs, n_weights = t->weights.list.len;
+  for (size_t i = 0; i < t->writes.sources.len; i++, n++) {
+    PyObject *o = inputs[n] = fl_source_find(&t->writes.sources.data[i]);
+    bool ok = o != NULL;
+    for (size_t j = 0; ok && j < n; j++) ok = inputs[j] != o;
+    for (size_t j = 0; ok && j < n_weights; j++) ok = t->weights.list.data[j].tensor != o;
+    if (ok) continue;
+    const char *s =
+        PyUnicode_Check(t->writes.sources.data[i].key) ? PyUnicode_AsUTF8(t->writes.sources.data[i].key) : "";
+    if (!s) PyErr_Clear();
+    snprintf(k->why, sizeof k->why, "state left by a call: %.80s", s ? s : "?");
+    return false;
+  }
+  return true;
+}
+
 /* 1 fits, 0 does not, -1 exception. */
 static int fits(call *k, fl_trace *t, PyObject **inputs) {
   const char *why = NULL;
@@ -78,6 +96,10 @@ static int fits(call *k, fl_trace *t, PyObject **inputs) {
   }
   if ((why = fl_torch_state_why_not(&k->state)) || !fl_torch_state_equal(&k->state, &t->state)) {
     snprintf(k->why, sizeof k->why, "global state: %s", why ? why : "inference mode, default dtype or determinism");
+    return 0;
+  }
+  if (!find_sources(k, t, inputs)) {
+    k->stale = t;
     return 0;
   }
   if (fl_guards_check(&t->guards, k->why, sizeof k->why)) {
@@ -287,9 +309,35 @@ static int ask_backend(fl_compiled *c, fl_rec *r, fl_trace *t) {
   return rc;
 }
 
+static bool same_place(const fl_effect *a, const fl_effect *b) {
+  return b->changes && a->kind == b->kind && a->obj == b->obj && (a->key == b->key || fl_const_equal(a->key, b->key));
+}
+
+/* A trace that changes what its own guards rely on fits no second time by itself: a counter, a growing cache. A few
+ * states are worth a trace each. */
+static fl_trace *refuse_counters(const fl_compiled *c, fl_rec *r, fl_trace *t) {
+  for (size_t i = 0; t && i < t->writes.list.len; i++) {
+    const fl_effect *e = &t->writes.list.data[i];
+    int n = 0;
+    for (size_t k = 0; e->changes && k < c->traces.len; k++) {
+      const fl_effects *w = &c->traces.data[k]->writes;
+      for (size_t j = 0; j < w->list.len; j++) n += same_place(e, &w->list.data[j]);
+    }
+    if (n < FL_MAX_STATES) continue;
+    char detail[160];
+    const char *s = e->key && PyUnicode_Check(e->key) ? PyUnicode_AsUTF8(e->key) : "";
+    if (!s) PyErr_Clear();
+    snprintf(detail, sizeof detail, "%.60s %.80s", Py_TYPE(e->obj)->tp_name, s ? s : "");
+    fl_rec_give_up(r, "each call changes what the next one reads", detail);
+    r->trace = t;
+    return NULL;
+  }
+  return t;
+}
+
 static void finish(call *k, fl_rec *r, PyObject *result, PyObject *generator) {
   fl_compiled *c = k->c;
-  fl_trace *t = fl_rec_end(r, result);
+  fl_trace *t = refuse_counters(c, r, fl_rec_end(r, result));
   if (!t) {
     note_give_up(c, r);
     return;
@@ -385,12 +433,19 @@ static PyObject *try_traces(call *k) {
   fl_trace *t;
   while ((t = find(k, &from, inputs))) {
     PyObject *out = replay(k, t, inputs, &miss);
+    bool again = t->writes.list.len && !t->effects && !t->random;
     if (out) {
       t->hits++;
       k->c->replayed++;
     }
     fl_trace_release(t);
-    if (out || PyErr_Occurred()) return out;
+    if (out) return out;
+    if (PyErr_Occurred()) {
+      /* What eager does before it raises is still to be done. */
+      if (!again || miss || !PyErr_ExceptionMatches(PyExc_Exception)) return NULL;
+      PyErr_Clear();
+      return native(k, "an operator raised", false);
+    }
     count_miss(k->c, miss ? miss : "?");
   }
   return NULL;

@@ -6,6 +6,7 @@
 #include "capture/segment.h"
 
 #define FL_MAX_TRACES     8
+#define FL_MAX_STATES     3  /* traces that change the same thing they rely on */
 #define FL_MAX_RECORDINGS 32 /* of one callable: then it runs natively */
 
 typedef struct fl_give_up {

@@ -289,13 +289,22 @@ int fl_guards_add_cell(fl_guards *g, PyObject *cell, PyObject *value, bool *chan
   return fl_ptrmap_set(&g->cells, cell, (uint32_t)g->cell.len - 1) ? 0 : -1;
 }
 
+PyObject *fl_guards_snapshot(PyObject *o) {
+  PyObject *snap = PyList_Check(o) ? PyList_AsTuple(o) : snapshot_of(o);
+  if (!snap) PyErr_Clear();
+  return snap;
+}
+
 int fl_guards_add_contents(fl_guards *g, PyObject *o) {
   if (fl_ptrmap_get(&g->conts, o, NULL)) return 0;
-  PyObject *snap = PyList_CheckExact(o) || (PyList_Check(o)) ? PyList_AsTuple(o) : snapshot_of(o);
-  if (!snap) {
-    PyErr_Clear();
-    return -1;
-  }
+  PyObject *snap = fl_guards_snapshot(o);
+  int rc = snap ? fl_guards_add_snapshot(g, o, snap) : -1;
+  Py_XDECREF(snap);
+  return rc;
+}
+
+int fl_guards_add_snapshot(fl_guards *g, PyObject *o, PyObject *snap) {
+  if (fl_ptrmap_get(&g->conts, o, NULL)) return 0;
   bool ok;
   if (PyList_Check(o)) {
     fl_list_guard n = {o, snap};
@@ -304,11 +313,9 @@ int fl_guards_add_contents(fl_guards *g, PyObject *o) {
     fl_cont_guard n = {o, snap, 0};
     ok = FL_PUSH(&g->cont, n);
   }
-  if (!ok) {
-    Py_DECREF(snap);
-    return -1;
-  }
+  if (!ok) return -1;
   Py_INCREF(o);
+  Py_INCREF(snap);
   return fl_ptrmap_set(&g->conts, o, 0) ? 0 : -1;
 }
 
@@ -363,11 +370,130 @@ bool fl_guards_check(fl_guards *g, char *why, size_t size) {
   return true;
 }
 
-bool fl_guards_arm(fl_guards *g, char *why, size_t size) {
+/* Whether the call wrote to keys of this dictionary; then the others are compared now, and all of them next time. */
+static bool arm_dict(fl_dict_guard *g, fl_written_fn written, void *ctx, char *why, size_t size, bool *ok) {
+  Py_ssize_t pos = 0;
+  PyObject *key, *want;
+  bool any = false;
+  while (PyDict_Next(g->expected, &pos, &key, &want)) any |= written(ctx, g->dict, key);
+  pos = 0;
+  while (any && *ok && PyDict_Next(g->expected, &pos, &key, &want)) {
+    PyObject *have = written(ctx, g->dict, key) ? want : PyDict_GetItemWithError(g->dict, key);
+    if (!have && PyErr_Occurred()) PyErr_Clear();
+    *ok = want == ABSENT ? have == NULL || have == want : have && fl_const_equal(have, want);
+    if (!*ok) say(why, size, "namespace", key, NULL);
+  }
+  return any;
+}
+
+bool fl_guards_arm(fl_guards *g, fl_written_fn written, void *ctx, char *why, size_t size) {
   fl_ptrmap *maps[] = {&g->dicts, &g->insts, &g->types, &g->funcs, &g->cells, &g->conts};
   for (size_t i = 0; i < sizeof maps / sizeof *maps; i++) fl_ptrmap_release(maps[i]);
+  bool ok = true;
   /* Zeroed versions never match, so that everything is looked up again once. */
-  return fl_guards_check(g, why, size);
+  for (size_t i = 0; i < g->dict.len && ok; i++)
+    if (!arm_dict(&g->dict.data[i], written, ctx, why, size, &ok)) ok = check_dict(&g->dict.data[i], why, size);
+  for (size_t i = 0; i < g->cell.len && ok; i++)
+    ok = written(ctx, g->cell.data[i].cell, NULL) || check_cell(&g->cell.data[i], why, size);
+  for (size_t i = 0; i < g->list.len && ok; i++)
+    ok = written(ctx, g->list.data[i].list, NULL) || check_list(&g->list.data[i], why, size);
+  for (size_t i = 0; i < g->cont.len && ok; i++)
+    ok = written(ctx, g->cont.data[i].obj, NULL) || check_cont(&g->cont.data[i], why, size);
+#define ARM(kind)                                                                                                      \
+  for (size_t i = 0; i < g->kind.len && ok; i++) ok = check_##kind(&g->kind.data[i], why, size)
+  ARM(inst);
+  ARM(type);
+  ARM(func);
+  ARM(descr);
+  ARM(query);
+#undef ARM
+  return ok;
+}
+
+/* --- what the call itself changes --- */
+
+bool fl_guards_item(const fl_guards *g, PyObject *dict, PyObject *key, PyObject **out_value) {
+  for (size_t i = 0; i < g->dict.len; i++) {
+    if (g->dict.data[i].dict != dict) continue;
+    PyObject *v = PyDict_GetItemWithError(g->dict.data[i].expected, key);
+    if (!v && PyErr_Occurred()) PyErr_Clear();
+    *out_value = v == ABSENT ? NULL : v;
+    return v != NULL;
+  }
+  return false;
+}
+
+bool fl_guards_has(const fl_guards *g, PyObject *container) {
+  return fl_ptrmap_get(&g->conts, container, NULL) || fl_ptrmap_get(&g->cells, container, NULL);
+}
+
+static bool holds(PyObject *tuple, PyObject *o) {
+  for (Py_ssize_t i = 0; tuple && i < PyTuple_GET_SIZE(tuple); i++) {
+    PyObject *x = PyTuple_GET_ITEM(tuple, i);
+    if (x == o || (PyTuple_CheckExact(x) && holds(x, o))) return true;
+  }
+  return false;
+}
+
+static bool is_requires_grad(PyObject *descr) {
+  return PyObject_TypeCheck(descr, &PyGetSetDescr_Type) &&
+         PyUnicode_CompareWithASCIIString(((PyDescrObject *)descr)->d_name, "requires_grad") == 0;
+}
+
+static bool matters_elsewhere(const fl_guards *g, PyObject *dict, PyObject *key, PyObject *o) {
+  for (size_t i = 0; i < g->dict.len; i++) {
+    Py_ssize_t pos = 0;
+    PyObject *k, *v;
+    while (PyDict_Next(g->dict.data[i].expected, &pos, &k, &v))
+      if ((v == o || (PyTuple_CheckExact(v) && holds(v, o))) &&
+          (g->dict.data[i].dict != dict || !fl_const_equal(k, key)))
+        return true;
+  }
+  for (size_t i = 0; i < g->inst.len; i++)
+    if (g->inst.data[i].obj == o && g->inst.data[i].dict) return true;
+  for (size_t i = 0; i < g->func.len; i++)
+    if (holds(g->func.data[i].defaults, o)) return true;
+  for (size_t i = 0; i < g->cell.len; i++)
+    if (g->cell.data[i].value == o) return true;
+  for (size_t i = 0; i < g->list.len; i++)
+    if (holds(g->list.data[i].snapshot, o)) return true;
+  for (size_t i = 0; i < g->cont.len; i++)
+    if (g->cont.data[i].obj == dict || holds(g->cont.data[i].snapshot, o)) return true;
+  for (size_t i = 0; i < g->type.len; i++) {
+    Py_ssize_t pos = 0;
+    PyObject *k, *v;
+    while (PyDict_Next(g->type.data[i].expected, &pos, &k, &v))
+      if (v == o) return true;
+  }
+  for (size_t i = 0; i < g->descr.len; i++) {
+    const fl_descr_guard *d = &g->descr.data[i];
+    if (d->value == o || (d->obj == o && !is_requires_grad(d->descr))) return true;
+  }
+  for (size_t i = 0; i < g->query.len; i++)
+    if (g->query.data[i].value == o || holds(g->query.data[i].args, o)) return true;
+  return false;
+}
+
+bool fl_guards_forget_tensor(fl_guards *g, PyObject *dict, PyObject *key, PyObject *o) {
+  if (matters_elsewhere(g, dict, key, o)) return false;
+  for (size_t i = 0; i < g->dict.len; i++)
+    if (g->dict.data[i].dict == dict && PyDict_DelItem(g->dict.data[i].expected, key) < 0) PyErr_Clear();
+  for (size_t i = g->inst.len; i-- > 0;) {
+    if (g->inst.data[i].obj != o) continue;
+    fl_inst_guard last = g->inst.data[i];
+    g->inst.data[i] = g->inst.data[--g->inst.len];
+    Py_DECREF(last.obj);
+    Py_DECREF(last.type);
+  }
+  for (size_t i = g->descr.len; i-- > 0;) {
+    if (g->descr.data[i].obj != o) continue;
+    fl_descr_guard last = g->descr.data[i];
+    g->descr.data[i] = g->descr.data[--g->descr.len];
+    Py_DECREF(last.descr);
+    Py_DECREF(last.obj);
+    Py_DECREF(last.value);
+  }
+  return true;
 }
 
 #define VISIT3(a, b, c)                                                                                                \

@@ -66,8 +66,20 @@ int fl_guards_add_descr(fl_guards *g, PyObject *descr, PyObject *obj, PyObject *
 int fl_guards_add_query(fl_guards *g, PyObject *callable, PyObject *const *args, size_t nargs, PyObject *kwnames,
                         PyObject *value);
 
-/* Checks all precisely and takes the versions. False when something read has changed since: `why` as below. */
-bool fl_guards_arm(fl_guards *g, char *why, size_t size);
+/* The same from a snapshot (tuple, as fl_guards_snapshot gives) taken before the container was written to. */
+int fl_guards_add_snapshot(fl_guards *g, PyObject *container, PyObject *snapshot);
+PyObject *fl_guards_snapshot(PyObject *container); /* new reference, or NULL (no exception) */
+/* Whether dict[key] is guarded; *out_value is what is expected, borrowed, NULL for its absence. */
+bool fl_guards_item(const fl_guards *g, PyObject *dict, PyObject *key, PyObject **out_value);
+bool fl_guards_has(const fl_guards *g, PyObject *container); /* a guard on a cell or on contents; until armed */
+/* Gives up the guard on dict[key] == tensor and those on the tensor's own attributes. False, and nothing changes, when
+ * the tensor matters elsewhere too. */
+bool fl_guards_forget_tensor(fl_guards *g, PyObject *dict, PyObject *key, PyObject *tensor);
+
+/* Checks all precisely and takes the versions. False when something read has changed since: `why` as below. What the
+ * call itself has written is left out: `written` tells of a container as a whole (key NULL) or of one key. */
+typedef bool (*fl_written_fn)(void *ctx, PyObject *container, PyObject *key);
+bool fl_guards_arm(fl_guards *g, fl_written_fn written, void *ctx, char *why, size_t size);
 /* The check of every call. On false `why` (may be NULL) tells which guard failed. Never leaves an exception. */
 bool fl_guards_check(fl_guards *g, char *why, size_t size);
 int fl_guards_traverse(const fl_guards *g, visitproc visit, void *arg);

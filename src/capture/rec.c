@@ -150,28 +150,12 @@ static bool skip(fl_rec *r, PyObject *o) {
   return fl_ptrmap_get(&r->fresh, o, NULL) || fl_ptrmap_get(&r->covered, o, NULL);
 }
 
-static void note_known(fl_rec *r, PyObject *value) {
-  if (value && !fl_ptrmap_set(&r->known, value, 0)) oom(r);
-}
-
-static bool same_key(PyObject *a, PyObject *b) { return a == b || fl_const_equal(a, b); }
-
-static PyObject *write_dict(const fl_pending *p) {
-  PyObject **d;
-  switch (p->kind) {
-  case FL_WRITE_ATTR: return (d = _PyObject_GetDictPtr(p->obj)) ? *d : NULL;
-  case FL_WRITE_ITEM:
-  case FL_WRITE_GLOBAL: return PyDict_Check(p->obj) ? p->obj : NULL;
-  default: return NULL;
-  }
-}
-
-static bool is_pending(fl_rec *r, PyObject *dict, PyObject *key) {
-  for (size_t i = 0; i < r->pending.len; i++) {
-    fl_pending *p = &r->pending.data[i];
-    if (write_dict(p) == dict && same_key(p->key, key)) return true;
-  }
-  return false;
+void fl_rec_note_known(fl_rec *r, PyObject *value) {
+  if (!value || fl_ptrmap_get(&r->known, value, NULL)) return;
+  if (!fl_ptrmap_set(&r->known, value, 0)) oom(r);
+  /* Nothing reports what is taken out of a tuple. */
+  for (Py_ssize_t i = 0; PyTuple_Check(value) && i < PyTuple_GET_SIZE(value); i++)
+    fl_rec_note_known(r, PyTuple_GET_ITEM(value, i));
 }
 
 static int done(fl_rec *r, int rc, bool changed, PyObject *key) {
@@ -187,8 +171,8 @@ int fl_rec_read_item(fl_rec *r, PyObject *dict, PyObject *key, PyObject *value) 
   if (dict == fl_compiling_dict() && PyUnicode_CheckExact(key) &&
       PyUnicode_CompareWithASCIIString(key, "_is_compiling_flag") == 0)
     return 0;
-  if (r->pending.len && is_pending(r, dict, key)) return 0;
-  note_known(r, value);
+  if (r->pending.len && fl_rec_written(r, dict, key)) return 0;
+  fl_rec_note_known(r, value);
   int rc = fl_guards_add_item(&r->trace->guards, dict, key, value, &changed);
   return done(r, rc, changed, key);
 }
@@ -213,7 +197,7 @@ int fl_rec_read_instance(fl_rec *r, PyObject *obj) {
     if (v->kind == FL_TVAL_INPUT) return read_input_attrs(r, obj, v->index), 0;
   }
   if (skip(r, obj) || PyModule_Check(obj) || PyType_Check(obj)) return 0;
-  note_known(r, obj);
+  if (!PyTuple_Check(obj)) fl_rec_note_known(r, obj); /* the call's own tuples are not reported as new */
   return done(r, fl_guards_add_instance(&r->trace->guards, obj), false, NULL);
 }
 
@@ -222,7 +206,7 @@ int fl_rec_read_type(fl_rec *r, PyTypeObject *type, PyObject *name, PyObject *va
   if (off(r) || (type->tp_flags & Py_TPFLAGS_IMMUTABLETYPE) || !(type->tp_flags & Py_TPFLAGS_HEAPTYPE) ||
       fl_ptrmap_get(&r->fresh, type, NULL))
     return 0;
-  note_known(r, value);
+  fl_rec_note_known(r, value);
   int rc = fl_guards_add_type(&r->trace->guards, type, name, value, &changed);
   return done(r, rc, changed, name);
 }
@@ -230,9 +214,8 @@ int fl_rec_read_type(fl_rec *r, PyTypeObject *type, PyObject *name, PyObject *va
 int fl_rec_read_cell(fl_rec *r, PyObject *cell, PyObject *value) {
   bool changed = false;
   if (off(r) || skip(r, cell)) return 0;
-  for (size_t i = 0; i < r->pending.len; i++)
-    if (r->pending.data[i].obj == cell) return 0;
-  note_known(r, value);
+  if (r->pending.len && fl_rec_written(r, cell, NULL)) return 0;
+  fl_rec_note_known(r, value);
   int rc = fl_guards_add_cell(&r->trace->guards, cell, value, &changed);
   return done(r, rc, changed, NULL);
 }
@@ -243,8 +226,8 @@ int fl_rec_read_function(fl_rec *r, PyObject *function) {
   PyObject *lists[] = {f->func_defaults, f->func_closure};
   for (int i = 0; i < 2; i++)
     for (Py_ssize_t j = 0; lists[i] && j < PyTuple_GET_SIZE(lists[i]); j++)
-      note_known(r, PyTuple_GET_ITEM(lists[i], j));
-  note_known(r, function);
+      fl_rec_note_known(r, PyTuple_GET_ITEM(lists[i], j));
+  fl_rec_note_known(r, function);
   return done(r, fl_guards_add_function(&r->trace->guards, function), false, NULL);
 }
 
@@ -289,7 +272,7 @@ int fl_rec_read_descr(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *value
     if (tensor_attr_covered(r, descr, obj, value)) return 0;
   } else if (skip(r, obj))
     return 0;
-  note_known(r, value);
+  fl_rec_note_known(r, value);
   return done(r, fl_guards_add_descr(&r->trace->guards, descr, obj, value), false, NULL);
 }
 
@@ -297,19 +280,19 @@ int fl_rec_read_contents(fl_rec *r, PyObject *c) {
   if (off(r) || skip(r, c)) return 0;
   bool mutable =
       PyList_Check(c) || PyDict_Check(c) || PySet_Check(c) || !strcmp(Py_TYPE(c)->tp_name, "collections.deque");
-  if (!mutable) return 0;
+  if (!mutable || (r->pending.len && fl_rec_reads_written(r, c))) return 0;
   if (PyList_Check(c))
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(c); i++) note_known(r, PyList_GET_ITEM(c, i));
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(c); i++) fl_rec_note_known(r, PyList_GET_ITEM(c, i));
   Py_ssize_t pos = 0;
   PyObject *k, *v;
-  while (PyDict_Check(c) && PyDict_Next(c, &pos, &k, &v)) note_known(r, v);
+  while (PyDict_Check(c) && PyDict_Next(c, &pos, &k, &v)) fl_rec_note_known(r, v);
   return done(r, fl_guards_add_contents(&r->trace->guards, c), false, NULL);
 }
 
 int fl_rec_read_query(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargs, PyObject *kwnames,
                       PyObject *result) {
   if (off(r) || !result || fl_torch_state_covers(callable)) return 0;
-  note_known(r, result);
+  fl_rec_note_known(r, result);
   int rc = fl_guards_add_query(&r->trace->guards, callable, args, nargs, kwnames, result);
   return done(r, rc, false, NULL);
 }
@@ -322,60 +305,6 @@ int fl_rec_fresh(fl_rec *r, PyObject *obj) {
 }
 
 bool fl_rec_is_fresh(fl_rec *r, PyObject *obj) { return r && fl_ptrmap_get(&r->fresh, obj, NULL); }
-
-/* What is there before the write; borrowed. False when it cannot be told without running code. */
-static bool original_of(const fl_pending *p, PyObject **out) {
-  *out = NULL;
-  if (p->kind == FL_WRITE_CELL) return *out = PyCell_GET(p->obj), true;
-  if (p->kind == FL_WRITE_METHOD) return false;
-  if (p->kind == FL_WRITE_ATTR && PyUnicode_Check(p->key)) {
-    PyObject *d = _PyType_Lookup(Py_TYPE(p->obj), p->key);
-    if (d && Py_TYPE(d)->tp_descr_set) return false;
-  }
-  PyObject *dict = write_dict(p);
-  if (!dict || (p->kind == FL_WRITE_ITEM && !PyDict_CheckExact(p->obj))) return false;
-  *out = PyDict_GetItemWithError(dict, p->key);
-  if (!*out && PyErr_Occurred()) return PyErr_Clear(), false;
-  return true;
-}
-
-static void effect(fl_rec *r, const fl_pending *p) {
-  char detail[160];
-  const char *key = p->key && PyUnicode_Check(p->key) ? PyUnicode_AsUTF8(p->key) : "";
-  snprintf(detail, sizeof detail, "%.60s %s%.60s", Py_TYPE(p->obj)->tp_name,
-           p->kind == FL_WRITE_METHOD ? "method " : ".", key ? key : "?");
-  PyErr_Clear();
-  fl_rec_give_up(r, "writes to an object that existed before the call", detail);
-}
-
-int fl_rec_write(fl_rec *r, fl_write_kind kind, PyObject *obj, PyObject *key, PyObject *value) {
-  if (off(r) || fl_ptrmap_get(&r->fresh, obj, NULL)) return 0;
-  uint32_t v;
-  if (fl_tensor_check(obj) && fl_rec_find(r, obj, &v) && r->trace->values.data[v].kind == FL_TVAL_RESULT &&
-      kind == FL_WRITE_ATTR && r->storage_kind.data[r->trace->values.data[v].storage] == FL_TVAL_RESULT) {
-    fl_rec_give_up(r, "sets an attribute of a tensor", key && PyUnicode_Check(key) ? PyUnicode_AsUTF8(key) : "");
-    return 0;
-  }
-  fl_pending p = {kind, obj, key, NULL};
-  if (!original_of(&p, &p.original)) return effect(r, &p), 0;
-  if (p.original == value && value) return 0; /* the same object again */
-  for (size_t i = 0; i < r->pending.len; i++)
-    if (r->pending.data[i].obj == obj && same_key(r->pending.data[i].key, key)) return 0;
-  if (!FL_PUSH(&r->pending, p)) return oom(r);
-  Py_INCREF(obj);
-  Py_XINCREF(key);
-  Py_XINCREF(p.original);
-  return 0;
-}
-
-/* Writes that were all undone by the end are no effect. */
-static void settle_writes(fl_rec *r) {
-  for (size_t i = 0; i < r->pending.len && !r->gave_up; i++) {
-    fl_pending *p = &r->pending.data[i];
-    PyObject *now;
-    if (!original_of(p, &now) || now != p->original) effect(r, p);
-  }
-}
 
 /* --- module paths --- */
 
@@ -460,20 +389,24 @@ static bool ask_known(void *ctx, PyObject *object) {
   return fl_ptrmap_get(&r->known, object, NULL) && !fl_ptrmap_get(&r->fresh, object, NULL);
 }
 
+static bool written(void *ctx, PyObject *container, PyObject *key) { return fl_rec_written(ctx, container, key); }
+
 fl_trace *fl_rec_end(fl_rec *r, PyObject *result) {
   fl_trace *t = r->trace;
   char why[200] = "";
   const char *detail = NULL, *bad = NULL;
-  if (!r->gave_up) settle_writes(r);
-  if (!r->gave_up && !fl_guards_arm(&t->guards, why, sizeof why))
+  PyObject *all = r->gave_up ? NULL : fl_rec_settle_writes(r, result);
+  if (!r->gave_up && !fl_guards_arm(&t->guards, written, r, why, sizeof why))
     fl_rec_give_up(r, "state read by the call changed during it", why);
   if (!r->gave_up) {
     fl_result_asker ask = {r, ask_tensor, ask_known};
-    bad = fl_result_make(&t->result, &t->arena, result, &ask, &detail);
+    bad = fl_result_make(&t->result, &t->arena, all, &ask, &detail);
     if (bad) fl_rec_give_up(r, bad, detail);
   }
   if (!r->gave_up && !fl_weights_check(&t->weights))
     fl_rec_give_up(r, "state read by the call changed during it", "a weight");
+  if (!r->gave_up) fl_rec_find_sources(r, all);
+  Py_XDECREF(all);
   if (r->gave_up) return NULL;
   t->effects = r->effects;
   t->random = r->random;
@@ -488,6 +421,7 @@ void fl_rec_free(fl_rec *r) {
     Py_DECREF(r->pending.data[i].obj);
     Py_XDECREF(r->pending.data[i].key);
     Py_XDECREF(r->pending.data[i].original);
+    Py_XDECREF(r->pending.data[i].container);
   }
   fl_ptrmap *maps[] = {&r->live_of, &r->fresh, &r->covered, &r->known, &r->module_index};
   for (size_t i = 0; i < sizeof maps / sizeof *maps; i++) fl_ptrmap_release(maps[i]);

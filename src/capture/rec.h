@@ -14,9 +14,17 @@ typedef struct fl_live {
   uint32_t next;  /* another live tensor of the same storage, or UINT32_MAX */
 } fl_live;
 
-typedef struct fl_pending { /* a write to an object that existed before: fine if it is undone by the end */
+typedef struct fl_pending { /* a place that existed before and was written to: rec_effects.c */
   fl_write_kind kind;
-  PyObject *obj, *key, *original; /* strong; original NULL = absent */
+  PyObject *obj, *key; /* strong; of a container written as a whole the key is NULL */
+  PyObject *container; /* strong: the dictionary with the key, the cell, or the whole container */
+  PyObject *original;  /* strong: what was there, NULL = absent; of a whole container a snapshot */
+  bool whole;
+  bool looked_into; /* whole: what the call did depends on what was in it */
+  bool covered;     /* a container of the arguments: another object on the next call */
+  bool moved;       /* deleted and set again: its place in the dictionary's order is another one */
+  bool effect;      /* not undone: the trace has an effect for it */
+  uint32_t at;      /* which */
 } fl_pending;
 
 typedef struct fl_reason {
@@ -71,7 +79,19 @@ const char *fl_rec_module(const fl_rec *r);
 /* The dispatch mode's object (one for the process) and its method. New reference. */
 PyObject *fl_rec_mode_new(void);
 
-/* Marks the value known as seen through a guard. */
 void fl_rec_current_set(fl_rec *r);
+
+/* Marks the value as one that existed before the call. */
+void fl_rec_note_known(fl_rec *r, PyObject *value);
+
+/* rec_effects.c: whether the call has written to this key of a dictionary, or (key NULL) anything to this container. */
+bool fl_rec_written(fl_rec *r, PyObject *container, PyObject *key);
+/* The contents of a container are being looked at. True when it was written to before: that needs no guard, or another. */
+bool fl_rec_reads_written(fl_rec *r, PyObject *container);
+/* At the end: writes become the trace's effects. The call's result, or a tuple of it and the effects' values (new
+ * reference); NULL after giving up. */
+PyObject *fl_rec_settle_writes(fl_rec *r, PyObject *result);
+/* Then: tensors read from places that the trace leaves other tensors in become inputs found there. */
+void fl_rec_find_sources(fl_rec *r, PyObject *all);
 
 #endif

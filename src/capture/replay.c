@@ -268,6 +268,18 @@ static int run_steps(fl_trace *t, PyObject **values, const char **miss, bool eng
   return 0;
 }
 
+/* The call's result out of the tuple that holds it and the effects' values, which are done now. Takes `all`. */
+static PyObject *finish(const fl_trace *t, PyObject *all, const char **miss) {
+  if (!all || !t->writes.list.len) return all;
+  PyObject *out = Py_NewRef(PyTuple_GET_ITEM(all, 0));
+  if (fl_effects_apply(&t->writes, &PyTuple_GET_ITEM(all, 1)) < 0) {
+    *miss = FL_RUN_NOT_TWICE;
+    Py_CLEAR(out);
+  }
+  Py_DECREF(all);
+  return out;
+}
+
 PyObject *fl_trace_run(fl_trace *t, PyObject *const *inputs, const char **miss, bool engines) {
   enum { LOCAL = 1024 };
   PyObject *local[LOCAL], **values = local, *out = NULL;
@@ -280,7 +292,7 @@ PyObject *fl_trace_run(fl_trace *t, PyObject *const *inputs, const char **miss, 
     const fl_tval *x = &t->values.data[v];
     values[v] = x->kind == FL_TVAL_INPUT ? inputs[x->index] : t->weights.list.data[x->index].tensor;
   }
-  if (run_steps(t, values, miss, engines) == 0) out = fl_result_build(&t->result, values);
+  if (run_steps(t, values, miss, engines) == 0) out = finish(t, fl_result_build(&t->result, values), miss);
   for (size_t i = 0; i < t->borrowed.len; i++) values[t->borrowed.data[i]] = NULL;
   for (size_t i = 0; i < n; i++) Py_XDECREF(values[i]);
   if (values != local) fl_free(values);

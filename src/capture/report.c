@@ -143,6 +143,8 @@ static PyObject *trace_of(const fl_trace *t) {
   }
   ok = ok && put(d, "guards", guards_of(t)) == 0 && put(d, "weights", PyLong_FromSize_t(t->weights.list.len)) == 0 &&
        put(d, "inputs", PyLong_FromLong(t->args.n_inputs)) == 0 &&
+       put(d, "effects", PyLong_FromSize_t(t->writes.list.len)) == 0 &&
+       put(d, "sources", PyLong_FromSize_t(t->writes.sources.len)) == 0 &&
        put(d, "hits", PyLong_FromUnsignedLongLong(t->hits)) == 0 &&
        put(d, "build_ms",
            Py_BuildValue("{sdsdsdsd}", "lower", t->build_ms[0], "optimize", t->build_ms[1], "plan", t->build_ms[2],

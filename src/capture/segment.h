@@ -70,7 +70,10 @@ int fl_part_run(fl_trace *t, fl_segment *s, fl_seg_part *p, PyObject **values);
  * `finals` holds the recorded results by value (NULL elsewhere). -1 with an exception. */
 int fl_trace_verify(fl_trace *t, PyObject *const *inputs, PyObject *const *finals);
 
-/* Runs the trace. New reference; NULL with an exception; NULL without one and *miss set when an answer differed. */
+/* *miss of a run that raised after effects had begun. */
+#define FL_RUN_NOT_TWICE "effects were done"
+
+/* Runs the trace; `inputs`: the arguments' tensors, then those of its sources. New reference; NULL with an exception; NULL without one and *miss set when an answer differed. */
 PyObject *fl_trace_run(fl_trace *t, PyObject *const *inputs, const char **miss, bool engines);
 
 #endif

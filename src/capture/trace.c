@@ -26,6 +26,7 @@ void fl_trace_release(fl_trace *t) {
   fl_argspec_release(&t->args);
   fl_guards_release(&t->guards);
   fl_weights_release(&t->weights);
+  fl_effects_release(&t->writes);
   fl_result_release(&t->result);
   fl_free(t->values.data);
   fl_free(t->borrowed.data);

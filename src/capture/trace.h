@@ -9,6 +9,7 @@
 #include <Python.h>
 
 #include "capture/argspec.h"
+#include "capture/effects.h"
 #include "capture/guards.h"
 #include "capture/result.h"
 #include "capture/schema.h"
@@ -75,7 +76,8 @@ typedef struct fl_trace {
   FL_VEC(uint32_t) borrowed; /* values that are inputs or weights */
   FL_VEC(fl_tnode) nodes;
   FL_VEC(fl_tstep) steps;
-  fl_result result;
+  fl_result result; /* with effects: a tuple of the call's result and each effect's value */
+  fl_effects writes;
   bool effects; /* running it twice is not running it once: it writes to arguments, buffers, parameters */
   bool random;
   bool writes_weights; /* weights are checked again before each segment */
