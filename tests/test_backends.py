@@ -1,5 +1,8 @@
 """Segments as GraphModules, and backends that compute them."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -284,3 +287,37 @@ def test_torch_compile_with_grad_keeps_gradients(net):
         fast(X).sum().backward()
     assert net.conv.weight.grad is not None
     torch._dynamo.reset()
+
+
+def test_nothing_is_leaked():
+    net = Net().eval()
+    made = []
+
+    def backend(gm, example_inputs):
+        def run(*args):
+            return gm(*args)
+
+        made.append(weakref.ref(run))
+        return run
+
+    fast = framelift.compile(net, backend=backend)
+    with torch.no_grad():
+        for _ in range(3):
+            fast(X)
+    model = weakref.ref(net)
+    framelift.reset(fast)
+    gc.collect()
+    assert made[0]() is None, "reset lets go of what the backend made"
+    with torch.no_grad():
+        fast(X)
+    del fast, net
+    gc.collect()
+    assert made[1]() is None and model() is None
+
+
+def test_a_result_replaces_nothing_it_should_not():
+    x = torch.ones(4)
+    fast = framelift.compile(lambda a: (a + 1, a.view(2, 2), a.t()), backend=forwards)
+    for _ in range(2):
+        plus, view, same = fast(x)
+        assert torch.equal(plus, x + 1) and view.data_ptr() == x.data_ptr() == same.data_ptr()
