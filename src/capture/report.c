@@ -294,7 +294,7 @@ static int profile_part(fl_trace *t, const fl_segment *s, fl_seg_part *p, PyObje
   int rc = 0;
   for (size_t i = 0; !st && rc == 0 && i < plan->run.len; i++) {
     const fl_step *step = &plan->run.data[i];
-    const char *name = step->kind == FL_STEP_KERNEL ? fl_kernel_get(step->kernel)->name
+    const char *name = step->kind == FL_STEP_KERNEL ? plan->backend->kernel(step->kernel)->name
                        : step->kind == FL_STEP_COPY ? "copy"
                                                     : "pack";
     rc = add(list, Py_BuildValue("(sd)", name, us[i]));

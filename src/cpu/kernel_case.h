@@ -163,7 +163,8 @@ static inline const char *kcase_ready(kcase *c, const fl_kernel *k, fl_pool *poo
 
 static inline void kcase_exec(kcase *c, kready *r, fl_pool *pool, fl_tensor *out) {
   c->fault = 0;
-  fl_run_args a = {r->plan.params, r->in, out, r->scratch, pool, &c->fault};
+  fl_run_args a = {
+      .params = r->plan.params, .in = r->in, .out = out, .scratch = r->scratch, .pool = pool, .fault = &c->fault};
   r->kernel->run(&a);
 }
 

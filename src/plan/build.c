@@ -193,7 +193,7 @@ static fl_status new_problem(fl_builder *b, const fl_node *n, fl_problem **out) 
 }
 
 const char *fl_plan_supports(void *ctx, const fl_graph *g, const fl_node *n) {
-  (void)ctx;
+  const fl_backend *backend = ctx ? ctx : &fl_backend_cpu;
   if (is_view(n) || n->op == FL_OP_CAT) return NULL;
   if (n->n_inputs > FL_MAX_OPERANDS || n->n_outputs > FL_PW_MAX_OUTPUTS) return "too many operands";
   fl_problem p = {0};
@@ -204,7 +204,7 @@ const char *fl_plan_supports(void *ctx, const fl_graph *g, const fl_node *n) {
     p.op = FL_OP_POINTWISE;
     p.program = &program;
   }
-  return fl_kernel_why_not(&p);
+  return backend->why_not(&p);
 }
 
 /* --- kernels --- */
@@ -223,9 +223,9 @@ static fl_status choose_kernel(fl_builder *b, const fl_node *n, choice *c) {
     return fl_fail(FL_UNSUPPORTED, "plan: %s has %d operands and %d results; at most %d and %d are possible",
                    fl_op_get(n->op)->name, n->n_inputs, n->n_outputs, FL_MAX_OPERANDS, FL_PW_MAX_OUTPUTS);
   FL_TRY(new_problem(b, n, &problem));
-  int candidates = fl_kernel_candidates(problem, &b->plan->arena, ids, plans, MAX_CANDIDATES);
+  int candidates = b->plan->backend->candidates(problem, &b->plan->arena, ids, plans, MAX_CANDIDATES);
   if (candidates == 0) {
-    const char *why = fl_kernel_why_not(problem);
+    const char *why = b->plan->backend->why_not(problem);
     if (!why || !strcmp(why, "out of memory")) return fl_oom();
     return fl_fail(FL_UNSUPPORTED, "plan: %s (node %u): %s", fl_op_get(n->op)->name, (unsigned)(n - b->g->nodes.data),
                    why);
@@ -401,6 +401,7 @@ fl_status fl_plan_build(const fl_graph *g, const fl_plan_options *options, fl_pl
   fl_builder b = {.g = g, .options = options, .tactic_left_us = options->tactic_budget_ms * 1000};
   b.plan = fl_calloc(1, sizeof *b.plan);
   if (!b.plan) return fl_oom();
+  b.plan->backend = options->backend ? options->backend : &fl_backend_cpu;
   fl_arena_init(&b.plan->arena);
   fl_arena_init(&b.arena);
   fl_status s = build(&b);

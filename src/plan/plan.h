@@ -8,7 +8,7 @@
 #define FL_PLAN_PLAN_H
 
 #include "base/alloc.h"
-#include "cpu/kernel.h"
+#include "cpu/backend.h"
 #include "graph/graph.h"
 
 typedef enum fl_space {
@@ -36,7 +36,7 @@ typedef enum fl_step_kind {
 
 typedef struct fl_step {
   fl_step_kind kind;
-  int kernel; /* id in kernels.def */
+  int kernel; /* id in the backend's table */
   int pack_operand;
   uint32_t operands; /* first of n_in + n_out operands in plan->operands */
   int n_in, n_out;
@@ -50,6 +50,7 @@ typedef struct fl_step {
 
 typedef struct fl_plan {
   fl_arena arena; /* owns everything below */
+  const fl_backend *backend;
   FL_VEC(fl_step) init;
   FL_VEC(fl_step) run;
   FL_VEC(fl_operand) operands;
@@ -66,6 +67,7 @@ typedef struct fl_plan {
 } fl_plan;
 
 typedef struct fl_plan_options {
+  const fl_backend *backend; /* NULL = fl_backend_cpu */
   int threads;
   double tactic_budget_ms; /* time to spend on measuring kernels against each other; 0 = cost model alone */
   fl_pool *pool;           /* what tactics are measured with; NULL = one thread */
@@ -75,7 +77,8 @@ typedef struct fl_plan_options {
 /* Plans an optimized graph. FL_UNSUPPORTED with node and reason if no kernel serves one. Borrows the graph.
  * Tactics are measured on synthetic data: no weight is read. */
 FL_MUST_USE fl_status fl_plan_build(const fl_graph *g, const fl_plan_options *options, fl_plan **out);
-/* NULL if the builder can serve node `n`, else why not, in static storage. For fl_lower_options.supports. */
+/* NULL if the builder can serve node `n`, else why not, in static storage. For fl_lower_options.supports. `ctx` is the
+ * fl_backend, NULL for the CPU. */
 const char *fl_plan_supports(void *ctx, const fl_graph *g, const fl_node *n);
 void fl_plan_destroy(fl_plan *p); /* takes; NULL allowed */
 

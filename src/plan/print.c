@@ -38,7 +38,7 @@ static bool put_operands(text *t, const fl_operand *o, int n) {
 }
 
 static bool put_step(text *t, const fl_plan *p, const fl_step *s) {
-  const fl_kernel *k = s->kind == FL_STEP_COPY ? NULL : fl_kernel_get(s->kernel);
+  const fl_kernel *k = s->kind == FL_STEP_COPY ? NULL : p->backend->kernel(s->kernel);
   bool ok = s->kind == FL_STEP_COPY   ? put(t, "  copy(")
             : s->kind == FL_STEP_PACK ? put(t, "  pack %s.%d(", k->name, s->pack_operand)
                                       : put(t, "  %s(", k->name);

@@ -166,9 +166,14 @@ static void flush(const fl_trial *t) {
 static double measure(fl_builder *b, const fl_problem *p, int id, const fl_kernel_plan *plan, double best) {
   fl_trial *t = b->trial ? b->trial : (b->trial = fl_calloc(1, sizeof *t));
   double least = best;
-  const fl_kernel *k = fl_kernel_get(id);
+  const fl_kernel *k = b->plan->backend->kernel(id);
   if (!t || !prepare(t, p, k, plan)) return least;
-  fl_run_args args = {plan->params, t->in, t->out, t->scratch, b->options->pool, &t->fault};
+  fl_run_args args = {.params = plan->params,
+                      .in = t->in,
+                      .out = t->out,
+                      .scratch = t->scratch,
+                      .pool = b->options->pool,
+                      .fault = &t->fault};
   bool cold = weights_are_cold(b);
   fl_pool_hold(b->options->pool);
   for (int i = 0; i < RUNS; i++) {
@@ -184,8 +189,9 @@ static double measure(fl_builder *b, const fl_problem *p, int id, const fl_kerne
 }
 
 /* The portable references judge, they do not compete; nor does a kernel whose own estimate is far behind. */
-static bool competes(const fl_problem *p, const int *ids, const fl_kernel_plan *plans, int i, int favourite) {
-  const char *name = fl_kernel_get(ids[i])->name;
+static bool competes(const fl_builder *b, const fl_problem *p, const int *ids, const fl_kernel_plan *plans, int i,
+                     int favourite) {
+  const char *name = b->plan->backend->kernel(ids[i])->name;
   size_t len = strlen(name);
   if (len > 4 && !strcmp(name + len - 4, "_ref")) return false;
   return i == favourite || plans[i].cost_us <= 0 || plans[favourite].cost_us <= 0 ||
@@ -196,11 +202,11 @@ static int by_measuring(fl_builder *b, const fl_problem *p, const int *ids, cons
                         int favourite) {
   int chosen = favourite, competitors = 0;
   double best = 1e30;
-  for (int i = 0; i < n; i++) competitors += competes(p, ids, plans, i, favourite);
+  for (int i = 0; i < n; i++) competitors += competes(b, p, ids, plans, i, favourite);
   if (competitors < 2) return favourite;
   for (int k = 0; k < n && b->tactic_left_us > 0; k++) {
     int i = k == 0 ? favourite : k <= favourite ? k - 1 : k; /* the favourite first */
-    if (!competes(p, ids, plans, i, favourite)) continue;
+    if (!competes(b, p, ids, plans, i, favourite)) continue;
     double began = now_us(), extra = copies_us(p, &plans[i]);
     double us = measure(b, p, ids[i], &plans[i], best - extra) + extra;
     if (us < best * (k == 0 ? 1 : CLEARLY)) {
@@ -215,7 +221,7 @@ static int by_measuring(fl_builder *b, const fl_problem *p, const int *ids, cons
 fl_status fl_tactic_choose(fl_builder *b, const fl_problem *problem, const int *ids, const fl_kernel_plan *plans, int n,
                            int *out_chosen) {
   *out_chosen = by_estimate(problem, plans, n);
-  if (n < 2 || b->tactic_left_us <= 0) return NULL;
+  if (n < 2 || b->tactic_left_us <= 0 || !b->plan->backend->immediate) return NULL;
   for (size_t i = 0; i < b->tactics.len; i++) {
     if (!fl_problem_equal(b->tactics.data[i].problem, problem)) continue;
     for (int k = 0; k < n; k++)

@@ -3,7 +3,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <time.h>
 
 /* A program made ready: each step with its tensors, addresses filled in but for those the caller gives. */
@@ -30,12 +29,17 @@ typedef struct context {
   fl_tensor *tensors; /* in the order of the steps' operands */
   patches inputs, outputs, weights;
   char *arena;
+  fl_queue *queue;
   uint64_t weights_seen; /* engine's weight version that the tensors hold */
-  int fault;
+  bool fresh;            /* never run */
+  fl_transfer
+      *transfers; /* of a staged backend: inputs, then outputs; the block is the side that the caller does not give */
+  int n_stages;
 } context;
 
 struct fl_engine {
   fl_plan *plan;
+  const fl_backend *backend;
   fl_pool *pool;
   char *constants;
   _Atomic(const void *) *weights;
@@ -46,28 +50,21 @@ struct fl_engine {
   context *free;
 };
 
-/* --- big blocks --- */
-
-/* Huge pages make first use faster and spare TLB misses; the kernel may decline. */
-static char *new_block(size_t bytes) {
-  enum { HUGE_PAGE = 2 << 20 };
-  char *p = fl_malloc_aligned(bytes ? bytes : 64);
-  if (p && bytes >= 2 * HUGE_PAGE) {
-    uintptr_t begin = ((uintptr_t)p + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1);
-    uintptr_t end = ((uintptr_t)p + bytes) & ~(uintptr_t)(HUGE_PAGE - 1);
-    madvise((void *)begin, end - begin, MADV_HUGEPAGE);
-  }
-  return p;
-}
-
 /* --- contexts --- */
 
-static void context_destroy(context *c) {
+static void *stage_of(const context *c, const fl_plan *p, int i) {
+  return i < p->n_inputs ? c->transfers[i].to : (void *)(uintptr_t)c->transfers[i].from;
+}
+
+static void context_destroy(const fl_engine *e, context *c) {
   if (!c) return;
+  for (int i = 0; i < c->n_stages; i++) e->backend->release(stage_of(c, e->plan, i));
+  e->backend->queue_destroy(c->queue);
+  fl_free(c->transfers);
   fl_free(c->steps);
   fl_free(c->tensors);
   fl_free(c->inputs.data);
-  fl_free_aligned(c->arena);
+  e->backend->release(c->arena);
   fl_free(c);
 }
 
@@ -100,14 +97,15 @@ static void ready_program(const fl_engine *e, context *c, const fl_step *steps, 
     const fl_step *s = &steps[i];
     ready_step *r = &c->steps[i];
     r->step = s;
-    r->run = s->kind == FL_STEP_KERNEL ? fl_kernel_get(s->kernel)->run : NULL;
+    r->run = s->kind == FL_STEP_KERNEL ? e->backend->kernel(s->kernel)->run : NULL;
     r->args =
         (fl_run_args){.params = s->params,
                       .in = &c->tensors[next],
                       .out = &c->tensors[next + (uint32_t)s->n_in],
                       .scratch = s->kind == FL_STEP_KERNEL && s->scratch != SIZE_MAX ? c->arena + s->scratch : NULL,
                       .pool = e->pool,
-                      .fault = &c->fault};
+                      .fault = c->queue->fault,
+                      .queue = c->queue};
     ready_operands(e, c, e->plan->operands.data + s->operands, s->n_in + s->n_out, &next);
   }
 }
@@ -128,19 +126,59 @@ static fl_status alloc_tables(const fl_engine *e, context *c, const fl_step *ste
   return NULL;
 }
 
+static size_t span_bytes(const fl_operand *o) {
+  int64_t last = 0;
+  if (fl_type_numel(&o->type) == 0) return 0;
+  for (int i = 0; i < o->type.rank; i++) last += (o->type.dims[i] - 1) * o->strides[i];
+  return (size_t)(last + 1) * fl_dtype_size(o->type.dtype);
+}
+
+/* Blocks that stand for the caller's tensors, whose places are then the same in every call. */
+static fl_status make_stages(const fl_engine *e, context *c) {
+  const fl_plan *p = e->plan;
+  int n = p->n_inputs + p->n_outputs;
+  c->transfers = fl_calloc((size_t)n + 1, sizeof *c->transfers);
+  if (!c->transfers) return fl_oom();
+  for (int i = 0; i < n; i++) {
+    bool in = i < p->n_inputs;
+    size_t bytes = span_bytes(in ? &p->inputs[i] : &p->outputs[i - p->n_inputs]);
+    void *block = e->backend->allocate(bytes);
+    if (!block) return fl_oom();
+    c->transfers[i] = in ? (fl_transfer){.to = block, .bytes = bytes} : (fl_transfer){.from = block, .bytes = bytes};
+    c->n_stages = i + 1;
+  }
+  return NULL;
+}
+
+static fl_status fill_context(const fl_engine *e, context *c, const fl_step *steps, size_t n, size_t arena_bytes) {
+  c->n_steps = n;
+  c->fresh = true;
+  FL_TRY(e->backend->queue_create(e->pool, &c->queue));
+  c->arena = e->backend->allocate(arena_bytes);
+  if (!c->arena) return fl_oom();
+  FL_TRY(alloc_tables(e, c, steps, n));
+  ready_program(e, c, steps, n);
+  if (!e->backend->staged || steps != e->plan->run.data) return NULL;
+  FL_TRY(make_stages(e, c));
+  for (int i = 0; i < c->n_stages; i++) {
+    const patches *list = i < e->plan->n_inputs ? &c->inputs : &c->outputs;
+    uint32_t index = (uint32_t)(i < e->plan->n_inputs ? i : i - e->plan->n_inputs);
+    for (size_t k = 0; k < list->len; k++)
+      if (list->data[k].index == index)
+        c->tensors[list->data[k].tensor].data = (char *)stage_of(c, e->plan, i) + list->data[k].offset;
+  }
+  return NULL;
+}
+
 static fl_status context_create(const fl_engine *e, const fl_step *steps, size_t n, size_t arena_bytes, context **out) {
   context *c = fl_calloc(1, sizeof *c);
   if (!c) return fl_oom();
-  c->n_steps = n;
-  c->arena = new_block(arena_bytes);
-  fl_status s = c->arena ? alloc_tables(e, c, steps, n) : fl_oom();
-  if (s) {
-    context_destroy(c);
-    return s;
-  }
-  ready_program(e, c, steps, n);
-  *out = c;
-  return NULL;
+  fl_status s = fill_context(e, c, steps, n, arena_bytes);
+  if (s)
+    context_destroy(e, c);
+  else
+    *out = c;
+  return s;
 }
 
 static fl_status borrow_context(fl_engine *e, context **out) {
@@ -161,18 +199,27 @@ static void give_back_context(fl_engine *e, context *c) {
 
 /* --- running --- */
 
-static void patch_weights(fl_engine *e, context *c) {
+/* True if there was something to patch. */
+static bool patch_weights(fl_engine *e, context *c) {
   uint64_t version = atomic_load_explicit(&e->weight_version, memory_order_acquire);
-  if (c->weights_seen == version) return;
+  if (c->weights_seen == version) return false;
   c->weights_seen = version;
   for (size_t i = 0; i < c->weights.len; i++) {
     const patch *p = &c->weights.data[i];
     const char *at = atomic_load_explicit(&e->weights[p->index], memory_order_relaxed);
     c->tensors[p->tensor].data = (char *)(uintptr_t)at + p->offset;
   }
+  return true;
 }
 
-static void patch_call(context *c, const void *const *inputs, void *const *outputs) {
+static void patch_call(const fl_plan *plan, context *c, const void *const *inputs, void *const *outputs) {
+  for (int i = 0; i < c->n_stages; i++) {
+    if (i < plan->n_inputs)
+      c->transfers[i].from = inputs[i];
+    else
+      c->transfers[i].to = outputs[i - plan->n_inputs];
+  }
+  if (c->n_stages) return;
   for (size_t i = 0; i < c->inputs.len; i++) {
     const patch *p = &c->inputs.data[i];
     c->tensors[p->tensor].data = (char *)(uintptr_t)inputs[p->index] + p->offset;
@@ -183,33 +230,48 @@ static void patch_call(context *c, const void *const *inputs, void *const *outpu
   }
 }
 
-static inline void run_step(const ready_step *s) {
+static inline void run_step(const fl_backend *backend, const ready_step *s) {
   if (s->run)
     s->run(&s->args);
   else if (s->step->kind == FL_STEP_COPY)
-    fl_copy_strided(s->args.out, s->args.in, s->args.pool);
+    backend->copy(&s->args);
   else
-    fl_kernel_get(s->step->kernel)
+    backend->kernel(s->step->kernel)
         ->pack(s->step->problem, s->args.params, s->step->pack_operand, s->args.in, s->args.out->data);
 }
 
-static fl_status verdict(const context *c) {
-  if (!__atomic_load_n(&c->fault, __ATOMIC_RELAXED)) return NULL;
-  return fl_fail(FL_INVALID, "engine: an index was out of range, or an integer was divided by zero");
+typedef struct walk {
+  const fl_backend *backend;
+  context *c;
+  double *us; /* of profiling */
+} walk;
+
+static void walk_steps(void *arg) {
+  const walk *w = arg;
+  for (size_t i = 0; i < w->c->n_steps; i++) run_step(w->backend, &w->c->steps[i]);
+}
+
+static fl_status run(fl_engine *e, const void *const *inputs, void *const *outputs, void (*steps)(void *), double *us) {
+  context *c;
+  FL_TRY(borrow_context(e, &c));
+  walk w = {e->backend, c, us};
+  fl_work work = {.walk = steps, .arg = &w, .changed = patch_weights(e, c) || c->fresh};
+  patch_call(e->plan, c, inputs, outputs);
+  if (c->n_stages) {
+    work.before = c->transfers;
+    work.n_before = e->plan->n_inputs;
+    work.after = c->transfers + e->plan->n_inputs;
+    work.n_after = e->plan->n_outputs;
+  }
+  c->fresh = true;
+  fl_status s = e->backend->run(c->queue, &work);
+  c->fresh = s != NULL;
+  give_back_context(e, c);
+  return s;
 }
 
 fl_status fl_engine_run(fl_engine *e, const void *const *inputs, void *const *outputs) {
-  context *c;
-  FL_TRY(borrow_context(e, &c));
-  patch_weights(e, c);
-  patch_call(c, inputs, outputs);
-  c->fault = 0;
-  fl_pool_hold(e->pool);
-  for (size_t i = 0; i < c->n_steps; i++) run_step(&c->steps[i]);
-  fl_pool_release(e->pool);
-  fl_status s = verdict(c);
-  give_back_context(e, c);
-  return s;
+  return run(e, inputs, outputs, walk_steps, NULL);
 }
 
 static double now_us(void) {
@@ -218,24 +280,20 @@ static double now_us(void) {
   return (double)t.tv_sec * 1e6 + (double)t.tv_nsec * 1e-3;
 }
 
-fl_status fl_engine_profile(fl_engine *e, const void *const *inputs, void *const *outputs, double *us) {
-  context *c;
-  FL_TRY(borrow_context(e, &c));
-  patch_weights(e, c);
-  patch_call(c, inputs, outputs);
-  c->fault = 0;
-  fl_pool_hold(e->pool);
+static void walk_timed(void *arg) {
+  const walk *w = arg;
   double before = now_us();
-  for (size_t i = 0; i < c->n_steps; i++) {
-    run_step(&c->steps[i]);
+  for (size_t i = 0; i < w->c->n_steps; i++) {
+    run_step(w->backend, &w->c->steps[i]);
     double after = now_us();
-    us[i] += after - before;
+    w->us[i] += after - before;
     before = after;
   }
-  fl_pool_release(e->pool);
-  fl_status s = verdict(c);
-  give_back_context(e, c);
-  return s;
+}
+
+fl_status fl_engine_profile(fl_engine *e, const void *const *inputs, void *const *outputs, double *us) {
+  if (!e->backend->immediate) return fl_fail(FL_UNSUPPORTED, "engine: steps of %s cannot be timed", e->backend->name);
+  return run(e, inputs, outputs, walk_timed, us);
 }
 
 /* --- the init program --- */
@@ -250,26 +308,34 @@ static bool is_selected(const fl_engine *e, const fl_step *s, const bool *change
   return !changed || depends_on(e->plan, s, changed);
 }
 
+typedef struct init_walk {
+  const fl_engine *e;
+  context *c;
+  const bool *changed;
+  ready_step **packs;
+} init_walk;
+
 static void run_packs(void *arg, int64_t begin, int64_t end, int thread) {
-  ready_step *const *packs = arg;
-  for (; begin < end; begin++) run_step(packs[begin]);
+  const init_walk *w = arg;
+  for (; begin < end; begin++) run_step(w->e->backend, w->packs[begin]);
 }
 
 /* Packs do not read each other's results, and each is the work of one thread: neighbours run at once. */
-static void run_selected(const fl_engine *e, context *c, const bool *changed, ready_step **packs) {
+static void walk_selected(void *arg) {
+  init_walk *w = arg;
   int64_t n_packs = 0;
-  for (size_t i = 0; i < c->n_steps; i++) {
-    ready_step *s = &c->steps[i];
-    if (!is_selected(e, s->step, changed)) continue;
+  for (size_t i = 0; i < w->c->n_steps; i++) {
+    ready_step *s = &w->c->steps[i];
+    if (!is_selected(w->e, s->step, w->changed)) continue;
     if (s->step->kind == FL_STEP_PACK) {
-      packs[n_packs++] = s;
+      w->packs[n_packs++] = s;
       continue;
     }
-    fl_parallel(e->pool, n_packs, 1, run_packs, packs);
+    fl_parallel(w->e->pool, n_packs, 1, run_packs, w);
     n_packs = 0;
-    run_step(s);
+    run_step(w->e->backend, s);
   }
-  fl_parallel(e->pool, n_packs, 1, run_packs, packs);
+  fl_parallel(w->e->pool, n_packs, 1, run_packs, w);
 }
 
 /* Runs the init steps that depend on a changed slot, or all of them when `changed` is NULL. */
@@ -278,16 +344,15 @@ static fl_status run_init(fl_engine *e, const bool *changed) {
   bool any = false;
   for (size_t i = 0; i < p->init.len && !any; i++) any = is_selected(e, &p->init.data[i], changed);
   if (!any) return NULL;
-  context *c = NULL;
-  ready_step **packs = fl_malloc(p->init.len * sizeof *packs);
-  fl_status s = packs ? context_create(e, p->init.data, p->init.len, p->init_arena_bytes, &c) : fl_oom();
+  init_walk w = {.e = e, .changed = changed, .packs = fl_malloc(p->init.len * sizeof *w.packs)};
+  fl_status s = w.packs ? context_create(e, p->init.data, p->init.len, p->init_arena_bytes, &w.c) : fl_oom();
   if (!s) {
-    patch_weights(e, c);
-    run_selected(e, c, changed, packs);
-    s = verdict(c);
+    patch_weights(e, w.c);
+    fl_work work = {.walk = walk_selected, .arg = &w, .changed = true, .wait = true};
+    s = e->backend->run(w.c->queue, &work);
   }
-  fl_free(packs);
-  context_destroy(c);
+  fl_free(w.packs);
+  context_destroy(e, w.c);
   return s;
 }
 
@@ -319,11 +384,11 @@ static fl_status fill_engine(fl_engine *e, const void *const *weights, uint32_t 
   const fl_plan *p = e->plan;
   if (n_weights < p->n_weights)
     return fl_fail(FL_INVALID, "engine: %u weights given, the plan uses %u slots", n_weights, p->n_weights);
-  e->constants = new_block(p->const_bytes);
+  e->constants = e->backend->allocate(p->const_bytes);
   e->weights = fl_calloc(p->n_weights + 1u, sizeof *e->weights);
   if (!e->constants || !e->weights) return fl_oom();
   for (uint32_t i = 0; i < p->n_weights; i++) atomic_init(&e->weights[i], weights[i]);
-  if (p->literal_bytes) memcpy(e->constants, p->literals, p->literal_bytes);
+  if (p->literal_bytes) FL_TRY(e->backend->upload(e->constants, p->literals, p->literal_bytes));
   atomic_init(&e->weight_version, 1);
   return run_init(e, NULL);
 }
@@ -336,6 +401,7 @@ fl_status fl_engine_create(fl_plan *plan, const void *const *weights, uint32_t n
     return fl_oom();
   }
   e->plan = plan;
+  e->backend = plan->backend;
   e->pool = pool;
   pthread_mutex_init(&e->lock, NULL);
   pthread_mutex_init(&e->updates, NULL);
@@ -351,11 +417,11 @@ void fl_engine_destroy(fl_engine *e) {
   if (!e) return;
   for (context *c = e->free, *next; c; c = next) {
     next = c->next;
-    context_destroy(c);
+    context_destroy(e, c);
   }
   pthread_mutex_destroy(&e->lock);
   pthread_mutex_destroy(&e->updates);
-  fl_free_aligned(e->constants);
+  e->backend->release(e->constants);
   fl_free(e->weights);
   fl_plan_destroy(e->plan);
   fl_free(e);

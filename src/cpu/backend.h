@@ -1,0 +1,55 @@
+/* Where a plan is computed: the one table through which planner and engine reach kernels and their memory.
+ *
+ * A backend offers kernels, memory, and queues that run programs made of them. Kernels of every backend have the same form
+ * (kernel.h); what differs is when `run` computes: at once on the CPU, later on a device, where it puts work on a queue. */
+#ifndef FL_CPU_BACKEND_H
+#define FL_CPU_BACKEND_H
+
+#include "cpu/kernel.h"
+
+/* Runs programs one after another, for one execution context. Backends put their own state behind it. */
+typedef struct fl_queue {
+  fl_pool *pool; /* borrowed */
+  int *fault;    /* see fl_run_args, in the backend's memory */
+} fl_queue;
+
+typedef struct fl_transfer {
+  void *to;
+  const void *from;
+  size_t bytes;
+} fl_transfer;
+
+typedef struct fl_work {
+  void (*walk)(void *arg); /* calls `run` of each step's kernel; may be called more than once, or not at all when
+                              the queue still knows the program */
+  void *arg;
+  bool changed;                      /* steps or addresses differ from those of the queue's last work */
+  bool wait;                         /* return only when all is computed */
+  const fl_transfer *before, *after; /* between the caller's tensors and their stages; only if the backend is staged */
+  int n_before, n_after;
+} fl_work;
+
+typedef struct fl_backend {
+  const char *name;
+  bool immediate; /* memory is the host's, and a kernel has computed when `run` returns: it can be timed */
+  bool staged;    /* programs are recorded with their addresses: the caller's tensors are copied to and from stages */
+
+  /* As fl_kernel_candidates, fl_kernel_why_not and fl_kernel_get. */
+  int (*candidates)(const fl_problem *problem, fl_arena *arena, int *ids, fl_kernel_plan *plans, int max);
+  const char *(*why_not)(const fl_problem *problem);
+  const fl_kernel *(*kernel)(int id);
+  void (*copy)(const fl_run_args *args); /* strided, in[0] to out[0], of the same type */
+
+  void *(*allocate)(size_t bytes); /* 64-byte aligned; NULL when out of memory */
+  void (*release)(void *block);    /* NULL allowed */
+  FL_MUST_USE fl_status (*upload)(void *dst, const void *src, size_t bytes); /* host to backend; done on return */
+
+  FL_MUST_USE fl_status (*queue_create)(fl_pool *pool, fl_queue **out);
+  void (*queue_destroy)(fl_queue *q); /* takes; NULL allowed */
+  /* FL_INVALID where eager would raise. A backend that is not immediate tells that at the latest in the next call. */
+  FL_MUST_USE fl_status (*run)(fl_queue *q, const fl_work *work);
+} fl_backend;
+
+extern const fl_backend fl_backend_cpu;
+
+#endif
