@@ -1,0 +1,287 @@
+"""Things that break graphs elsewhere: answers and effects are eager's on every call, and what was captured is known.
+
+Each case gives how many calls of four were (recorded, replayed, native), and a part of the reason shown when some ran
+natively, or of the break shown in a trace.
+"""
+
+import contextvars
+import copy
+import functools
+import logging
+import math
+import os
+import random
+import time
+import warnings
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+import torch.utils.checkpoint
+
+import framelift
+
+CASES = {}
+
+
+def case(recorded, replayed, native, says=None, make=None):
+    def add(f):
+        CASES[f.__name__] = (f, make, (recorded, replayed, native), says)
+        return f
+
+    return add
+
+
+LIN = torch.nn.Linear(4, 4).eval()
+LOG = logging.getLogger("framelift.tests.breaks")
+VAR = contextvars.ContextVar("VAR", default=2.0)
+
+
+@case(0, 0, 4, "unknown C function: builtins.print")
+def uses_print(x):
+    y = LIN(x)
+    print("seen", y.shape)
+    return y.relu()
+
+
+@case(0, 0, 4, "sys._getframe")
+def uses_logging(x):
+    LOG.warning("rows %d", x.shape[0])
+    return LIN(x)
+
+
+@case(0, 0, 4, "_warnings.warn")
+def uses_warnings(x):
+    warnings.warn("careful", stacklevel=1)
+    return LIN(x)
+
+
+@case(4, 0, 0)
+def uses_item(x):
+    return LIN(x) * x.sum().item()
+
+
+@case(2, 2, 0, "a value out of a tensor")
+def uses_tensor_in_if(x):
+    return LIN(x) if x.sum() > 0 else x.exp()
+
+
+@case(1, 3, 0, "a value out of a tensor")
+def uses_tensor_in_assert(x):
+    assert torch.isfinite(x).all()
+    return LIN(x)
+
+
+@case(2, 2, 0, "a value out of a tensor")
+def uses_tensor_in_while(x):
+    x = x.abs()
+    while x.max() > 0.1:
+        x = x * 0.1
+    return LIN(x)
+
+
+@case(0, 0, 4, "data leaves the tensor")
+def uses_numpy(x):
+    return LIN(torch.from_numpy(np.tanh(x.numpy())))
+
+
+@case(0, 0, 4, "Random.random")
+def uses_random(x):
+    return LIN(x) if random.random() < 2 else x
+
+
+@case(0, 0, 4, "time.time")
+def uses_time(x):
+    start = time.time()
+    y = LIN(x)
+    return y if time.time() >= start else x
+
+
+@case(1, 3, 0)
+def uses_partial(x):
+    return functools.partial(torch.mul, x)(functools.partial(LIN)(x))
+
+
+@case(1, 3, 0)
+def uses_map_filter_zip(x):
+    parts = list(map(torch.relu, [x, -x]))
+    kept = list(filter(lambda t: t.dim() == 2, parts))
+    return sum(a * b for a, b in zip(kept, parts, strict=True))
+
+
+@case(1, 3, 0)
+def uses_enumerate_reversed(x):
+    for i, layer in enumerate(reversed([LIN, torch.tanh])):
+        x = layer(x) + i
+    return x
+
+
+@case(1, 3, 0)
+def uses_isinstance_and_format(x):
+    shape = "%s-{}"
+    name = f"{x.dim()}d" + shape.format(x.shape[1]) % "t" if isinstance(x, torch.Tensor) else ""
+    return x * len(name) if name == "2dt-4" else LIN(x)
+
+
+@case(1, 3, 0)
+def uses_sort_with_key(x):
+    a, b = sorted([x, LIN(x)], key=lambda t: t.shape[0])
+    return a - b
+
+
+@case(1, 3, 0)
+def uses_environment(x):
+    return LIN(x) if os.environ.get("FRAMELIFT_TEST_BREAKS") else x.relu()
+
+
+@case(1, 3, 0)
+def uses_recursion(x, depth=3):
+    return uses_recursion(LIN(x).tanh(), depth - 1) if depth else x
+
+
+@functools.lru_cache
+def cached(n):
+    return math.sqrt(n)
+
+
+@case(1, 3, 0)
+def uses_lru_cache(x):
+    return LIN(x) * cached(x.shape[1])
+
+
+@case(1, 3, 0)
+def uses_contextvar(x):
+    token = VAR.set(VAR.get() + 1)
+    y = LIN(x) * VAR.get()
+    VAR.reset(token)
+    return y
+
+
+@case(1, 3, 0)
+def uses_generator(x):
+    def steps():
+        for k in range(3):
+            yield x * k
+
+    return torch.stack([LIN(t) for t in steps()])
+
+
+class Options(dict):
+    def __getattr__(self, name):
+        return self[name]
+
+
+@case(1, 3, 0)
+def uses_dict_subclass(x):
+    o = Options(scale=2.0, y=LIN(x))
+    return o.y * o.scale
+
+
+@case(1, 3, 0)
+def uses_no_grad_and_try(x):
+    try:
+        with torch.no_grad():
+            y = LIN(x)
+            raise ValueError
+    except ValueError:
+        return y + 1
+
+
+class Stack(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList([torch.nn.Linear(4, 4) for _ in range(2)])
+        self.named = torch.nn.ModuleDict({"a": torch.nn.Linear(4, 4), "b": torch.nn.ReLU()})
+        self.scales = torch.nn.ParameterList([torch.nn.Parameter(torch.full((4,), 2.0))])
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        for _, layer in self.named.items():
+            x = layer(x)
+        for s in self.scales:
+            x = x * s
+        return x
+
+
+@case(1, 3, 0, make=lambda: Stack().eval())
+def uses_module_containers():
+    pass
+
+
+def hooked():
+    net = copy.deepcopy(LIN)
+    net.register_forward_hook(lambda m, i, o: o * 2)
+    net.register_forward_pre_hook(lambda m, i: (i[0] + 1,))
+    return net
+
+
+@case(1, 3, 0, make=hooked)
+def uses_hooks():
+    pass
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * x
+
+    @staticmethod
+    def backward(ctx, g):
+        return g
+
+
+@case(0, 0, 4, "unknown C function")
+def uses_custom_autograd_function(x):
+    return LIN(Square.apply(x))
+
+
+@case(0, 0, 4, "set_eval_frame")
+def uses_checkpoint(x):
+    return torch.utils.checkpoint.checkpoint(LIN, x, use_reentrant=False)
+
+
+@case(1, 3, 0)
+def uses_autocast(x):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return LIN(x)
+
+
+@case(0, 0, 4, "mappingproxy")
+def uses_deepcopy(x):
+    opts = copy.deepcopy(OrderedDict(a=1, b=[2, 3]))
+    return LIN(x) * opts["b"][0]
+
+
+def scripted():
+    net = torch.nn.Sequential(torch.jit.script(torch.nn.Linear(4, 4)), torch.nn.ReLU())
+    return net.eval()
+
+
+@case(0, 0, 4, "unknown C callable", make=scripted)
+def uses_scripted_child():
+    pass
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.filterwarnings("ignore:careful")
+def test_break(name, capsys, caplog):
+    f, make, want, says = CASES[name]
+    target = make() if make else f
+    fast = framelift.compile(target)
+    torch.manual_seed(1)
+    for k in range(4):
+        x = torch.randn(3, 4).abs() * (-1) ** (k // 2) * 10 ** (k // 2)
+        with torch.no_grad():
+            expected = target(x.clone())
+            out, logged = capsys.readouterr().out, len(caplog.records)
+            answer = fast(x)
+        torch.testing.assert_close(answer, expected, rtol=1e-4, atol=1e-5)
+        assert capsys.readouterr().out == out and len(caplog.records) in (0, 2 * logged)
+        caplog.clear()
+    e = framelift.explain(fast)
+    shown = str(e.native_reason) + " ".join(str(b) for b in e.breaks)
+    assert ((e.recorded, e.replayed, e.native), says is None or says in shown) == (want, True), shown
+    if e.recorded:
+        assert e.operators >= 1 and e.segments >= 1
