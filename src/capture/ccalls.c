@@ -327,6 +327,11 @@ PyTypeObject *fl_ccall_solid(PyTypeObject *tp) {
   return tp;
 }
 
+/* Tuples with named members, as torch.return_types has them; they do nothing else. */
+static bool is_structseq(PyTypeObject *tp) {
+  return tp->tp_base == &PyTuple_Type && tp->tp_dict && PyDict_GetItemString(tp->tp_dict, "n_sequence_fields");
+}
+
 fl_cc fl_ccall_type_class(PyTypeObject *tp) {
   tp = fl_ccall_solid(tp);
   fl_cc cls = lookup(tp);
@@ -335,6 +340,7 @@ fl_cc fl_ccall_type_class(PyTypeObject *tp) {
     tp = tp->tp_base;
     cls = lookup(tp);
   }
+  if (cls == FL_CC_UNKNOWN && is_structseq(tp)) cls = lookup(&PyTuple_Type);
   return cls;
 }
 

@@ -3,13 +3,26 @@
 
 #include "lower/convert.h"
 
-/* [B, H, S, D]; without a batch axis (rank 3) it is [1, H, S, D]. */
+/* [B, H, S, D]; without a batch axis (rank 3) it is [1, H, S, D], and several batch axes are one. */
 static fl_vid as_heads(fl_cv *c, const char *name) {
   fl_vid x = fl_cv_arg(c, name);
-  int rank = fl_cv_type(c, x).rank;
+  fl_type t = fl_cv_type(c, x);
   if (!fl_cv_ok(c)) return FL_NO_VALUE;
-  if (rank != 3 && rank != 4) fl_cv_decline(c, "%s of rank %d", name, rank);
-  return rank == 3 ? fl_cv_unsqueeze(c, x, 0) : x;
+  if (t.rank < 3) fl_cv_decline(c, "%s of rank %d", name, t.rank);
+  if (t.rank <= 4) return t.rank == 3 ? fl_cv_unsqueeze(c, x, 0) : x;
+  int64_t batch = 1, *inner = t.dims + t.rank - 3;
+  for (int i = 0; i < t.rank - 3; i++) batch *= t.dims[i];
+  return fl_cv_reshape(c, x, 4, (int64_t[]){batch, inner[0], inner[1], inner[2]});
+}
+
+/* A mask beside operands of `rank`, whose batch axes became one. */
+static fl_vid as_mask(fl_cv *c, fl_vid mask, int rank, int64_t batch) {
+  fl_type t = fl_cv_type(c, mask);
+  if (!fl_cv_ok(c) || rank <= 4 || t.rank <= 3) return mask;
+  int64_t own = 1, *inner = t.dims + t.rank - 3;
+  for (int i = 0; i < t.rank - 3; i++) own *= t.dims[i];
+  if (own != 1 && (t.rank != rank || own != batch)) fl_cv_decline(c, "a mask that repeats along one of the batch axes");
+  return fl_cv_reshape(c, mask, 4, (int64_t[]){own, inner[0], inner[1], inner[2]});
 }
 
 static void check_shapes(fl_cv *c, fl_vid q, fl_vid k, fl_vid v) {
@@ -30,12 +43,13 @@ void fl_convert_attention(fl_cv *c) {
   if (fl_cv_has(c, "dropout_mask")) fl_cv_decline(c, "attention with a dropout mask");
   check_shapes(c, q, k, v);
   if (!fl_cv_ok(c)) return;
+  if (mask != FL_NO_VALUE) mask = as_mask(c, mask, out.rank, t.dims[0]);
   if (mask != FL_NO_VALUE && fl_cv_type(c, mask).dtype != FL_BOOL) mask = fl_cv_cast(c, mask, t.dtype);
   fl_attrs attrs = {0};
   fl_attr_set_float(&attrs, "scale", fl_cv_float(c, "scale", 1 / sqrt((double)t.dims[3])));
   fl_attr_set_int(&attrs, "causal", 'b', fl_cv_bool(c, "is_causal", false));
   fl_vid r = fl_cv_op(c, FL_OP_ATTENTION, (fl_vid[]){q, k, v, mask}, mask == FL_NO_VALUE ? 3 : 4, &attrs);
-  fl_cv_result(c, 0, out.rank == 3 ? fl_cv_squeeze(c, r, 0) : r);
+  fl_cv_result(c, 0, out.rank == 4 ? r : fl_cv_reshape(c, r, out.rank, out.dims));
 }
 
 /* --- the fused layers that torch.nn.MultiheadAttention and TransformerEncoderLayer call in inference --- */

@@ -169,3 +169,25 @@ void fl_convert_cumsum(fl_cv *c) {
   fl_attr_set_int(&attrs, "axis", 'i', fl_cv_axis(c, "dim", 0, rank));
   fl_cv_result(c, 0, rank == 0 ? x : fl_cv_op(c, FL_OP_CUMSUM, &x, 1, &attrs));
 }
+
+/* Each element minus the one before it, n times; prepend and append lengthen the axis first. */
+void fl_convert_diff(fl_cv *c) {
+  fl_vid x = fl_cv_arg(c, "self"), parts[3];
+  int rank = fl_cv_type(c, x).rank, count = 0, axis = fl_cv_axis(c, "dim", -1, rank);
+  int64_t n = fl_cv_int(c, "n", 1);
+  fl_dtype dtype = fl_cv_type(c, x).dtype;
+  if (dtype == FL_BOOL) fl_cv_decline(c, "differences of bool");
+  if (rank == 0 || n < 1 || n > FL_MAX_RANK) fl_cv_decline(c, "%lld differences of rank %d", (long long)n, rank);
+  if (!fl_cv_ok(c)) return;
+  if (fl_cv_has(c, "prepend")) parts[count++] = fl_cv_cast(c, fl_cv_arg(c, "prepend"), dtype);
+  parts[count++] = x;
+  if (fl_cv_has(c, "append")) parts[count++] = fl_cv_cast(c, fl_cv_arg(c, "append"), dtype);
+  if (count > 1) x = fl_cv_cat(c, parts, count, axis);
+  for (; n > 0 && fl_cv_ok(c); n--) {
+    int64_t size = fl_cv_type(c, x).dims[axis];
+    if (size < 1) return fl_cv_decline(c, "an empty axis");
+    fl_vid next = fl_cv_slice(c, x, axis, 1, size, 1);
+    x = fl_cv_binary(c, FL_OP_SUB, next, fl_cv_slice(c, x, axis, 0, size - 1, 1));
+  }
+  fl_cv_result(c, 0, x);
+}

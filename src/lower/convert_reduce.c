@@ -102,7 +102,12 @@ static fl_vid norm(fl_cv *c, fl_vid x, double p) {
   return fl_cv_binary(c, FL_OP_POW, reduce_dim(c, FL_OP_SUM, powers, keep), fl_cv_scalar(c, dtype, 1 / p));
 }
 
+/* param: linalg_norm, where `ord` of two axes is a norm of matrices */
 void fl_convert_norm(fl_cv *c) {
+  int64_t axes[FL_MAX_RANK];
+  int n = fl_cv_ints(c, "dim", axes, FL_MAX_RANK);
+  if (c->param && fl_cv_has(c, "ord") && (n ? n : fl_cv_type(c, fl_cv_arg(c, "self")).rank) != 1)
+    fl_cv_decline(c, "a norm of matrices");
   fl_vid x = fl_cv_cast(c, fl_cv_arg(c, "self"), fl_cv_out(c, 0).dtype);
   fl_cv_result(c, 0, norm(c, x, fl_cv_float(c, fl_cv_has(c, "ord") ? "ord" : "p", 2)));
 }

@@ -141,6 +141,8 @@ FL_TEST(views) {
 FL_TEST(data) {
   check_op("cat.default(tensors=[x, i], dim=-1)", "f32[2,4,12]", "cast(|cat(|axis=2");
   check_op("stack.default(tensors=[x, x], dim=1)", "f32[2,2,4,6]", "dims=[2,1,4,6]|cat(|axis=1");
+  check_op("diff.default(self=x)", "f32[2,4,5]", "start=1 stop=6|start=0 stop=5|sub(");
+  check_op("diff.default(self=i, n=2, dim=0, prepend=i)", "i64[2,4,6]", "cat(|start=1 stop=4|sub(|start=1 stop=3|sub(");
   check_op("roll.default(self=x, shifts=[2], dims=[2])", "f32[2,4,6]", "start=4 stop=6|start=0 stop=4|cat(");
   check_op("flip.default(self=x, dims=[-1,0])", "f32[2,4,6]", "axes=[0,2]");
   check_op("constant_pad_nd.default(self=x, pad=[1,2,-1,0], value=3)", "f32[2,3,9]",
@@ -247,6 +249,10 @@ FL_TEST(norms_and_reductions) {
   check_op("argmax.default(self=x, dim=None, keepdim=False)", "i64[]", "dims=[48]|argmax(");
   check_op("var.correction(self=x, dim=[1], correction=0, keepdim=False)", "f32[2,6]", "correction=0");
   check_op("std.dim(self=x, dim=[1], unbiased=False, keepdim=False)", "f32[2,6]", "correction=0|sqrt(");
+  check_op("linalg_norm.default(self=x, ord=None, dim=[-1], keepdim=True, dtype=None)", "f32[2,4,1]", "sum(|sqrt(");
+  check_declined("x = input f32[2,4]\nr = aten.linalg_norm.default(self=x, ord=1, dim=None, keepdim=False, dtype=None) "
+                 ": f32[]\nreturn r\n",
+                 "a norm of matrices");
   check_op("linalg_vector_norm.default(self=x, ord=2, dim=[1], keepdim=False, dtype=None)", "f32[2,6]",
            "mul(|sum(|sqrt(");
   check_op("_softmax.default(self=x, dim=-1, half_to_float=False)", "f32[2,4,6]", "softmax(%0) axis=2");
@@ -263,6 +269,14 @@ FL_TEST(attention) {
               "r = aten.scaled_dot_product_attention.default(query=q, key=q, value=q, attn_mask=None, dropout_p=0.0, "
               "is_causal=True, scale=0.5, enable_gqa=False) : f32[6,8,16]\nreturn r\n",
               "dims=[1,6,8,16]|attention(|scale=0.5 causal=1|dims=[6,8,16]");
+  check_graph("q = input f32[2,3,4,8,16]\nm = input f32[2,3,1,8,8]\n"
+              "r = aten.scaled_dot_product_attention.default(query=q, key=q, value=q, attn_mask=m, dropout_p=0.0, "
+              "is_causal=False, scale=None, enable_gqa=False) : f32[2,3,4,8,16]\nreturn r\n",
+              "dims=[6,4,8,16]|dims=[6,1,8,8]|attention(|dims=[2,3,4,8,16]");
+  check_declined("q = input f32[2,3,4,8,16]\nm = input f32[3,1,8,8]\n"
+                 "r = aten.scaled_dot_product_attention.default(query=q, key=q, value=q, attn_mask=m, dropout_p=0.0, "
+                 "is_causal=False, scale=None, enable_gqa=False) : f32[2,3,4,8,16]\nreturn r\n",
+                 "one of the batch axes");
 }
 
 FL_TEST(creation) {
