@@ -1,5 +1,4 @@
 /* The table of ccalls.def, resolved to addresses, and what follows from it for types and attributes in C. */
-#include "capture/cpython/compat.h"
 #include "capture/ccalls.h"
 
 #include <string.h>
@@ -107,7 +106,7 @@ static bool insert_namespace(PyObject *holder, fl_cc cls) {
   PyTypeObject *tp = PyType_Check(holder) ? (PyTypeObject *)holder : Py_TYPE(holder);
   PyObject *key, *v;
   Py_ssize_t pos = 0;
-  while (PyDict_Next(fl_cpy_type_dict(tp), &pos, &key, &v)) {
+  while (PyDict_Next(tp->tp_dict, &pos, &key, &v)) {
     PyObject *o = v, *plain = NULL;
     if (Py_IS_TYPE(v, &PyStaticMethod_Type)) o = plain = PyObject_GetAttrString(v, "__func__");
     bool is_new = PyUnicode_CompareWithASCIIString(key, "__new__") == 0;
@@ -362,7 +361,13 @@ bool fl_ccall_is_partial(PyObject *obj) { return partial_type && PyObject_TypeCh
 
 PyObject *fl_ccall_getset(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *type) {
   PyObject *v = Py_TYPE(descr)->tp_descr_get(descr, obj, type), *name = PyDescr_NAME(descr);
-  if (!v) return NULL;
+  if (!v) {
+    PyObject *t, *e, *tb;
+    PyErr_Fetch(&t, &e, &tb);
+    if (!fl_rec_is_fresh(r, obj)) fl_tell(r, fl_rec_read_descr(r, descr, obj, NULL));
+    PyErr_Restore(t, e, tb);
+    return NULL;
+  }
   if (fl_ccall_is_tensor(PyDescr_TYPE(descr))) {
     if (lookup(key_of(descr)) != FL_CC_TORCH) fl_rec_give_up(r, "data leaves the tensor", PyUnicode_AsUTF8(name));
   } else if (PyUnicode_CompareWithASCIIString(name, "__dict__") == 0 ||

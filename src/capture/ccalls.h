@@ -12,6 +12,8 @@ typedef enum fl_cc {
   FL_CC_UNKNOWN, /* gives the recording up */
   FL_CC_PURE,    /* depends on its arguments and their contents alone */
   FL_CC_PLAIN,   /* depends on which objects its arguments are, or on nothing */
+  FL_CC_ID,      /* tells which object its argument is */
+  FL_CC_ABC,     /* asks an abstract class about an object */
   FL_CC_QUERY,   /* reads state: asked again on a replay */
   FL_CC_STATEQ,  /* reads torch state that the recorder guards at entry, and that the call itself may change */
   FL_CC_STATE,   /* changes that state */

@@ -368,10 +368,10 @@ static void finish(call *k, fl_rec *r, PyObject *result, PyObject *generator) {
 
 static PyObject *record_inside(call *k, fl_rec *r) {
   fl_compiled *c = k->c;
-  int was_native = 0, flag = fl_compiling_flag(true);
+  int was_native = 0, flag = fl_compiling(true);
   PyObject *generator = flag < 0 ? NULL : generator_state(NULL), *result = NULL;
   if (!generator || fl_dispatch_push(r->mode) < 0) {
-    if (flag >= 0) fl_compiling_flag(flag);
+    if (flag == 0) fl_compiling(false);
     Py_XDECREF(generator);
     return NULL;
   }
@@ -380,8 +380,13 @@ static PyObject *record_inside(call *k, fl_rec *r) {
   fl_rec_current_set(NULL);
   PyObject *type, *value, *tb;
   PyErr_Fetch(&type, &value, &tb);
-  if (fl_dispatch_pop() < 0 || fl_compiling_flag(flag) < 0) PyErr_Clear();
+  if (fl_dispatch_pop() < 0 || fl_compiling(false) < 0) PyErr_Clear();
   if (result) {
+    fl_torch_state after;
+    if (fl_torch_state_read(&after) < 0 || fl_grad_enabled() != 0 || !fl_torch_state_equal(&after, &k->state) ||
+        fl_torch_state_why_not(&after))
+      fl_rec_give_up(r, "torch's global state changed by the call", "");
+    PyErr_Clear();
     if (was_native)
       fl_rec_give_up(r, "not evaluated",
                      fl_eval_supported() ? "a profiler, tracer or debugger is attached" : fl_eval_why_not());
@@ -509,6 +514,7 @@ PyObject *fl_compiled_new(PyObject *target, PyObject *options) {
   memset((char *)c + sizeof(PyObject), 0, sizeof *c - sizeof(PyObject));
   c->vectorcall = compiled_call;
   c->target = Py_NewRef(target);
+  c->options = Py_NewRef(options);
   c->backend_eager = option_is(options, "backend", "eager");
   c->fallback_error = option_is(options, "fallback", "error");
   PyObject *backend = PyDict_GetItemString(options, "segment_backend");
@@ -553,6 +559,7 @@ void fl_compiled_refresh(fl_compiled *c) {
 static int compiled_traverse(fl_compiled *c, visitproc visit, void *arg) {
   Py_VISIT(c->target);
   Py_VISIT(c->segment_backend);
+  Py_VISIT(c->options);
   Py_VISIT(c->misses);
   for (size_t i = 0; i < c->traces.len; i++) {
     int rc = fl_trace_traverse(c->traces.data[i], visit, arg);
@@ -569,6 +576,7 @@ static int compiled_clear(fl_compiled *c) {
   fl_compiled_reset(c);
   Py_CLEAR(c->target);
   Py_CLEAR(c->segment_backend);
+  Py_CLEAR(c->options);
   Py_CLEAR(c->misses);
   return 0;
 }
@@ -614,6 +622,21 @@ static PyObject *compiled_descr_get(PyObject *self, PyObject *obj, PyObject *typ
   return PyMethod_New(self, obj);
 }
 
+/* A copy compiles its own target anew. */
+static PyObject *compiled_reduce(fl_compiled *c, PyObject *unused) {
+  (void)unused;
+  PyObject *module = PyImport_ImportModule("framelift._C");
+  PyObject *make = module ? PyObject_GetAttrString(module, "compile") : NULL;
+  PyObject *r = make ? Py_BuildValue("(O(OO))", make, c->target, c->options) : NULL;
+  Py_XDECREF(make);
+  Py_XDECREF(module);
+  return r;
+}
+
+static PyMethodDef compiled_methods[] = {
+    {"__reduce__", (PyCFunction)compiled_reduce, METH_NOARGS, "copies and pickles compile their own target"},
+    {NULL, NULL, 0, NULL}};
+
 static PyMemberDef compiled_members[] = {
     {"__wrapped__", T_OBJECT, offsetof(fl_compiled, target), READONLY, "the original callable"},
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(fl_compiled, vectorcall), READONLY, NULL},
@@ -633,5 +656,6 @@ PyTypeObject fl_compiled_type = {
     .tp_setattro = compiled_setattro,
     .tp_repr = (reprfunc)compiled_repr,
     .tp_descr_get = compiled_descr_get,
+    .tp_methods = compiled_methods,
     .tp_members = compiled_members,
 };

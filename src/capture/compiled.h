@@ -18,7 +18,7 @@ typedef struct fl_give_up {
 
 typedef struct fl_compiled {
   PyObject_HEAD vectorcallfunc vectorcall;
-  PyObject *target, *weaklist;
+  PyObject *target, *options, *weaklist;
   PyObject *segment_backend; /* asked what to do with each segment (fx.h), or NULL */
   bool backend_eager, fallback_error, verify;
   int threads;

@@ -5,7 +5,6 @@
  * any other is C code we do not know, and gives the recording up. */
 #include <string.h>
 
-#include "capture/cpython/compat.h"
 #include "capture/ccalls.h"
 #include "capture/eval_impl.h"
 
@@ -111,6 +110,7 @@ static PyObject *instance_dict(PyObject *obj) {
 /* 1 found, 0 absent, -1. *method (optional): found an unbound method to be called with obj. */
 static int generic_find(fl_rec *r, PyObject *obj, PyObject *name, PyObject **out, bool *method) {
   PyTypeObject *tp = Py_TYPE(obj);
+  if (r) fl_attr_saw_slot(r, tp, fl_n.__getattribute__);
   PyObject *descr = type_lookup(r, tp, name), *dict, *v;
   descrgetfunc get = descr ? Py_TYPE(descr)->tp_descr_get : NULL;
   int rc = 0;
@@ -147,7 +147,8 @@ static int generic_find(fl_rec *r, PyObject *obj, PyObject *name, PyObject **out
   } else if (descr) {
     *out = Py_NewRef(descr);
     rc = 1;
-  }
+  } else if (r)
+    fl_attr_saw_slot(r, tp, fl_n.__getattr__);
 done:
   Py_XDECREF(descr);
   return rc;
@@ -164,6 +165,7 @@ static int forgive(int rc) {
 
 static int type_find(fl_rec *r, PyObject *obj, PyObject *name, PyObject **out) {
   PyTypeObject *type = (PyTypeObject *)obj, *meta = Py_TYPE(obj);
+  if (r) fl_attr_saw_slot(r, meta, fl_n.__getattribute__);
   PyObject *meta_attr = Py_XNewRef(type_lookup(r, meta, name)), *attr;
   descrgetfunc get = meta_attr ? Py_TYPE(meta_attr)->tp_descr_get : NULL;
   *out = NULL;
@@ -210,12 +212,12 @@ static void saw_super(fl_rec *r, PyObject *obj, PyObject *name) {
   while (i < n && PyTuple_GET_ITEM(mro, i) != this) i++;
   for (i++; i < n; i++) {
     PyTypeObject *tp = (PyTypeObject *)PyTuple_GET_ITEM(mro, i);
-    PyObject *here = PyDict_GetItemWithError(fl_cpy_type_dict(tp), name);
+    PyObject *here = PyDict_GetItemWithError(tp->tp_dict, name);
     if (here) {
       fl_tell(r, fl_rec_read_type(r, tp, name, here));
       break;
     }
-    fl_tell(r, fl_rec_read_item(r, fl_cpy_type_dict(tp), name, NULL));
+    fl_tell(r, fl_rec_read_item(r, tp->tp_dict, name, NULL));
   }
   Py_XDECREF(this);
   Py_XDECREF(start);
@@ -381,6 +383,7 @@ int fl_attr_generic_set(fl_rec *r, PyObject *obj, PyObject *name, PyObject *valu
 int fl_attr_set(fl_rec *r, PyObject *obj, PyObject *name, PyObject *value) {
   setattrofunc fn = Py_TYPE(obj)->tp_setattro;
   if (r && fn == PyObject_GenericSetAttr && PyUnicode_CheckExact(name)) {
+    fl_attr_saw_slot(r, Py_TYPE(obj), value ? fl_n.__setattr__ : fl_n.__delattr__);
     PyObject *key = Py_NewRef(name);
     PyUnicode_InternInPlace(&key);
     int rc = fl_attr_generic_set(r, obj, key, value);

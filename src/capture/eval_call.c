@@ -249,6 +249,22 @@ static PyObject *call_query(fl_rec *r, const call_args *c) {
   return v;
 }
 
+/* What abstract classes say of a class: registering another one changes it. */
+static PyObject *call_abc(fl_rec *r, const call_args *c) {
+  static PyObject *subclass_check;
+  if (!subclass_check) {
+    PyObject *module = PyImport_ImportModule("_abc");
+    subclass_check = module ? PyObject_GetAttrString(module, "_abc_subclasscheck") : NULL;
+    Py_XDECREF(module);
+    if (!subclass_check) return NULL;
+  }
+  PyObject *v = natively(c);
+  if (!v || c->npos != 2 || c->nkw) return v;
+  PyObject *pair[2] = {c->args[0], (PyObject *)Py_TYPE(c->args[1])};
+  fl_tell(r, fl_rec_read_query(r, subclass_check, pair, 2, NULL, v));
+  return v;
+}
+
 static PyObject *call_c(fl_rec *r, const call_args *c) {
   char name[200];
   PyObject *self, *v;
@@ -266,6 +282,10 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
     v = natively(c);
     mark_result(r, v);
     return v;
+  case FL_CC_ID:
+    if (c->npos && fl_rec_is_passing(r, c->args[0])) fl_rec_give_up(r, "id of a tensor or argument", "");
+    return natively(c);
+  case FL_CC_ABC: return call_abc(r, c);
   case FL_CC_QUERY: return call_query(r, c);
   case FL_CC_STATEQ: return fl_eval_here->state_changes ? natively(c) : call_query(r, c);
   case FL_CC_STATE: fl_eval_here->state_changes++; return natively(c);
@@ -377,8 +397,8 @@ static PyObject *call_type(fl_rec *r, const call_args *c) {
 /* --- callable objects --- */
 
 static PyObject *call_partial(fl_rec *r, const call_args *c) {
-  PyObject *func = PyObject_GetAttr(c->callable, fl_n.func), *pre = PyObject_GetAttr(c->callable, fl_n.args);
-  PyObject *kw = PyObject_GetAttr(c->callable, fl_n.keywords), *own = args_tuple(c->args, c->npos), *args = NULL;
+  PyObject *func = fl_attr_get(r, c->callable, fl_n.func), *pre = fl_attr_get(r, c->callable, fl_n.args);
+  PyObject *kw = fl_attr_get(r, c->callable, fl_n.keywords), *own = args_tuple(c->args, c->npos), *args = NULL;
   PyObject *kwargs = NULL, *extra = args_dict(c), *v = NULL;
   if (!func || !pre || !kw || !own || !extra) goto done;
   if (!(args = PySequence_Concat(pre, own)) || !(kwargs = PyDict_Copy(kw))) goto done;
@@ -411,6 +431,7 @@ static PyObject *call_bound(fl_rec *r, const call_args *c) {
 static PyObject *call_object(fl_rec *r, const call_args *c) {
   PyTypeObject *tp = Py_TYPE(c->callable);
   if (tp->tp_call == slot_call) {
+    fl_tell(r, fl_rec_read_instance(r, c->callable));
     fl_attr_saw_slot(r, tp, fl_n.__call__);
     PyObject *call = _PyType_Lookup(tp, fl_n.__call__);
     if (call && Py_TYPE(call)->tp_call) fl_ccall_callback(r, call);

@@ -16,10 +16,27 @@ static bool is_container(PyObject *o) {
   return solid->tp_iter && solid->tp_as_sequence && solid->tp_as_sequence->sq_ass_item && fl_ccall_known_type(solid);
 }
 
-enum { MAX_DEPTH = 4 };
+enum { MAX_DEPTH = 6 };
+
+/* Shows what another object holds. */
+static bool is_view(PyObject *o) {
+  PyTypeObject *tp = Py_TYPE(o);
+  return PyType_IsSubtype(tp, &PyDictKeys_Type) || PyType_IsSubtype(tp, &PyDictItems_Type) ||
+         PyType_IsSubtype(tp, &PyDictValues_Type) || tp == &PyMemoryView_Type;
+}
+
+static void saw_view(fl_rec *r, PyObject *o) {
+  if (is_view(o) && !fl_rec_is_fresh(r, o))
+    fl_rec_give_up(r, "view of a container from outside the call", Py_TYPE(o)->tp_name);
+}
 
 static void saw(fl_rec *r, PyObject *o, int depth) {
-  if (is_plain_value(o) || PyType_Check(o) || depth > MAX_DEPTH) return;
+  if (is_plain_value(o) || PyType_Check(o)) return;
+  if (depth > MAX_DEPTH) {
+    if (PyTuple_Check(o) ? PyTuple_GET_SIZE(o) > 0 : is_container(o))
+      fl_rec_give_up(r, "containers nested too deeply", Py_TYPE(o)->tp_name);
+    return;
+  }
   PyTypeObject *tp = Py_TYPE(o);
   if (PyTuple_Check(o)) {
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(o); i++) saw(r, PyTuple_GET_ITEM(o, i), depth + 1);
@@ -37,6 +54,8 @@ static void saw(fl_rec *r, PyObject *o, int depth) {
     return;
   } else if (tp->tp_iternext && tp->tp_iternext != &_PyObject_NextNotImplemented) {
     if (!fl_rec_is_fresh(r, o)) fl_rec_give_up(r, "iterator from outside the call", tp->tp_name);
+  } else if (is_view(o)) {
+    saw_view(r, o);
   } else if (tp == &PyDictProxy_Type) {
     /* One made in this call was looked into when it was made. */
     if (!fl_rec_is_fresh(r, o)) fl_rec_give_up(r, "view of a namespace", tp->tp_name);
@@ -50,7 +69,10 @@ void fl_data_saw(fl_rec *r, PyObject *obj) { saw(r, obj, 0); }
 /* An operand whose type stands for this special method; a tensor's operators reach the dispatcher. */
 static void operand(fl_rec *r, PyObject *o, PyObject *method) {
   if (is_plain_value(o) || fl_ccall_is_tensor(Py_TYPE(o))) return;
-  if (fl_ccall_is_python_class(Py_TYPE(o))) fl_attr_saw_slot(r, Py_TYPE(o), method);
+  if (fl_ccall_is_python_class(Py_TYPE(o))) {
+    fl_tell(r, fl_rec_read_instance(r, o));
+    fl_attr_saw_slot(r, Py_TYPE(o), method);
+  }
   saw(r, o, 0);
 }
 
@@ -60,17 +82,18 @@ static void operand(fl_rec *r, PyObject *o, PyObject *method) {
   X(PyNumber_Add, add)                                                                                                 \
   X(PyNumber_And, and)                                                                                                 \
   X(PyNumber_FloorDivide, floordiv)                                                                                    \
-  X(PyNumber_Lshift, lshift) X(PyNumber_MatrixMultiply, matmul) X(PyNumber_Multiply, mul) X(PyNumber_Remainder, mod)   \
-      X(PyNumber_Or, or) X(power, pow) X(PyNumber_Rshift, rshift) X(PyNumber_Subtract, sub)                            \
-          X(PyNumber_TrueDivide, truediv) X(PyNumber_Xor, xor)
+  X(PyNumber_Lshift, lshift)                                                                                           \
+  X(PyNumber_MatrixMultiply, matmul) X(PyNumber_Multiply, mul) X(PyNumber_Remainder, mod) X(PyNumber_Or, or)           \
+      X(power, pow) X(PyNumber_Rshift, rshift) X(PyNumber_Subtract, sub) X(PyNumber_TrueDivide, truediv)               \
+          X(PyNumber_Xor, xor)
 #define INPLACE_OPS(X)                                                                                                 \
   X(PyNumber_InPlaceAdd, add)                                                                                          \
   X(PyNumber_InPlaceAnd, and)                                                                                          \
   X(PyNumber_InPlaceFloorDivide, floordiv)                                                                             \
-  X(PyNumber_InPlaceLshift, lshift) X(PyNumber_InPlaceMatrixMultiply, matmul) X(PyNumber_InPlaceMultiply, mul)         \
-      X(PyNumber_InPlaceRemainder, mod) X(PyNumber_InPlaceOr, or) X(inplace_power, pow)                                \
-          X(PyNumber_InPlaceRshift, rshift) X(PyNumber_InPlaceSubtract, sub) X(PyNumber_InPlaceTrueDivide, truediv)    \
-              X(PyNumber_InPlaceXor, xor)
+  X(PyNumber_InPlaceLshift, lshift)                                                                                    \
+  X(PyNumber_InPlaceMatrixMultiply, matmul) X(PyNumber_InPlaceMultiply, mul) X(PyNumber_InPlaceRemainder, mod)         \
+      X(PyNumber_InPlaceOr, or) X(inplace_power, pow) X(PyNumber_InPlaceRshift, rshift)                                \
+          X(PyNumber_InPlaceSubtract, sub) X(PyNumber_InPlaceTrueDivide, truediv) X(PyNumber_InPlaceXor, xor)
 enum { OPS = 13 };
 
 static PyObject *power(PyObject *a, PyObject *b) { return PyNumber_Power(a, b, Py_None); }
@@ -121,7 +144,9 @@ int fl_data_truth(fl_rec *r, PyObject *a) {
   if (a == Py_False || a == Py_None) return 0;
   if (!r || is_plain_value(a) || PyTuple_CheckExact(a)) return PyObject_IsTrue(a);
   PyTypeObject *tp = Py_TYPE(a);
+  saw_view(r, a);
   if (fl_ccall_is_python_class(tp) && !fl_ccall_is_tensor(tp)) {
+    fl_tell(r, fl_rec_read_instance(r, a));
     fl_attr_saw_slot(r, tp, fl_n.__bool__);
     fl_attr_saw_slot(r, tp, fl_n.__len__);
   }
@@ -171,6 +196,9 @@ int fl_data_contains(fl_rec *r, PyObject *container, PyObject *value) {
       operand(r, container, fl_n.__contains__);
       if (fl_ccall_is_python_class(Py_TYPE(container))) fl_attr_saw_slot(r, Py_TYPE(container), fl_n.__iter__);
       if (!is_plain_value(value)) operand(r, value, fl_n.__eq__);
+      if (PyList_Check(container) || PyTuple_Check(container))
+        for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(container); i++)
+          fl_rec_compared(r, PySequence_Fast_GET_ITEM(container, i), value);
     }
   }
   return PySequence_Contains(container, value);
@@ -253,7 +281,9 @@ Py_ssize_t fl_data_len(fl_rec *r, PyObject *a) {
 PyObject *fl_data_iter(fl_rec *r, PyObject *a) {
   if (!r) return PyObject_GetIter(a);
   PyTypeObject *tp = Py_TYPE(a);
+  saw_view(r, a);
   if (fl_ccall_is_python_class(tp) && !fl_ccall_is_tensor(tp)) {
+    fl_tell(r, fl_rec_read_instance(r, a));
     fl_attr_saw_slot(r, tp, fl_n.__iter__);
     if (!tp->tp_iter) fl_attr_saw_slot(r, tp, fl_n.__getitem__);
   }

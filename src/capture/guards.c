@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "capture/argspec.h"
-#include "capture/cpython/compat.h"
 
 #if defined(__GNUC__)
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations" /* ma_version_tag, until CPython 3.14 removes it */
@@ -180,7 +179,7 @@ static inline bool check_cont(fl_cont_guard *g, char *why, size_t size) {
 
 static bool same_answer(PyObject *have, PyObject *want) {
   if (!have) PyErr_Clear();
-  bool same = have && fl_const_equal(have, want);
+  bool same = have && want ? fl_const_equal(have, want) : have == want;
   Py_XDECREF(have);
   return same;
 }
@@ -211,7 +210,7 @@ int fl_guards_add_item(fl_guards *g, PyObject *dict, PyObject *key, PyObject *va
   if (!fl_ptrmap_get(&g->dicts, dict, &at)) {
     fl_dict_guard n = {.dict = dict, .expected = PyDict_New()};
     at = (uint32_t)g->dict.len;
-    if (!n.expected || fl_cpy_watch_dict(dict) < 0 || !FL_PUSH(&g->dict, n)) {
+    if (!n.expected || !FL_PUSH(&g->dict, n)) {
       PyErr_Clear();
       Py_XDECREF(n.expected);
       return -1;
@@ -306,10 +305,6 @@ int fl_guards_add_contents(fl_guards *g, PyObject *o) {
 
 int fl_guards_add_snapshot(fl_guards *g, PyObject *o, PyObject *snap) {
   if (fl_ptrmap_get(&g->conts, o, NULL)) return 0;
-  if (PyDict_Check(o) && fl_cpy_watch_dict(o) < 0) {
-    PyErr_Clear();
-    return -1;
-  }
   bool ok;
   if (PyList_Check(o)) {
     fl_list_guard n = {o, snap};
@@ -331,7 +326,7 @@ int fl_guards_add_descr(fl_guards *g, PyObject *descr, PyObject *obj, PyObject *
   if (!FL_PUSH(&g->descr, n)) return -1;
   Py_INCREF(descr);
   Py_INCREF(obj);
-  Py_INCREF(value);
+  Py_XINCREF(value);
   return 0;
 }
 
@@ -544,7 +539,7 @@ static void drop_func(fl_func_guard *x) {
 static void drop_cell(fl_cell_guard *x) { Py_DECREF(x->cell), Py_XDECREF(x->value); }
 static void drop_list(fl_list_guard *x) { Py_DECREF(x->list), Py_DECREF(x->snapshot); }
 static void drop_cont(fl_cont_guard *x) { Py_DECREF(x->obj), Py_DECREF(x->snapshot); }
-static void drop_descr(fl_descr_guard *x) { Py_DECREF(x->descr), Py_DECREF(x->obj), Py_DECREF(x->value); }
+static void drop_descr(fl_descr_guard *x) { Py_DECREF(x->descr), Py_DECREF(x->obj), Py_XDECREF(x->value); }
 static void drop_query(fl_query_guard *x) {
   Py_DECREF(x->callable), Py_DECREF(x->args), Py_XDECREF(x->kwnames), Py_DECREF(x->value);
 }

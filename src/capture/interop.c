@@ -1,4 +1,3 @@
-#include "capture/cpython/compat.h"
 #include "capture/interop.h"
 
 #include <string.h>
@@ -60,7 +59,7 @@ static PyObject *path(PyObject *from, const char *dotted) {
 }
 
 static PyGetSetDef *getset_of(PyObject *base, const char *name) {
-  PyObject *d = PyDict_GetItemString(fl_cpy_type_dict((PyTypeObject *)base), name);
+  PyObject *d = PyDict_GetItemString(((PyTypeObject *)base)->tp_dict, name);
   if (!d || Py_TYPE(d) != &PyGetSetDescr_Type) {
     PyErr_Format(PyExc_ImportError, "framelift: torch.Tensor.%s is not the getset it used to be", name);
     return NULL;
@@ -273,11 +272,21 @@ static PyObject *int_tuple(const int64_t *v, int n) {
   return t;
 }
 
+/* Exactly, also where a dimension of one makes the stride meaningless. */
+static bool as_empty_gives(const fl_type *type, const int64_t *strides) {
+  int64_t want = 1;
+  for (int i = type->rank - 1; i >= 0; i--) {
+    if (strides[i] != want) return false;
+    want *= type->dims[i] > 1 ? type->dims[i] : 1;
+  }
+  return true;
+}
+
 PyObject *fl_tensor_new(const fl_type *type, const int64_t *strides) {
   PyObject *size = int_tuple(type->dims, type->rank), *st = NULL, *r = NULL;
   if (!size) return NULL;
   PyObject *dtype = T.dtypes[type->dtype];
-  if (fl_is_contiguous(type, strides)) {
+  if (as_empty_gives(type, strides)) {
     PyObject *args[] = {size, dtype};
     r = PyObject_Vectorcall(T.empty, args, 1, T.empty_kwnames);
   } else if ((st = int_tuple(strides, type->rank))) {
@@ -381,11 +390,17 @@ bool fl_torch_state_covers(PyObject *c) {
   return false;
 }
 
-int fl_compiling_flag(bool set) {
+int fl_compiling(bool on) {
+  /* Recordings of several threads overlap: the first sets it, the last puts it back. */
+  static int depth;
+  static bool before;
+  if (on ? depth > 0 : depth > 1) return depth += on ? 1 : -1, 0;
   PyObject *old = PyDict_GetItemWithError(T.compiler_dict, T.compiling_name);
   if (!old && PyErr_Occurred()) return -1;
-  int was = old == Py_True;
-  return PyDict_SetItem(T.compiler_dict, T.compiling_name, set ? Py_True : Py_False) < 0 ? -1 : was;
+  if (on) before = old == Py_True;
+  if (PyDict_SetItem(T.compiler_dict, T.compiling_name, on || before ? Py_True : Py_False) < 0) return -1;
+  depth += on ? 1 : -1;
+  return 0;
 }
 
 PyObject *fl_compiling_dict(void) { return T.compiler_dict; }

@@ -150,12 +150,36 @@ static bool skip(fl_rec *r, PyObject *o) {
   return fl_ptrmap_get(&r->fresh, o, NULL) || fl_ptrmap_get(&r->covered, o, NULL);
 }
 
+/* An argument met on another way than as that argument: the next call may give another one there. */
+static bool is_argument(fl_rec *r, PyObject *value, int depth) {
+  if (!PyTuple_Check(value)) return fl_ptrmap_get(&r->covered, value, NULL);
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(value) && depth < 8; i++)
+    if (is_argument(r, PyTuple_GET_ITEM(value, i), depth + 1)) return true;
+  return false;
+}
+
 void fl_rec_note_known(fl_rec *r, PyObject *value) {
   if (!value || fl_ptrmap_get(&r->known, value, NULL)) return;
+  if (is_argument(r, value, 0)) fl_rec_give_up(r, "an argument is reached on another way too", Py_TYPE(value)->tp_name);
   if (!fl_ptrmap_set(&r->known, value, 0)) oom(r);
   /* Nothing reports what is taken out of a tuple. */
   for (Py_ssize_t i = 0; PyTuple_Check(value) && i < PyTuple_GET_SIZE(value); i++)
     fl_rec_note_known(r, PyTuple_GET_ITEM(value, i));
+}
+
+void fl_rec_compared(fl_rec *r, PyObject *a, PyObject *b) {
+  uint32_t v;
+  if (off(r) || a == b || Py_TYPE(a) != Py_TYPE(b)) return;
+  bool x = fl_ptrmap_get(&r->covered, a, NULL), y = fl_ptrmap_get(&r->covered, b, NULL);
+  if (x == y) return;
+  PyObject *other = x ? b : a;
+  if (fl_ptrmap_get(&r->fresh, other, NULL)) return;
+  if (fl_rec_find(r, other, &v) && r->trace->values.data[v].kind == FL_TVAL_RESULT) return;
+  fl_rec_give_up(r, "an argument compared by identity", Py_TYPE(other)->tp_name);
+}
+
+bool fl_rec_is_passing(fl_rec *r, PyObject *o) {
+  return !off(r) && (fl_ptrmap_get(&r->covered, o, NULL) || (fl_tensor_check(o) && !fl_ptrmap_get(&r->known, o, NULL)));
 }
 
 static int done(fl_rec *r, int rc, bool changed, PyObject *key) {
@@ -267,20 +291,25 @@ static bool tensor_attr_covered(fl_rec *r, PyObject *descr, PyObject *obj, PyObj
 }
 
 int fl_rec_read_descr(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *value) {
-  if (off(r) || !value) return 0;
+  if (off(r)) return 0;
   if (fl_tensor_check(obj)) {
-    if (tensor_attr_covered(r, descr, obj, value)) return 0;
+    if (!value || tensor_attr_covered(r, descr, obj, value)) return 0;
   } else if (skip(r, obj))
     return 0;
   fl_rec_note_known(r, value);
   return done(r, fl_guards_add_descr(&r->trace->guards, descr, obj, value), false, NULL);
 }
 
+static bool is_deque(PyObject *o) {
+  for (PyTypeObject *t = Py_TYPE(o); t; t = t->tp_base)
+    if (!strcmp(t->tp_name, "collections.deque")) return true;
+  return false;
+}
+
 int fl_rec_read_contents(fl_rec *r, PyObject *c) {
   if (off(r) || skip(r, c)) return 0;
-  bool mutable =
-      PyList_Check(c) || PyDict_Check(c) || PySet_Check(c) || !strcmp(Py_TYPE(c)->tp_name, "collections.deque");
-  if (!mutable || (r->pending.len && fl_rec_reads_written(r, c))) return 0;
+  if (!PyList_Check(c) && !PyDict_Check(c) && !PySet_Check(c) && !PyByteArray_Check(c) && !is_deque(c)) return 0;
+  if (r->pending.len && fl_rec_reads_written(r, c)) return 0;
   if (PyList_Check(c))
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(c); i++) fl_rec_note_known(r, PyList_GET_ITEM(c, i));
   Py_ssize_t pos = 0;
@@ -347,6 +376,13 @@ const char *fl_rec_module(const fl_rec *r) {
 
 /* --- begin and end --- */
 
+/* Arguments matched by identity. */
+static void know_objects(fl_rec *r, const fl_spec *s) {
+  if (s->kind == FL_SPEC_OBJECT) fl_rec_note_known(r, s->object);
+  if (s->kind == FL_SPEC_TUPLE || s->kind == FL_SPEC_LIST || s->kind == FL_SPEC_DICT)
+    for (int i = 0; i < s->n; i++) know_objects(r, &s->items[i]);
+}
+
 fl_rec *fl_rec_begin(PyObject *target, PyObject *const *args, size_t n_pos, PyObject *kwnames, const char **why_not) {
   *why_not = NULL;
   fl_rec *r = fl_calloc(1, sizeof *r);
@@ -365,6 +401,7 @@ fl_rec *fl_rec_begin(PyObject *target, PyObject *const *args, size_t n_pos, PyOb
     if (add_value(r, &v, r->inputs[i]) == FL_NO_TVAL) *why_not = "out of memory";
   }
   if (*why_not || !(r->mode = fl_rec_mode_new())) goto fail;
+  for (int i = 0; i < t->args.n_pos + t->args.n_kw; i++) know_objects(r, &t->args.args[i]);
   name_modules(r, PyMethod_Check(target) ? PyMethod_GET_SELF(target) : target, "", 0);
   fl_eval_on_frame(on_frame);
   return r;
@@ -375,7 +412,12 @@ fail:
 
 static bool ask_tensor(void *ctx, PyObject *tensor, uint32_t *out_value) {
   fl_rec *r = ctx;
-  if (fl_rec_find(r, tensor, out_value)) return true;
+  if (fl_rec_find(r, tensor, out_value)) {
+    if (r->trace->values.data[*out_value].kind != FL_TVAL_RESULT) return true;
+    int rg = fl_tensor_requires_grad(tensor);
+    if (rg < 0) PyErr_Clear();
+    return rg == 0;
+  }
   /* A parameter given back that no operator used: the same object again. */
   uint32_t index;
   if (!fl_ptrmap_get(&r->known, tensor, NULL) || fl_weights_add(&r->trace->weights, tensor, &index)) return false;
@@ -383,6 +425,8 @@ static bool ask_tensor(void *ctx, PyObject *tensor, uint32_t *out_value) {
   *out_value = add_value(r, &v, tensor);
   return *out_value != FL_NO_TVAL;
 }
+
+static bool ask_argument(void *ctx, PyObject *object) { return fl_ptrmap_get(&((fl_rec *)ctx)->covered, object, NULL); }
 
 static bool ask_known(void *ctx, PyObject *object) {
   fl_rec *r = ctx;
@@ -399,7 +443,7 @@ fl_trace *fl_rec_end(fl_rec *r, PyObject *result) {
   if (!r->gave_up && !fl_guards_arm(&t->guards, written, r, why, sizeof why))
     fl_rec_give_up(r, "state read by the call changed during it", why);
   if (!r->gave_up) {
-    fl_result_asker ask = {r, ask_tensor, ask_known};
+    fl_result_asker ask = {r, ask_tensor, ask_known, ask_argument};
     bad = fl_result_make(&t->result, &t->arena, all, &ask, &detail);
     if (bad) fl_rec_give_up(r, bad, detail);
   }

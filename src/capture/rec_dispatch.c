@@ -262,6 +262,11 @@ static void record(op_call *c, fl_tnode *n, PyObject *result) {
   if (!c->schema->writes && !c->schema->norm && fl_tensor_check(result) && is_argument(c, result)) return;
   note_writes(c, result);
   bool dynamic = c->schema->dynamic_shape && (!c->schema->is_index || has_mask(c));
+  PyObject *generator = arg_named(c, "generator");
+  if (generator && generator != Py_None) {
+    fl_rec_give_up(r, "a random generator of the program's own", c->schema->name);
+    return;
+  }
   if (is_random(c)) {
     n->pin = "random";
     r->random = true;
@@ -270,6 +275,8 @@ static void record(op_call *c, fl_tnode *n, PyObject *result) {
     n->pin = "its answer decides how the program goes on";
   else if (dynamic)
     n->pin = "the shape of its result depends on data";
+  else if (result == Py_None && !n->pin)
+    n->pin = "it gives nothing back but may raise";
   if (r->gave_up) return;
   if ((scalar || dynamic) && (r->effects || r->random)) {
     fl_rec_give_up(r, "a decision after an effect", c->schema->name);

@@ -34,12 +34,16 @@ int fl_rec_read_type(fl_rec *r, PyTypeObject *type, PyObject *name, PyObject *va
 int fl_rec_read_cell(fl_rec *r, PyObject *cell, PyObject *value);
 /* A Python function was called: its code, defaults, keyword defaults and closure mattered. */
 int fl_rec_read_function(fl_rec *r, PyObject *function);
-/* A data descriptor in C (slot member, getset) on `obj` gave `value`: checked by getting it again and comparing
+/* A data descriptor in C (slot member, getset) on `obj` gave `value` (NULL: unset): checked by getting it again and comparing
  * identity, or equality for exact int, float, str, bool, tuple of those, None. */
 int fl_rec_read_descr(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *value);
 /* Everything directly in a mutable container mattered (list, dict, set, deque, ...; len, iteration, `in`, ==). Immutable and
  * unknown objects are ignored. */
 int fl_rec_read_contents(fl_rec *r, PyObject *container);
+/* `is` was asked of two objects that are not the same. */
+void fl_rec_compared(fl_rec *r, PyObject *a, PyObject *b);
+/* Another object stands here in the next call: an argument, a tensor made by the call. */
+bool fl_rec_is_passing(fl_rec *r, PyObject *obj);
 /* A C function that only reads interpreter or library state was called with these arguments and gave `result`
  * (torch.is_grad_enabled, ContextVar.get, os.environ lookups ...): checked by calling it again and comparing as above. */
 int fl_rec_read_query(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargs, PyObject *kwnames,

@@ -1,8 +1,8 @@
-#include "capture/cpython/compat.h"
 #include "capture/result.h"
 
 #include <string.h>
 
+#include "capture/ccalls.h"
 #include "capture/interop.h"
 #include "capture/ptrmap.h"
 
@@ -33,7 +33,7 @@ static const char *add(maker *m, PyObject *o, const fl_result_node *n, uint32_t 
 static bool is_atom(PyObject *o) {
   return o == Py_None || o == Py_Ellipsis || o == Py_NotImplemented || PyBool_Check(o) || PyLong_CheckExact(o) ||
          PyFloat_CheckExact(o) || PyComplex_CheckExact(o) || PyUnicode_CheckExact(o) || PyBytes_CheckExact(o) ||
-         PyType_Check(o) || PyFunction_Check(o) || PyCFunction_Check(o) || PyModule_Check(o);
+         (PyType_Check(o) && !(((PyTypeObject *)o)->tp_flags & Py_TPFLAGS_HEAPTYPE));
 }
 
 /* Immutable objects of torch: the same one again is as good as an equal one. */
@@ -48,10 +48,10 @@ static bool is_torch_atom(PyObject *o) {
 /* Its state is its items and __dict__ and nothing else: every type up to `base` is a Python class without slots. */
 static bool plain_subclass(PyTypeObject *t, PyTypeObject *base) {
   for (; t && t != base; t = t->tp_base) {
-    if (!(t->tp_flags & Py_TPFLAGS_HEAPTYPE) || !fl_cpy_type_dict(t)) return false;
-    PyObject *slots = PyDict_GetItemString(fl_cpy_type_dict(t), "__slots__");
+    if (!fl_ccall_is_python_class(t) || !t->tp_dict) return false;
+    PyObject *slots = PyDict_GetItemString(t->tp_dict, "__slots__");
     if (slots && !(PyTuple_Check(slots) && PyTuple_GET_SIZE(slots) == 0)) return false;
-    if (PyDict_GetItemString(fl_cpy_type_dict(t), "__del__")) return false;
+    if (PyDict_GetItemString(t->tp_dict, "__del__")) return false;
   }
   return t == base;
 }
@@ -97,8 +97,7 @@ static PyObject *pairs_of(PyObject *o) {
 }
 
 static bool is_structseq(PyTypeObject *t) {
-  return PyType_IsSubtype(t, &PyTuple_Type) && fl_cpy_type_dict(t) &&
-         PyDict_GetItemString(fl_cpy_type_dict(t), "n_sequence_fields");
+  return PyType_IsSubtype(t, &PyTuple_Type) && t->tp_dict && PyDict_GetItemString(t->tp_dict, "n_sequence_fields");
 }
 
 static const char *describe_made(maker *m, PyObject *o, uint32_t *out) {
@@ -148,12 +147,16 @@ static const char *describe(maker *m, PyObject *o, uint32_t *out) {
   if (fl_tensor_check(o)) {
     fl_result_node n = {.kind = FL_RESULT_VALUE};
     if (m->ask->tensor(m->ask->ctx, o, &n.index)) return add(m, o, &n, out);
-    m->detail = "a tensor no recorded operator made";
+    m->detail = "a tensor that requires grad, or that no recorded operator made";
     return "a result of a kind that cannot be made again";
   }
   if (is_atom(o) || is_torch_atom(o) || m->ask->known(m->ask->ctx, o)) {
     fl_result_node n = {.kind = FL_RESULT_CONST, .object = o};
     return add(m, o, &n, out);
+  }
+  if (!PyTuple_Check(o) && m->ask->argument(m->ask->ctx, o)) {
+    m->detail = "an argument's own container";
+    return "a result of a kind that cannot be made again";
   }
   if (fl_ptrmap_get(&m->open, o, NULL) || m->depth > 64) {
     m->detail = "it contains itself";

@@ -45,6 +45,8 @@ typedef struct fl_result_asker {
   bool (*tensor)(void *ctx, PyObject *tensor, uint32_t *out_value);
   /* The object existed before the call: given back as it is. */
   bool (*known)(void *ctx, PyObject *object);
+  /* A container among the arguments. */
+  bool (*argument)(void *ctx, PyObject *object);
 } fl_result_asker;
 
 /* NULL, or why this result cannot be made again (`detail`: the type's name). No exception is left. */
