@@ -64,13 +64,13 @@ test: ctest pytest lint ## everything CI runs: C tests, wheel, Python tests, lin
 	@echo "make test: C tests, Python tests and linters passed"
 
 ctest: $(VENV)/.base ## C unit tests under address and undefined-behaviour sanitizers
-	cmake -S . -B $(BUILD)/asan -GNinja -Wno-dev --log-level=WARNING \
+	cmake -S . -B $(BUILD)/asan -GNinja --log-level=WARNING \
 	  -DFL_TESTS=ON -DFL_PYTHON=OFF -DFL_SANITIZE=address,undefined
 	cmake --build $(BUILD)/asan -j $(JOBS)
 	ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS)
 
 pytest: setup ## Python tests against the installed wheel (ARGS="-k name" selects)
-	cmake -S . -B $(BUILD)/kernels -GNinja -Wno-dev --log-level=WARNING -DFL_TESTS=ON -DFL_PYTHON=OFF
+	cmake -S . -B $(BUILD)/kernels -GNinja --log-level=WARNING -DFL_TESTS=ON -DFL_PYTHON=OFF
 	cmake --build $(BUILD)/kernels -j $(JOBS) --target framelift_eval_graph
 	FRAMELIFT_BUILD=$(BUILD)/kernels $(PY) -m pytest $(ARGS)
 
@@ -95,7 +95,7 @@ bench: $(VENV)/.framelift $(VENV)/.bench ## every model against eager, torch.com
 	$(PY) -m framelift bench $(ARGS)
 
 dev: $(VENV)/.base ## build the extension into python/framelift, for PYTHONPATH=python
-	cmake -S . -B $(BUILD)/dev -GNinja -Wno-dev --log-level=WARNING -DFL_TESTS=ON \
+	cmake -S . -B $(BUILD)/dev -GNinja --log-level=WARNING -DFL_TESTS=ON \
 	  -DPython_EXECUTABLE=$(abspath $(PY))
 	cmake --build $(BUILD)/dev -j $(JOBS)
 

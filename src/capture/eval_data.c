@@ -78,22 +78,19 @@ static void operand(fl_rec *r, PyObject *o, PyObject *method) {
 
 /* --- operators --- */
 
-#define BINARY_OPS(X)                                                                                                  \
-  X(PyNumber_Add, add)                                                                                                 \
-  X(PyNumber_And, and)                                                                                                 \
-  X(PyNumber_FloorDivide, floordiv)                                                                                    \
-  X(PyNumber_Lshift, lshift)                                                                                           \
-  X(PyNumber_MatrixMultiply, matmul) X(PyNumber_Multiply, mul) X(PyNumber_Remainder, mod) X(PyNumber_Or, or)           \
-      X(power, pow) X(PyNumber_Rshift, rshift) X(PyNumber_Subtract, sub) X(PyNumber_TrueDivide, truediv)               \
-          X(PyNumber_Xor, xor)
-#define INPLACE_OPS(X)                                                                                                 \
-  X(PyNumber_InPlaceAdd, add)                                                                                          \
-  X(PyNumber_InPlaceAnd, and)                                                                                          \
-  X(PyNumber_InPlaceFloorDivide, floordiv)                                                                             \
-  X(PyNumber_InPlaceLshift, lshift)                                                                                    \
-  X(PyNumber_InPlaceMatrixMultiply, matmul) X(PyNumber_InPlaceMultiply, mul) X(PyNumber_InPlaceRemainder, mod)         \
-      X(PyNumber_InPlaceOr, or) X(inplace_power, pow) X(PyNumber_InPlaceRshift, rshift)                                \
-          X(PyNumber_InPlaceSubtract, sub) X(PyNumber_InPlaceTrueDivide, truediv) X(PyNumber_InPlaceXor, xor)
+/* clang-format off */
+#define BINARY_OPS(X) \
+  X(PyNumber_Add, add) X(PyNumber_And, and) X(PyNumber_FloorDivide, floordiv) X(PyNumber_Lshift, lshift) \
+  X(PyNumber_MatrixMultiply, matmul) X(PyNumber_Multiply, mul) X(PyNumber_Remainder, mod) X(PyNumber_Or, or) \
+  X(power, pow) X(PyNumber_Rshift, rshift) X(PyNumber_Subtract, sub) X(PyNumber_TrueDivide, truediv) \
+  X(PyNumber_Xor, xor)
+#define INPLACE_OPS(X) \
+  X(PyNumber_InPlaceAdd, add) X(PyNumber_InPlaceAnd, and) X(PyNumber_InPlaceFloorDivide, floordiv) \
+  X(PyNumber_InPlaceLshift, lshift) X(PyNumber_InPlaceMatrixMultiply, matmul) X(PyNumber_InPlaceMultiply, mul) \
+  X(PyNumber_InPlaceRemainder, mod) X(PyNumber_InPlaceOr, or) X(inplace_power, pow) \
+  X(PyNumber_InPlaceRshift, rshift) X(PyNumber_InPlaceSubtract, sub) X(PyNumber_InPlaceTrueDivide, truediv) \
+  X(PyNumber_InPlaceXor, xor)
+/* clang-format on */
 enum { OPS = 13 };
 
 static PyObject *power(PyObject *a, PyObject *b) { return PyNumber_Power(a, b, Py_None); }

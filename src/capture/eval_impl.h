@@ -40,28 +40,22 @@ static inline void fl_tell(fl_rec *r, int rc) {
 }
 
 /* --- names.c: interned strings --- */
-#define FL_NAMES(X)                                                                                                    \
-  X(__getattr__)                                                                                                       \
-  X(__getattribute__)                                                                                                  \
-  X(__setattr__)                                                                                                       \
-  X(__delattr__)                                                                                                       \
-  X(__get__)                                                                                                           \
-  X(__set__) X(__delete__) X(__call__) X(__new__) X(__init__) X(__iter__) X(__next__) X(__len__) X(__bool__)           \
-      X(__contains__) X(__getitem__) X(__setitem__) X(__delitem__) X(__class_getitem__) X(__eq__) X(__ne__) X(__lt__)  \
-          X(__le__) X(__gt__) X(__ge__) X(__hash__) X(__neg__) X(__pos__) X(__invert__) X(__index__) X(__float__)      \
-              X(__int__) X(__str__) X(__repr__) X(__format__) X(__enter__) X(__exit__) X(__name__) X(__path__)         \
-                  X(__spec__) X(__dict__) X(__import__) X(__build_class__) X(__annotations__) X(__match_args__)        \
-                      X(__missing__) X(__instancecheck__) X(__subclasscheck__) X(__class__) X(__module__)              \
-                          X(__qualname__) X(__reversed__) X(__length_hint__) X(__reduce__) X(__wrapped__) X(__self__)  \
-                              X(__bases__) X(_op) X(name) X(get) X(func) X(args) X(keywords) X(join) X(__add__)        \
-                                  X(__sub__) X(__mul__) X(__matmul__) X(__truediv__) X(__floordiv__) X(__mod__)        \
-                                      X(__pow__) X(__lshift__) X(__rshift__) X(__and__) X(__or__) X(__xor__)           \
-                                          X(__radd__) X(__rsub__) X(__rmul__) X(__rmatmul__) X(__rtruediv__)           \
-                                              X(__rfloordiv__) X(__rmod__) X(__rpow__) X(__rlshift__) X(__rrshift__)   \
-                                                  X(__rand__) X(__ror__) X(__rxor__) X(__iadd__) X(__isub__)           \
-                                                      X(__imul__) X(__imatmul__) X(__itruediv__) X(__ifloordiv__)      \
-                                                          X(__imod__) X(__ipow__) X(__ilshift__) X(__irshift__)        \
-                                                              X(__iand__) X(__ior__) X(__ixor__)
+/* clang-format off */
+#define FL_NAMES(X) \
+  X(__getattr__) X(__getattribute__) X(__setattr__) X(__delattr__) X(__get__) X(__set__) X(__delete__) X(__call__) \
+  X(__new__) X(__init__) X(__iter__) X(__next__) X(__len__) X(__bool__) X(__contains__) X(__getitem__) \
+  X(__setitem__) X(__delitem__) X(__class_getitem__) X(__eq__) X(__ne__) X(__lt__) X(__le__) X(__gt__) X(__ge__) \
+  X(__hash__) X(__neg__) X(__pos__) X(__invert__) X(__index__) X(__float__) X(__int__) X(__str__) X(__repr__) \
+  X(__format__) X(__enter__) X(__exit__) X(__name__) X(__path__) X(__spec__) X(__dict__) X(__import__) \
+  X(__build_class__) X(__annotations__) X(__match_args__) X(__missing__) X(__instancecheck__) X(__subclasscheck__) \
+  X(__class__) X(__module__) X(__qualname__) X(__reversed__) X(__length_hint__) X(__reduce__) X(__wrapped__) \
+  X(__self__) X(__bases__) X(_op) X(name) X(get) X(func) X(args) X(keywords) X(join) X(__add__) X(__sub__) \
+  X(__mul__) X(__matmul__) X(__truediv__) X(__floordiv__) X(__mod__) X(__pow__) X(__lshift__) X(__rshift__) \
+  X(__and__) X(__or__) X(__xor__) X(__radd__) X(__rsub__) X(__rmul__) X(__rmatmul__) X(__rtruediv__) \
+  X(__rfloordiv__) X(__rmod__) X(__rpow__) X(__rlshift__) X(__rrshift__) X(__rand__) X(__ror__) X(__rxor__) \
+  X(__iadd__) X(__isub__) X(__imul__) X(__imatmul__) X(__itruediv__) X(__ifloordiv__) X(__imod__) X(__ipow__) \
+  X(__ilshift__) X(__irshift__) X(__iand__) X(__ior__) X(__ixor__)
+/* clang-format on */
 typedef struct fl_names {
 #define X(n) PyObject *n;
   FL_NAMES(X)
