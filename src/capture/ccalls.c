@@ -1,4 +1,5 @@
 /* The table of ccalls.def, resolved to addresses, and what follows from it for types and attributes in C. */
+#include "capture/cpython/compat.h"
 #include "capture/ccalls.h"
 
 #include <string.h>
@@ -106,7 +107,7 @@ static bool insert_namespace(PyObject *holder, fl_cc cls) {
   PyTypeObject *tp = PyType_Check(holder) ? (PyTypeObject *)holder : Py_TYPE(holder);
   PyObject *key, *v;
   Py_ssize_t pos = 0;
-  while (PyDict_Next(tp->tp_dict, &pos, &key, &v)) {
+  while (PyDict_Next(fl_cpy_type_dict(tp), &pos, &key, &v)) {
     PyObject *o = v, *plain = NULL;
     if (Py_IS_TYPE(v, &PyStaticMethod_Type)) o = plain = PyObject_GetAttrString(v, "__func__");
     bool is_new = PyUnicode_CompareWithASCIIString(key, "__new__") == 0;

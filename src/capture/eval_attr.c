@@ -5,6 +5,7 @@
  * any other is C code we do not know, and gives the recording up. */
 #include <string.h>
 
+#include "capture/cpython/compat.h"
 #include "capture/ccalls.h"
 #include "capture/eval_impl.h"
 
@@ -212,12 +213,12 @@ static void saw_super(fl_rec *r, PyObject *obj, PyObject *name) {
   while (i < n && PyTuple_GET_ITEM(mro, i) != this) i++;
   for (i++; i < n; i++) {
     PyTypeObject *tp = (PyTypeObject *)PyTuple_GET_ITEM(mro, i);
-    PyObject *here = PyDict_GetItemWithError(tp->tp_dict, name);
+    PyObject *here = PyDict_GetItemWithError(fl_cpy_type_dict(tp), name);
     if (here) {
       fl_tell(r, fl_rec_read_type(r, tp, name, here));
       break;
     }
-    fl_tell(r, fl_rec_read_item(r, tp->tp_dict, name, NULL));
+    fl_tell(r, fl_rec_read_item(r, fl_cpy_type_dict(tp), name, NULL));
   }
   Py_XDECREF(this);
   Py_XDECREF(start);

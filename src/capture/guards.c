@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "capture/argspec.h"
+#include "capture/cpython/compat.h"
 
 #if defined(__GNUC__)
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations" /* ma_version_tag, until CPython 3.14 removes it */
@@ -210,7 +211,7 @@ int fl_guards_add_item(fl_guards *g, PyObject *dict, PyObject *key, PyObject *va
   if (!fl_ptrmap_get(&g->dicts, dict, &at)) {
     fl_dict_guard n = {.dict = dict, .expected = PyDict_New()};
     at = (uint32_t)g->dict.len;
-    if (!n.expected || !FL_PUSH(&g->dict, n)) {
+    if (!n.expected || fl_cpy_watch_dict(dict) < 0 || !FL_PUSH(&g->dict, n)) {
       PyErr_Clear();
       Py_XDECREF(n.expected);
       return -1;
@@ -305,6 +306,10 @@ int fl_guards_add_contents(fl_guards *g, PyObject *o) {
 
 int fl_guards_add_snapshot(fl_guards *g, PyObject *o, PyObject *snap) {
   if (fl_ptrmap_get(&g->conts, o, NULL)) return 0;
+  if (PyDict_Check(o) && fl_cpy_watch_dict(o) < 0) {
+    PyErr_Clear();
+    return -1;
+  }
   bool ok;
   if (PyList_Check(o)) {
     fl_list_guard n = {o, snap};

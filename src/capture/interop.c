@@ -1,3 +1,4 @@
+#include "capture/cpython/compat.h"
 #include "capture/interop.h"
 
 #include <string.h>
@@ -59,7 +60,7 @@ static PyObject *path(PyObject *from, const char *dotted) {
 }
 
 static PyGetSetDef *getset_of(PyObject *base, const char *name) {
-  PyObject *d = PyDict_GetItemString(((PyTypeObject *)base)->tp_dict, name);
+  PyObject *d = PyDict_GetItemString(fl_cpy_type_dict((PyTypeObject *)base), name);
   if (!d || Py_TYPE(d) != &PyGetSetDescr_Type) {
     PyErr_Format(PyExc_ImportError, "framelift: torch.Tensor.%s is not the getset it used to be", name);
     return NULL;

@@ -1,3 +1,4 @@
+#include "capture/cpython/compat.h"
 #include "capture/result.h"
 
 #include <string.h>
@@ -48,10 +49,10 @@ static bool is_torch_atom(PyObject *o) {
 /* Its state is its items and __dict__ and nothing else: every type up to `base` is a Python class without slots. */
 static bool plain_subclass(PyTypeObject *t, PyTypeObject *base) {
   for (; t && t != base; t = t->tp_base) {
-    if (!fl_ccall_is_python_class(t) || !t->tp_dict) return false;
-    PyObject *slots = PyDict_GetItemString(t->tp_dict, "__slots__");
+    if (!fl_ccall_is_python_class(t) || !fl_cpy_type_dict(t)) return false;
+    PyObject *slots = PyDict_GetItemString(fl_cpy_type_dict(t), "__slots__");
     if (slots && !(PyTuple_Check(slots) && PyTuple_GET_SIZE(slots) == 0)) return false;
-    if (PyDict_GetItemString(t->tp_dict, "__del__")) return false;
+    if (PyDict_GetItemString(fl_cpy_type_dict(t), "__del__")) return false;
   }
   return t == base;
 }
@@ -97,7 +98,8 @@ static PyObject *pairs_of(PyObject *o) {
 }
 
 static bool is_structseq(PyTypeObject *t) {
-  return PyType_IsSubtype(t, &PyTuple_Type) && t->tp_dict && PyDict_GetItemString(t->tp_dict, "n_sequence_fields");
+  return PyType_IsSubtype(t, &PyTuple_Type) && fl_cpy_type_dict(t) &&
+         PyDict_GetItemString(fl_cpy_type_dict(t), "n_sequence_fields");
 }
 
 static const char *describe_made(maker *m, PyObject *o, uint32_t *out) {

@@ -90,11 +90,23 @@ static PyMethodDef methods[] = {
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "framelift._C", .m_size = -1,
                                     .m_methods = methods};
 
+/* Without PyTorch only the evaluator is there: module.Compiled is missing. 1 found, 0 not installed, -1. */
+static int find_torch(void) {
+  PyObject *torch = PyImport_ImportModule("torch");
+  Py_XDECREF(torch);
+  if (torch) return fl_interop_init() < 0 ? -1 : 1;
+  if (!PyErr_ExceptionMatches(PyExc_ModuleNotFoundError)) return -1;
+  PyErr_Clear();
+  return 0;
+}
+
 PyMODINIT_FUNC PyInit__C(void) {
-  if (fl_interop_init() < 0 || fl_eval_init() < 0 || PyType_Ready(&fl_compiled_type) < 0) return NULL;
-  fl_impl_init();
+  int torch = find_torch();
+  if (torch < 0 || fl_eval_init() < 0 || PyType_Ready(&fl_compiled_type) < 0) return NULL;
+  if (torch) fl_impl_init();
   PyObject *m = PyModule_Create(&module);
   if (!m) return NULL;
-  if (PyModule_AddObjectRef(m, "Compiled", (PyObject *)&fl_compiled_type) < 0 || fl_mod_eval_add(m) < 0) Py_CLEAR(m);
+  if ((torch && PyModule_AddObjectRef(m, "Compiled", (PyObject *)&fl_compiled_type) < 0) || fl_mod_eval_add(m) < 0)
+    Py_CLEAR(m);
   return m;
 }

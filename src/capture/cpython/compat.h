@@ -1,6 +1,6 @@
-/* What the evaluator needs of CPython's private parts, one implementation per minor version (py311.c, ...).
+/* What the evaluator needs of CPython's private parts, one implementation per layout (py311.c; py312.c for 3.12 and 3.13).
  *
- * FL_CPYTHON is the version this build knows (311), or 0: then everything runs natively and fl_eval_why_not() says so.
+ * FL_CPYTHON is the version this build knows (311, 312, 313), or 0: then everything runs natively and fl_eval_why_not() says so.
  * Nothing outside this directory includes CPython's internal headers or tests PY_VERSION_HEX. */
 #ifndef FL_CAPTURE_CPYTHON_COMPAT_H
 #define FL_CAPTURE_CPYTHON_COMPAT_H
@@ -8,8 +8,8 @@
 #include <Python.h>
 #include <stdbool.h>
 
-#if PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x030C0000 && !defined(PYPY_VERSION)
-#define FL_CPYTHON 311
+#if PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x030E0000 && !defined(PYPY_VERSION) && !defined(Py_GIL_DISABLED)
+#define FL_CPYTHON (300 + (PY_VERSION_HEX >> 16 & 0xFF))
 #else
 #define FL_CPYTHON 0
 #endif
@@ -46,6 +46,21 @@ PyObject **fl_cpy_locals(fl_frame *f);  /* its fast locals */
 fl_frame *fl_cpy_top(PyThreadState *ts);
 fl_frame *fl_cpy_below(fl_frame *f);
 int fl_cpy_line(fl_frame *f);
+
+/* A type's own dictionary, borrowed. From 3.12 on tp_dict of CPython's own static types is NULL. */
+static inline PyObject *fl_cpy_type_dict(PyTypeObject *tp) {
+#if PY_VERSION_HEX >= 0x030C0000
+  PyObject *d = PyType_GetDict(tp);
+  Py_XDECREF(d);
+  return d;
+#else
+  return tp->tp_dict;
+#endif
+}
+
+/* Makes every store to this dictionary change its version: in 3.13.0 those to values that lie in their object do not.
+ * 0 or -1. */
+int fl_cpy_watch_dict(PyObject *dict);
 
 /* Evaluates the frame under ceval's own contract (reference ownership, who clears it). */
 PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag);

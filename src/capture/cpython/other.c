@@ -16,4 +16,5 @@ fl_frame *fl_cpy_top(PyThreadState *ts) { return NULL; }
 fl_frame *fl_cpy_below(fl_frame *f) { return NULL; }
 int fl_cpy_line(fl_frame *f) { return 0; }
 PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) { return NULL; }
+int fl_cpy_watch_dict(PyObject *dict) { return 0; }
 #endif

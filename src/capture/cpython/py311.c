@@ -33,4 +33,5 @@ fl_frame *fl_cpy_below(fl_frame *f) { return f->previous; }
 int fl_cpy_line(fl_frame *f) {
   return PyCode_Addr2Line(f->f_code, _PyInterpreterFrame_LASTI(f) * (int)sizeof(_Py_CODEUNIT));
 }
+int fl_cpy_watch_dict(PyObject *dict) { return 0; }
 #endif

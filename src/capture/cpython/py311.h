@@ -16,6 +16,9 @@
 #undef NEED_OPCODE_TABLES
 #undef Py_BUILD_CORE
 #include <opcode.h>
+#define FRAME_CODE(f) ((f)->f_code)
+#define FRAME_FUNC(f) ((f)->f_func)
+#define FRAME_AT(f)   ((f)->prev_instr) /* the instruction being executed */
 #endif
 
 #endif
