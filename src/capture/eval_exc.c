@@ -191,13 +191,15 @@ void fl_exc_kwargs(PyObject *func, PyObject *kwargs) {
   }
   if (!PyErr_ExceptionMatches(PyExc_KeyError)) return;
   PyErr_Fetch(&type, &value, &tb);
-  if (!value || !PyTuple_Check(value) || PyTuple_GET_SIZE(value) != 1) {
+  /* Up to 3.11 the arguments, from 3.12 on the exception itself. */
+  PyObject *keys = value && PyExceptionInstance_Check(value) ? ((PyBaseExceptionObject *)value)->args : value;
+  if (!keys || !PyTuple_Check(keys) || PyTuple_GET_SIZE(keys) != 1) {
     PyErr_Restore(type, value, tb);
     return;
   }
   name = _PyObject_FunctionStr(func);
   if (name)
-    PyErr_Format(PyExc_TypeError, "%U got multiple values for keyword argument '%S'", name, PyTuple_GET_ITEM(value, 0));
+    PyErr_Format(PyExc_TypeError, "%U got multiple values for keyword argument '%S'", name, PyTuple_GET_ITEM(keys, 0));
   Py_XDECREF(name);
   Py_XDECREF(type);
   Py_XDECREF(value);

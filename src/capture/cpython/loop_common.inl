@@ -314,7 +314,7 @@
       PyObject *other = POP();
       if (r) fl_data_saw(r, other);
       int rc = _PyDict_MergeEx(PEEK(oparg), other, 2);
-      if (rc < 0) fl_exc_kwargs(PEEK(oparg + 2), other);
+      if (rc < 0) fl_exc_kwargs(PEEK(oparg + (FL_CPYTHON < 313 ? 2 : 3)), other);
       Py_DECREF(other);
       if (rc < 0) goto error;
       continue;
