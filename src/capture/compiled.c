@@ -1,4 +1,3 @@
-#include "capture/cpython/compat.h"
 #include "capture/compiled.h"
 
 #include <structmember.h>

@@ -174,7 +174,7 @@ static void print_steps(const fl_plan *p, const double *us, int runs) {
   int n = 0;
   for (size_t i = 0; i < p->run.len; i++) {
     const fl_step *s = &p->run.data[i];
-    const char *name = s->kind == FL_STEP_COPY ? "copy" : fl_engine_plan(e)->backend->kernel(s->kernel)->name;
+    const char *name = s->kind == FL_STEP_COPY ? "copy" : p->backend->kernel(s->kernel)->name;
     int k = 0;
     while (k < n && strcmp(lines[k].name, name)) k++;
     if (k == n) lines[n++] = (line){name, 0, 0};

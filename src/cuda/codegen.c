@@ -1,0 +1,208 @@
+#include "cuda/codegen.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+const char *fl_cg_storage(fl_dtype t) {
+  switch (t) {
+  case FL_F32: return "float";
+  case FL_F64: return "double";
+  case FL_F16: return "f16";
+  case FL_BF16: return "bf16";
+  case FL_I64: return "i64";
+  case FL_I32: return "int";
+  case FL_I16: return "short";
+  case FL_I8: return "signed char";
+  case FL_U8: return "unsigned char";
+  default: return "b8";
+  }
+}
+
+const char *fl_cg_register(fl_dtype t) { return t == FL_F64 ? "double" : fl_dtype_is_float(t) ? "float" : "i64"; }
+
+void fl_cg_number(fl_text *t, fl_dtype dtype, double v) {
+  if (!fl_dtype_is_float(dtype))
+    fl_text_add(t, "(i64)%.17g", v);
+  else if (v != v)
+    fl_text_add(t, "(%s)NOT_A_NUMBER", fl_cg_register(dtype));
+  else if (isinf(v))
+    fl_text_add(t, "(%s)%sINF", fl_cg_register(dtype), v < 0 ? "-" : "");
+  else
+    fl_text_add(t, "(%s)%.17g", fl_cg_register(dtype), v);
+}
+
+void fl_cg_offset(fl_text *t, const fl_tensor *x, const fl_type *shape) {
+  const char *plus = "";
+  for (int d = 0; d < x->type.rank; d++) {
+    if (x->type.dims[d] == 1 || x->strides[d] == 0) continue;
+    fl_text_add(t, "%sc%d * (I)%" PRId64, plus, shape->rank - x->type.rank + d, x->strides[d]);
+    plus = " + ";
+  }
+  if (!*plus) fl_text_add(t, "0");
+}
+
+void fl_cg_function(fl_text *t, const char *name, int n, const int64_t *dims, const int64_t *strides) {
+  int64_t d[FL_MAX_RANK + 2], s[FL_MAX_RANK + 2], total = 1;
+  int m = 0;
+  for (int i = 0; i < n; i++) {
+    total *= dims[i];
+    if (dims[i] == 1) continue;
+    if (m && s[m - 1] == strides[i] * dims[i]) {
+      d[m - 1] *= dims[i];
+      s[m - 1] = strides[i];
+    } else {
+      d[m] = dims[i];
+      s[m++] = strides[i];
+    }
+  }
+  const char *index = total <= INT32_MAX ? "unsigned" : "i64";
+  fl_text_add(t, "__device__ inline i64 %s(i64 r) {\n  %s q = (%s)r;\n  i64 o = 0;\n", name, index, index);
+  for (int i = m - 1; i > 0; i--)
+    fl_text_add(t, "  o += (i64)(q %% %" PRId64 ") * %" PRId64 ";\n  q /= %" PRId64 ";\n", d[i], s[i], d[i]);
+  if (m) fl_text_add(t, "  o += (i64)q * %" PRId64 ";\n", s[0]);
+  fl_text_add(t, "  return o;\n}\n");
+}
+
+void fl_cg_act(fl_text *t, const char *v, fl_act act, double lo, double hi) {
+  switch (act) {
+  case FL_ACT_RELU: fl_text_add(t, "  %s = %s < 0 ? 0 : %s;\n", v, v, v); break;
+  case FL_ACT_CLAMP:
+    fl_text_add(t, "  %s = clamp<float>(%s, ", v, v);
+    fl_cg_number(t, FL_F32, lo);
+    fl_text_add(t, ", ");
+    fl_cg_number(t, FL_F32, hi);
+    fl_text_add(t, ");\n");
+    break;
+  case FL_ACT_GELU: fl_text_add(t, "  %s = 0.5f * %s * (1 + erff(%s * 0.70710678f));\n", v, v, v); break;
+  case FL_ACT_GELU_TANH:
+    fl_text_add(t, "  %s = 0.5f * %s * (1 + tanhf(0.79788456f * (%s + 0.044715f * %s * %s * %s)));\n", v, v, v, v, v,
+                v);
+    break;
+  case FL_ACT_SILU: fl_text_add(t, "  %s = %s / (1 + expf(-%s));\n", v, v, v); break;
+  case FL_ACT_SIGMOID: fl_text_add(t, "  %s = 1 / (1 + expf(-%s));\n", v, v); break;
+  case FL_ACT_TANH: fl_text_add(t, "  %s = tanhf(%s);\n", v, v); break;
+  case FL_ACT_HARDSWISH: fl_text_add(t, "  %s = %s * clamp<float>(%s + 3, 0, 6) / 6;\n", v, v, v); break;
+  case FL_ACT_HARDSIGMOID: fl_text_add(t, "  %s = clamp<float>(%s + 3, 0, 6) / 6;\n", v, v); break;
+  default: break;
+  }
+}
+
+/* --- one thread an element --- */
+
+static int64_t reach(const fl_tensor *x) {
+  int64_t last = 0;
+  for (int d = 0; d < x->type.rank; d++)
+    last += (x->type.dims[d] - 1) * (x->strides[d] < 0 ? -x->strides[d] : x->strides[d]);
+  return last;
+}
+
+static void signature(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out) {
+  fl_text_add(t, "extern \"C\" __global__ void __launch_bounds__(%d) k(", FL_CG_BLOCK);
+  for (int i = 0; i < p->n_in; i++)
+    if (!p->absent[i]) fl_text_add(t, "const %s *x%d, ", fl_cg_storage(in[i].type.dtype), i);
+  for (int i = 0; i < p->n_out; i++) fl_text_add(t, "%s *y%d, ", fl_cg_storage(out[i].type.dtype), i);
+  fl_text_add(t, "int *fault) {\n");
+}
+
+/* Coordinates c0, c1, ... of thread i, axes closest together in the output's memory fastest; o: its place there. */
+static void coordinates(fl_text *t, const fl_tensor *out) {
+  int order[FL_MAX_RANK], n = 0;
+  for (int d = 0; d < out->type.rank; d++) {
+    int at = n++;
+    for (; at > 0 && out->strides[order[at - 1]] < out->strides[d]; at--) order[at] = order[at - 1];
+    order[at] = d;
+  }
+  fl_text_add(t, "  const I i = (I)blockIdx.x * %d + threadIdx.x;\n  if (i >= (I)%" PRId64 ") return;\n  I q = i;\n",
+              FL_CG_BLOCK, fl_type_numel(&out->type));
+  for (int k = n - 1; k >= 0; k--) {
+    int d = order[k];
+    int64_t dim = out->type.dims[d];
+    if (dim == 1)
+      fl_text_add(t, "  const I c%d = 0;\n", d);
+    else if (k == 0)
+      fl_text_add(t, "  const I c%d = q;\n", d);
+    else
+      fl_text_add(t, "  const I c%d = q %% (I)%" PRId64 ";\n  q /= (I)%" PRId64 ";\n", d, dim, dim);
+  }
+  fl_text_add(t, "  const I o = ");
+  fl_cg_offset(t, out, &out->type);
+  fl_text_add(t, ";\n");
+}
+
+/* 0: one value for all; 1: lies as the output does; -1: neither. */
+static int likeness(const fl_tensor *x, const fl_tensor *out) {
+  if (fl_type_numel(&x->type) == 1) return 0;
+  if (x->type.rank != out->type.rank) return -1;
+  for (int d = 0; d < x->type.rank; d++)
+    if (x->type.dims[d] != out->type.dims[d] || (x->type.dims[d] != 1 && x->strides[d] != out->strides[d])) return -1;
+  return 1;
+}
+
+static bool lies_at(const fl_tensor *x, size_t bytes) { return (uintptr_t)x->data % bytes == 0; }
+
+/* Elements that a thread of a pointwise kernel can load and store at once: 1 unless all operands lie alike. */
+static int width_of(const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out) {
+  size_t largest = 1;
+  if (p->op != FL_OP_POINTWISE || !fl_is_dense(&out[0].type, out[0].strides)) return 1;
+  for (int i = 0; i < p->n_in; i++) {
+    if (likeness(&in[i], &out[0]) < 0) return 1;
+    size_t size = fl_dtype_size(in[i].type.dtype);
+    if (size > largest) largest = size;
+  }
+  for (int i = 0; i < p->n_out; i++) {
+    if (likeness(&out[i], &out[0]) != 1) return 1;
+    size_t size = fl_dtype_size(out[i].type.dtype);
+    if (size > largest) largest = size;
+  }
+  int width = (int)(16 / largest);
+  if (fl_type_numel(&out[0].type) % width) return 1;
+  for (int i = 0; i < p->n_in; i++)
+    if (likeness(&in[i], &out[0]) == 1 && !lies_at(&in[i], (size_t)width * fl_dtype_size(in[i].type.dtype))) return 1;
+  for (int i = 0; i < p->n_out; i++)
+    if (!lies_at(&out[i], (size_t)width * fl_dtype_size(out[i].type.dtype))) return 1;
+  return width;
+}
+
+static void wide_body(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out, int width) {
+  char names[FL_PW_MAX_INPUTS][24];
+  const char *inputs[FL_PW_MAX_INPUTS];
+  fl_text_add(t, "  const I i = (I)blockIdx.x * %d + threadIdx.x;\n  if (i >= (I)%" PRId64 ") return;\n", FL_CG_BLOCK,
+              fl_type_numel(&out[0].type) / width);
+  for (int i = 0; i < p->n_in; i++) {
+    const char *type = fl_cg_storage(in[i].type.dtype);
+    bool one = likeness(&in[i], &out[0]) == 0;
+    if (!one)
+      fl_text_add(t, "  const pack<%s, %d> v%d = ((const pack<%s, %d> *)x%d)[i];\n", type, width, i, type, width, i);
+    snprintf(names[i], sizeof names[i], one ? "ld(x%d[0])" : "ld(v%d.x[e])", i);
+    inputs[i] = names[i];
+  }
+  for (int i = 0; i < p->n_out; i++)
+    fl_text_add(t, "  pack<%s, %d> w%d;\n", fl_cg_storage(out[i].type.dtype), width, i);
+  fl_text_add(t, "#pragma unroll\n  for (int e = 0; e < %d; e++) {\n", width);
+  fl_cg_program(t, &p->program, inputs);
+  for (int i = 0; i < p->n_out; i++) fl_text_add(t, "  st(w%d.x[e], r%d);\n", i, p->program.outputs[i]);
+  fl_text_add(t, "  }\n");
+  for (int i = 0; i < p->n_out; i++)
+    fl_text_add(t, "  ((pack<%s, %d> *)y%d)[i] = w%d;\n", fl_cg_storage(out[i].type.dtype), width, i, i);
+}
+
+void fl_cg_map(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out, int64_t *out_grid) {
+  int64_t far = fl_type_numel(&out[0].type) + FL_CG_BLOCK;
+  for (int i = 0; i < p->n_in; i++)
+    if (!p->absent[i] && reach(&in[i]) > far) far = reach(&in[i]);
+  for (int i = 0; i < p->n_out; i++)
+    if (reach(&out[i]) > far) far = reach(&out[i]);
+  int width = width_of(p, in, out);
+  fl_text_add(t, "typedef %s I;\n", far < INT32_MAX ? "int" : "i64");
+  signature(t, p, in, out);
+  if (width > 1)
+    wide_body(t, p, in, out, width);
+  else {
+    coordinates(t, &out[0]);
+    fl_cg_body(t, p, in, out);
+  }
+  fl_text_add(t, "}\n");
+  *out_grid = (fl_type_numel(&out[0].type) / width + FL_CG_BLOCK - 1) / FL_CG_BLOCK;
+}

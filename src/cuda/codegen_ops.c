@@ -1,0 +1,321 @@
+/* Bodies of kernels with a thread for each output element, but for pointwise programs. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+
+#include "cuda/codegen.h"
+
+typedef struct body {
+  fl_text *t;
+  const fl_cuda_params *p;
+  const fl_tensor *in, *out;
+} body;
+
+static const int64_t *list(const body *b, const char *key) { return fl_attr_list(&b->p->attrs, key, &(int){0}); }
+static int64_t integer(const body *b, const char *key) { return fl_attr_int(&b->p->attrs, key, 0); }
+static bool has(const body *b, int i) { return i < b->p->n_in && !b->p->absent[i]; }
+
+static void pointwise(const body *b) {
+  char names[FL_PW_MAX_INPUTS][16];
+  const char *inputs[FL_PW_MAX_INPUTS];
+  for (int i = 0; i < b->p->n_in; i++) {
+    snprintf(names[i], sizeof names[i], "ld(x%d[o%d])", i, i);
+    inputs[i] = names[i];
+    fl_text_add(b->t, "  const I o%d = ", i);
+    fl_cg_offset(b->t, &b->in[i], &b->out[0].type);
+    fl_text_add(b->t, ";\n");
+  }
+  fl_cg_program(b->t, &b->p->program, inputs);
+  for (int i = 0; i < b->p->n_out; i++) {
+    fl_text_add(b->t, "  st(y%d[", i);
+    fl_cg_offset(b->t, &b->out[i], &b->out[0].type);
+    fl_text_add(b->t, "], r%d);\n", b->p->program.outputs[i]);
+  }
+}
+
+static void pad(const body *b) {
+  const int64_t *pads = list(b, "pads");
+  const fl_tensor *x = &b->in[0];
+  fl_text_add(b->t, "  bool inside = true;\n  I at = 0;\n");
+  for (int d = 0; d < x->type.rank; d++)
+    fl_text_add(b->t,
+                "  { const I s = c%d - (I)%" PRId64 "; inside = inside && s >= 0 && s < (I)%" PRId64
+                "; at += s * (I)%" PRId64 "; }\n",
+                d, pads[2 * d], x->type.dims[d], x->strides[d]);
+  fl_text_add(b->t, "  if (inside) y0[o] = x0[at];\n  else st(y0[o], ");
+  fl_cg_number(b->t, b->out[0].type.dtype, fl_attr_float(&b->p->attrs, "value", 0));
+  fl_text_add(b->t, ");\n");
+}
+
+static void flip(const body *b) {
+  int n;
+  const int64_t *axes = fl_attr_list(&b->p->attrs, "axes", &n);
+  const fl_tensor *x = &b->in[0];
+  fl_text_add(b->t, "  y0[o] = x0[0");
+  for (int d = 0; d < x->type.rank; d++) {
+    bool turned = false;
+    for (int i = 0; i < n; i++) turned = turned || axes[i] == d;
+    if (turned)
+      fl_text_add(b->t, " + ((I)%" PRId64 " - c%d) * (I)%" PRId64, x->type.dims[d] - 1, d, x->strides[d]);
+    else
+      fl_text_add(b->t, " + c%d * (I)%" PRId64, d, x->strides[d]);
+  }
+  fl_text_add(b->t, "];\n");
+}
+
+static void tri(const body *b) {
+  int r = b->in[0].type.rank;
+  fl_text_add(b->t, "  if (c%d - c%d %s (I)%" PRId64 ") st(y0[o], 0);\n  else y0[o] = x0[", r - 1, r - 2,
+              integer(b, "upper") ? "<" : ">", integer(b, "diagonal"));
+  fl_cg_offset(b->t, &b->in[0], &b->out[0].type);
+  fl_text_add(b->t, "];\n");
+}
+
+static void iota(const body *b) {
+  fl_text_add(b->t, "  st(y0[o], %.17g + %.17g * (double)", fl_attr_float(&b->p->attrs, "start", 0),
+              fl_attr_float(&b->p->attrs, "step", 1));
+  if (b->out[0].type.rank)
+    fl_text_add(b->t, "c%" PRId64 ");\n", integer(b, "axis"));
+  else
+    fl_text_add(b->t, "0);\n");
+}
+
+/* "const i64 j = index" read at the output's coordinates first, first + 1, ... of an operand that broadcasts. */
+static void read_index(const body *b, int operand, int first, int64_t n, bool wrap) {
+  const fl_tensor *x = &b->in[operand];
+  fl_text_add(b->t, "  const i64 j%d = index_in(ld(x%d[0", operand, operand);
+  for (int d = 0; d < x->type.rank; d++)
+    if (x->type.dims[d] != 1) fl_text_add(b->t, " + c%d * (I)%" PRId64, first + d, x->strides[d]);
+  fl_text_add(b->t, "]), %" PRId64 ", %s, fault);\n", n, wrap ? "true" : "false");
+}
+
+static void select(const body *b) {
+  const fl_tensor *x = &b->in[0], *index = &b->in[1];
+  int axis = (int)integer(b, "axis");
+  read_index(b, 1, axis, x->type.dims[axis], false);
+  fl_text_add(b->t, "  y0[o] = x0[j1 * %" PRId64, x->strides[axis]);
+  for (int d = 0; d < x->type.rank; d++)
+    if (d != axis) fl_text_add(b->t, " + c%d * (i64)%" PRId64, d < axis ? d : d - 1 + index->type.rank, x->strides[d]);
+  fl_text_add(b->t, "];\n");
+}
+
+static void gather(const body *b) {
+  const fl_tensor *x = &b->in[0];
+  int axis = (int)integer(b, "axis");
+  read_index(b, 1, 0, x->type.rank ? x->type.dims[axis] : 1, false);
+  fl_text_add(b->t, "  y0[o] = x0[0");
+  for (int d = 0; d < x->type.rank; d++) {
+    if (d == axis)
+      fl_text_add(b->t, " + j1 * %" PRId64, x->strides[d]);
+    else
+      fl_text_add(b->t, " + c%d * (i64)%" PRId64, d, x->strides[d]);
+  }
+  fl_text_add(b->t, "];\n");
+}
+
+static void index_arrays(const body *b) {
+  const fl_tensor *x = &b->in[0];
+  int axis = (int)integer(b, "axis"), n = b->p->n_in - 1, rank = 0;
+  for (int i = 1; i <= n; i++)
+    if (b->in[i].type.rank > rank) rank = b->in[i].type.rank;
+  for (int i = 1; i <= n; i++) read_index(b, i, axis + rank - b->in[i].type.rank, x->type.dims[axis + i - 1], true);
+  fl_text_add(b->t, "  y0[o] = x0[0");
+  for (int i = 1; i <= n; i++) fl_text_add(b->t, " + j%d * %" PRId64, i, x->strides[axis + i - 1]);
+  for (int d = 0; d < x->type.rank; d++)
+    if (d < axis || d >= axis + n)
+      fl_text_add(b->t, " + c%d * (i64)%" PRId64, d < axis ? d : d - n + rank, x->strides[d]);
+  fl_text_add(b->t, "];\n");
+}
+
+/* All elements up to this one: quadratic, for short axes. */
+static void cumsum(const body *b) {
+  const fl_tensor *x = &b->in[0];
+  int64_t axis = integer(b, "axis");
+  fl_text_add(b->t, "  %s sum = 0;\n", fl_cg_register(b->out[0].type.dtype));
+  if (!x->type.rank) {
+    fl_text_add(b->t, "  sum = ld(x0[0]);\n  st(y0[o], sum);\n");
+    return;
+  }
+  fl_text_add(b->t, "  for (I s = 0; s <= c%" PRId64 "; s++) sum += ld(x0[", axis);
+  for (int d = 0; d < x->type.rank; d++) {
+    if (d == axis)
+      fl_text_add(b->t, "%ss * (I)%" PRId64, d ? " + " : "", x->strides[d]);
+    else
+      fl_text_add(b->t, "%sc%d * (I)%" PRId64, d ? " + " : "", d, x->strides[d]);
+  }
+  fl_text_add(b->t, "]);\n  st(y0[o], sum);\n");
+}
+
+static void batch_norm(const body *b) {
+  fl_text_add(b->t, "  st(y0[o], ((float)ld(x0[");
+  fl_cg_offset(b->t, &b->in[0], &b->out[0].type);
+  fl_text_add(b->t,
+              "]) - (float)ld(x3[c1])) * rsqrtf((float)ld(x4[c1]) + %.9gf) * (float)ld(x1[c1]) + (float)ld(x2[c1]));\n",
+              fl_attr_float(&b->p->attrs, "eps", 1e-5));
+}
+
+/* --- images --- */
+
+static void image_base(const body *b) {
+  const int64_t *s = b->in[0].strides;
+  fl_text_add(b->t, "  const I base = c0 * (I)%" PRId64 " + c1 * (I)%" PRId64 ";\n", s[0], s[1]);
+}
+
+/* "const %s *": bounds h0, h1, w0, w1 of the window in the image. */
+static void max_pool(const body *b) {
+  const int64_t *k = list(b, "kernel"), *s = list(b, "stride"), *p = list(b, "pad"), *d = list(b, "dilation");
+  const fl_tensor *x = &b->in[0];
+  image_base(b);
+  fl_text_add(b->t, "  %s m = -INF;\n", fl_cg_register(x->type.dtype));
+  fl_text_add(b->t,
+              "  for (int i2 = 0; i2 < %" PRId64 "; i2++)\n  for (int j2 = 0; j2 < %" PRId64 "; j2++) {\n"
+              "    const I h = c2 * (I)%" PRId64 " - %" PRId64 " + i2 * (I)%" PRId64 ", w = c3 * (I)%" PRId64
+              " - %" PRId64 " + j2 * (I)%" PRId64 ";\n",
+              k[0], k[1], s[0], p[0], d[0], s[1], p[1], d[1]);
+  fl_text_add(b->t,
+              "    if (h >= 0 && w >= 0 && h < (I)%" PRId64 " && w < (I)%" PRId64
+              ") m = max_nan(m, ld(x0[base + h * (I)%" PRId64 " + w * (I)%" PRId64 "]));\n  }\n  st(y0[o], m);\n",
+              x->type.dims[2], x->type.dims[3], x->strides[2], x->strides[3]);
+}
+
+/* Sum over [h0, h1) x [w0, w1), divided by `count`. */
+static void average(const body *b, const char *count) {
+  const fl_tensor *x = &b->in[0];
+  fl_text_add(
+      b->t,
+      "  %s sum = 0;\n  for (I h = h0; h < h1; h++)\n  for (I w = w0; w < w1; w++) sum += ld(x0[base + h * (I)%" PRId64
+      " + w * (I)%" PRId64 "]);\n  st(y0[o], sum / %s);\n",
+      fl_cg_register(x->type.dtype), x->strides[2], x->strides[3], count);
+}
+
+static void avg_pool(const body *b) {
+  const int64_t *k = list(b, "kernel"), *s = list(b, "stride"), *p = list(b, "pad"), divisor = integer(b, "divisor");
+  const char *names[2] = {"h", "w"};
+  char count[40];
+  image_base(b);
+  for (int d = 0; d < 2; d++)
+    fl_text_add(b->t,
+                "  I %s0 = c%d * (I)%" PRId64 " - %" PRId64 ", %s1 = min(%s0 + (I)%" PRId64 ", (I)%" PRId64 ");\n",
+                names[d], 2 + d, s[d], p[d], names[d], names[d], k[d], b->in[0].type.dims[2 + d] + p[d]);
+  fl_text_add(b->t, "  const I padded = (h1 - h0) * (w1 - w0);\n");
+  for (int d = 0; d < 2; d++)
+    fl_text_add(b->t, "  %s0 = max(%s0, (I)0);\n  %s1 = min(%s1, (I)%" PRId64 ");\n", names[d], names[d], names[d],
+                names[d], b->in[0].type.dims[2 + d]);
+  fl_text_add(b->t, "  if (h0 >= h1 || w0 >= w1) { st(y0[o], 0); return; }\n");
+  snprintf(count, sizeof count, "(I)%" PRId64, divisor);
+  average(b, divisor ? count : integer(b, "include_pad") ? "padded" : "((h1 - h0) * (w1 - w0))");
+}
+
+static void adaptive_pool(const body *b) {
+  const char *names[2] = {"h", "w"};
+  image_base(b);
+  for (int d = 0; d < 2; d++) {
+    int64_t in = b->in[0].type.dims[2 + d], out = b->out[0].type.dims[2 + d];
+    fl_text_add(b->t,
+                "  const I %s0 = c%d * (I)%" PRId64 " / (I)%" PRId64 ", %s1 = ((c%d + 1) * (I)%" PRId64 " + %" PRId64
+                ") / (I)%" PRId64 ";\n",
+                names[d], 2 + d, in, out, names[d], 2 + d, in, out - 1, out);
+  }
+  average(b, "((h1 - h0) * (w1 - w0))");
+}
+
+/* --- direct products and convolutions: what the libraries decline --- */
+
+static void finish_sum(const body *b, int column) {
+  if (has(b, 2)) fl_text_add(b->t, "  sum += (float)ld(x2[c%d * (I)%" PRId64 "]);\n", column, b->in[2].strides[0]);
+  if (has(b, 3)) {
+    fl_text_add(b->t, "  sum += (float)ld(x3[");
+    fl_cg_offset(b->t, &b->in[3], &b->out[0].type);
+    fl_text_add(b->t, "]);\n");
+  }
+  fl_cg_act(b->t, "sum", (fl_act)integer(b, "act"), fl_attr_float(&b->p->attrs, "act_lo", 0),
+            fl_attr_float(&b->p->attrs, "act_hi", 0));
+  fl_text_add(b->t, "  st(y0[o], sum);\n");
+}
+
+/* The operand's offset without its last two axes. */
+static void batch_offset(const body *b, int i) {
+  fl_tensor x = b->in[i];
+  fl_type shape = b->out[0].type;
+  x.type.dims[x.type.rank - 1] = x.type.dims[x.type.rank - 2] = 1;
+  fl_cg_offset(b->t, &x, &shape);
+}
+
+static void matmul(const body *b) {
+  const fl_tensor *a = &b->in[0], *w = &b->in[1];
+  int r = b->out[0].type.rank, ra = a->type.rank, rw = w->type.rank;
+  bool trans = integer(b, "trans_b");
+  fl_text_add(b->t, "  const I oa = ");
+  batch_offset(b, 0);
+  fl_text_add(b->t, " + c%d * (I)%" PRId64 ", ob = ", r - 2, a->strides[ra - 2]);
+  batch_offset(b, 1);
+  fl_text_add(b->t, " + c%d * (I)%" PRId64 ";\n", r - 1, w->strides[trans ? rw - 2 : rw - 1]);
+  fl_text_add(b->t,
+              "  %s sum = 0;\n  for (I s = 0; s < (I)%" PRId64 "; s++) sum += ld(x0[oa + s * (I)%" PRId64
+              "]) * ld(x1[ob + s * (I)%" PRId64 "]);\n",
+              fl_cg_register(b->out[0].type.dtype), a->type.dims[ra - 1], a->strides[ra - 1],
+              w->strides[trans ? rw - 1 : rw - 2]);
+  finish_sum(b, r - 1);
+}
+
+static void conv2d(const body *b) {
+  const fl_tensor *x = &b->in[0], *w = &b->in[1];
+  const int64_t *s = list(b, "stride"), *p = list(b, "pad"), *d = list(b, "dilation"), groups = integer(b, "groups");
+  fl_text_add(b->t,
+              "  float sum = 0;\n  const I first = c1 / (I)%" PRId64 " * (I)%" PRId64 ";\n"
+              "  for (int i2 = 0; i2 < %" PRId64 "; i2++)\n  for (int j2 = 0; j2 < %" PRId64 "; j2++) {\n"
+              "    const I h = c2 * (I)%" PRId64 " - %" PRId64 " + i2 * (I)%" PRId64 ", v = c3 * (I)%" PRId64
+              " - %" PRId64 " + j2 * (I)%" PRId64 ";\n    if (h < 0 || v < 0 || h >= (I)%" PRId64 " || v >= (I)%" PRId64
+              ") continue;\n",
+              b->out[0].type.dims[1] / groups, w->type.dims[1], w->type.dims[2], w->type.dims[3], s[0], p[0], d[0],
+              s[1], p[1], d[1], x->type.dims[2], x->type.dims[3]);
+  fl_text_add(b->t,
+              "    for (I s = 0; s < (I)%" PRId64 "; s++)\n      sum += (float)ld(x0[c0 * (I)%" PRId64
+              " + (first + s) * (I)%" PRId64 " + h * (I)%" PRId64 " + v * (I)%" PRId64
+              "]) * (float)ld(x1[c1 * (I)%" PRId64 " + s * (I)%" PRId64 " + i2 * (I)%" PRId64 " + j2 * (I)%" PRId64
+              "]);\n  }\n",
+              w->type.dims[1], x->strides[0], x->strides[1], x->strides[2], x->strides[3], w->strides[0], w->strides[1],
+              w->strides[2], w->strides[3]);
+  finish_sum(b, 1);
+}
+
+static void copy(const body *b) {
+  fl_text_add(b->t, "  y0[o] = x0[");
+  fl_cg_offset(b->t, &b->in[0], &b->out[0].type);
+  fl_text_add(b->t, "];\n");
+}
+
+static const struct {
+  fl_op op;
+  void (*write)(const body *b);
+} bodies[] = {
+    {FL_OP_POINTWISE, pointwise},
+    {FL_OP_CAT, copy}, /* steps that copy say so */
+    {FL_OP_PAD, pad},
+    {FL_OP_FLIP, flip},
+    {FL_OP_TRI, tri},
+    {FL_OP_IOTA, iota},
+    {FL_OP_EMBEDDING, select},
+    {FL_OP_INDEX_SELECT, select},
+    {FL_OP_GATHER, gather},
+    {FL_OP_INDEX, index_arrays},
+    {FL_OP_CUMSUM, cumsum},
+    {FL_OP_BATCH_NORM, batch_norm},
+    {FL_OP_MAX_POOL2D, max_pool},
+    {FL_OP_AVG_POOL2D, avg_pool},
+    {FL_OP_ADAPTIVE_AVG_POOL2D, adaptive_pool},
+    {FL_OP_MATMUL, matmul},
+    {FL_OP_CONV2D, conv2d},
+};
+
+bool fl_cg_has_map(fl_op op) {
+  for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++)
+    if (bodies[i].op == op) return true;
+  return false;
+}
+
+void fl_cg_body(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out) {
+  body b = {t, p, in, out};
+  for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++)
+    if (bodies[i].op == p->op) bodies[i].write(&b);
+}

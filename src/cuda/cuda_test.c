@@ -1,0 +1,425 @@
+/* Without a GPU: the text of generated kernels, and which problems the kernels accept. With one: graphs through passes,
+ * plan and engine on it, against the same on the CPU. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/test.h"
+#include "cpu/ref.h"
+#include "cuda/graph.h"
+#include "cuda/nvrtc.h"
+#include "cuda/ops.h"
+#include "cuda/sources.h"
+#include "passes/passes.h"
+#include "rt/compile.h"
+
+/* --- text --- */
+
+static fl_tensor tensor(fl_dtype t, int rank, int64_t a, int64_t b, int64_t c) {
+  fl_tensor x = {.type = fl_type_make(t, rank, (int64_t[]){a, b, c})};
+  fl_strides_contiguous(&x.type, x.strides);
+  return x;
+}
+
+static bool contains(const fl_text *t, const char *part) {
+  bool found = t->data && strstr(t->data, part);
+  if (!found) fprintf(stderr, "no \"%s\" in:\n%s\n", part, t->data ? t->data : "(nothing)");
+  return found;
+}
+
+FL_TEST(pointwise_text) {
+  fl_cuda_params p = {.op = FL_OP_POINTWISE, .n_in = 2, .n_out = 1};
+  p.program =
+      (fl_pw_program){.n_inputs = 2, .n_instrs = 2, .n_outputs = 1, .in_dtype = {FL_F16, FL_F16}, .outputs = {3}};
+  p.program.instrs[0] = (fl_pw_instr){FL_OP_ADD, FL_F16, {0, 1, -1}, 0, 0};
+  p.program.instrs[1] = (fl_pw_instr){FL_OP_CLAMP, FL_F16, {2, -1, -1}, 0, INFINITY};
+  fl_tensor in[2] = {tensor(FL_F16, 2, 64, 32, 0), tensor(FL_F16, 1, 32, 0, 0)}, out = tensor(FL_F16, 2, 64, 32, 0);
+  fl_text t = {0};
+  int64_t grid;
+  fl_cg_map(&t, &p, in, &out, &grid);
+  FL_CHECK(grid == 8);
+  FL_CHECK(contains(&t, "k(const f16 *x0, const f16 *x1, f16 *y0, int *fault)"));
+  FL_CHECK(contains(&t, "const I o1 = c1 * (I)1;"));
+  FL_CHECK(contains(&t, "const float r2 = r0 + r1;"));
+  FL_CHECK(contains(&t, "const float r3 = clamp<float>(r2, (float)0, (float)INF);"));
+  fl_text_free(&t);
+  in[1] = in[0]; /* both operands lie as the result does: eight elements a thread */
+  fl_cg_map(&t, &p, in, &out, &grid);
+  FL_CHECK(grid == 1);
+  FL_CHECK(contains(&t, "const pack<f16, 8> v1 = ((const pack<f16, 8> *)x1)[i];"));
+  fl_text_free(&t);
+  in[1].data = (void *)(uintptr_t)2; /* unless memory is not aligned for it */
+  fl_cg_map(&t, &p, in, &out, &grid);
+  FL_CHECK(grid == 8);
+  fl_text_free(&t);
+}
+
+FL_TEST(text_of_axes_merges_neighbours) {
+  fl_text t = {0};
+  fl_cg_function(&t, "row", 3, (int64_t[]){2, 3, 4}, (int64_t[]){24, 8, 2});
+  FL_CHECK(contains(&t, "o += (i64)q * 2;") && !strstr(t.data, "%"));
+  fl_text_free(&t);
+  fl_cg_function(&t, "row", 2, (int64_t[]){3, 4}, (int64_t[]){1, 8});
+  FL_CHECK(contains(&t, "o += (i64)(q % 4) * 8;"));
+  fl_text_free(&t);
+}
+
+FL_TEST(text_survives_failing_memory) {
+  for (int n = 1; n < 4; n++) {
+    fl_text t = {0};
+    fl_alloc_fail_at(n);
+    for (int i = 0; i < 100; i++) fl_text_add(&t, "%d,", i);
+    fl_alloc_fail_at(0);
+    FL_CHECK(t.failed);
+    fl_text_free(&t);
+  }
+}
+
+FL_TEST(sources_are_embedded) {
+  FL_CHECK(strstr(fl_cuda_source_prelude, "typedef long long i64;") != NULL);
+  FL_CHECK(strstr(fl_cuda_source_rows, "void __launch_bounds__(THREADS) k(") != NULL);
+}
+
+FL_TEST(no_device_is_told) {
+  const fl_backend *backend = NULL;
+  fl_status s = fl_cuda_backend(&backend);
+  FL_CHECK(s ? fl_status_code(s) == FL_UNSUPPORTED && strstr(fl_status_message(s), "CUDA: ") : backend != NULL);
+  fl_status_free(s);
+}
+
+/* --- graphs --- */
+
+static const char *const graphs[] = {
+    /* pointwise, broadcasting, integers, bool */
+    "graph(%0: f32[4,33], %1: f32[33]) {\n %2 = add(%0, %1) : f32[4,33]\n %3 = gelu(%2) : f32[4,33]\n return %3\n}",
+    "graph(%0: f32[64,128], %1: f32[64,128]) {\n %2 = mul(%0, %1) : f32[64,128]\n %3 = silu(%2) : f32[64,128]\n"
+    " %4 = sub(%3, %0) : f32[64,128]\n return %4\n}",
+    "graph(%0: f32[5,7], %1: f32[5,7]) {\n %2 = lt(%0, %1) : bool[5,7]\n %3 = where(%2, %0, %1) : f32[5,7]\n"
+    " %4 = tanh(%3) : f32[5,7]\n %5 = exp(%4) : f32[5,7]\n %6 = erf(%5) : f32[5,7]\n return %6, %2\n}",
+    "graph(%0: i64[9], %1: i64[9]) {\n %2 = add(%0, %1) : i64[9]\n %3 = mul(%2, %2) : i64[9]\n"
+    " %4 = cast(%3) dtype=f32 : f32[9]\n return %4, %3\n}",
+    /* movement */
+    "graph(%0: f32[6,10,4]) {\n %1 = permute(%0) perm=[2,0,1] : f32[4,6,10]\n %2 = flip(%1) axes=[0,2] : f32[4,6,10]\n"
+    " %3 = pad(%2) pads=[0,0,1,2,0,3] value=1.5 : f32[4,9,13]\n return %3\n}",
+    "graph(%0: f32[6,10], %1: f32[6,3]) {\n %2 = cat(%0, %1) axis=1 : f32[6,13]\n %3 = tri(%2) diagonal=1 upper=0 : "
+    "f32[6,13]\n"
+    " %4 = permute(%3) perm=[1,0] : f32[13,6]\n return %4\n}",
+    "graph(%0: f32[20,8], %1: i64[3,5], %2: i64[5]) {\n %3 = embedding(%0, %1) : f32[3,5,8]\n"
+    " %4 = index_select(%3, %2) axis=2 : f32[3,5,5]\n return %4\n}",
+    "graph(%0: f32[6,8], %1: i64[6,3]) {\n %2 = gather(%0, %1) axis=1 : f32[6,3]\n return %2\n}",
+    "graph(%0: f32[20,8], %1: i64[3,5]) {\n %2 = index(%0, %1) axis=0 : f32[3,5,8]\n return %2\n}",
+    "graph(%0: f32[4,8]) {\n %1 = iota() dims=[8] axis=0 start=2.0 step=0.5 dtype=f32 : f32[8]\n %2 = add(%0, %1) : "
+    "f32[4,8]\n"
+    " %3 = cumsum(%2) axis=1 : f32[4,8]\n return %3\n}",
+    /* reductions */
+    "graph(%0: f32[6,70,9]) {\n %1 = sum(%0) axes=[1] keepdim=0 : f32[6,9]\n %2 = mean(%0) axes=[0,2] keepdim=1 : "
+    "f32[1,70,1]\n"
+    " %3 = amax(%0) axes=[2] keepdim=0 : f32[6,70]\n %4 = var(%0) axes=[1,2] keepdim=0 correction=1.0 : f32[6]\n"
+    " return %1, %2, %3, %4\n}",
+    "graph(%0: f32[6,700]) {\n %1 = argmax(%0) axes=[1] keepdim=0 : i64[6]\n %2 = argmin(%0) axes=[0] keepdim=0 : "
+    "i64[700]\n"
+    " %3 = amin(%0) axes=[1] keepdim=1 : f32[6,1]\n return %1, %2, %3\n}",
+    "graph(%0: bool[6,40]) {\n %1 = any(%0) axes=[1] keepdim=0 : bool[6]\n %2 = all(%0) axes=[0] keepdim=0 : "
+    "bool[40]\n return %1, %2\n}",
+    /* rows */
+    "graph(%0: f32[3,5,257]) {\n %1 = softmax(%0) axis=2 : f32[3,5,257]\n %2 = log_softmax(%0) axis=1 : f32[3,5,257]\n "
+    "return %1, %2\n}",
+    "graph(%0: f32[40,768], %1: weight 0 f32[768], %2: weight 1 f32[768]) {\n"
+    " %3 = layer_norm(%0, %1, %2) axes=1 eps=1e-05 : f32[40,768]\n %4 = rms_norm(%3, %1) axes=1 eps=1e-05 : "
+    "f32[40,768]\n return %3, %4\n}",
+    "graph(%0: f32[2,8,5,7], %1: weight 0 f32[8], %2: weight 1 f32[8]) {\n"
+    " %3 = group_norm(%0, %1, %2) groups=4 eps=1e-05 : f32[2,8,5,7]\n return %3\n}",
+    /* images */
+    "graph(%0: f32[2,6,13,11]) {\n"
+    " %1 = max_pool2d(%0) kernel=[3,3] stride=[2,2] pad=[1,1] dilation=[1,1] ceil=0 : f32[2,6,7,6]\n"
+    " %2 = avg_pool2d(%0) kernel=[3,2] stride=[2,2] pad=[1,1] ceil=0 include_pad=0 divisor=0 : f32[2,6,7,6]\n"
+    " %3 = adaptive_avg_pool2d(%0) out=[3,4] : f32[2,6,3,4]\n return %1, %2, %3\n}",
+    /* matrix products */
+    "graph(%0: f32[5,64], %1: weight 0 f32[48,64], %2: weight 1 f32[48]) {\n"
+    " %3 = matmul(%0, %1, %2, _) trans_b=1 act=gelu act_lo=0.0 act_hi=0.0 : f32[5,48]\n return %3\n}",
+    "graph(%0: f32[2,16,64], %1: weight 0 f32[64,40], %2: f32[2,16,40]) {\n"
+    " %3 = matmul(%0, %1, _, %2) trans_b=0 act=relu act_lo=0.0 act_hi=0.0 : f32[2,16,40]\n return %3\n}",
+    "graph(%0: f32[3,4,16,24], %1: f32[3,4,32,24]) {\n %2 = permute(%0) perm=[0,2,1,3] : f32[3,16,4,24]\n"
+    " %3 = permute(%2) perm=[0,2,1,3] : f32[3,4,16,24]\n"
+    " %4 = matmul(%3, %1, _, _) trans_b=1 act=none act_lo=0.0 act_hi=0.0 : f32[3,4,16,32]\n"
+    " %5 = permute(%4) perm=[0,1,3,2] : f32[3,4,32,16]\n"
+    " %6 = matmul(%5, %4, _, _) trans_b=0 act=none act_lo=0.0 act_hi=0.0 : f32[3,4,32,32]\n return %6\n}",
+    /* attention */
+    "graph(%0: f32[2,4,33,32], %1: f32[2,2,65,32], %2: f32[2,2,65,16], %3: bool[33,65]) {\n"
+    " %4 = attention(%0, %1, %2, %3) scale=0.2 causal=0 : f32[2,4,33,16]\n"
+    " %5 = attention(%0, %1, %2, _) scale=0.2 causal=1 : f32[2,4,33,16]\n return %4, %5\n}",
+    /* convolutions */
+    "graph(%0: f32[2,16,14,14], %1: weight 0 f32[32,16,3,3], %2: weight 1 f32[32], %3: f32[2,32,14,14]) {\n"
+    " %4 = conv2d(%0, %1, %2, %3) stride=[1,1] pad=[1,1,1,1] dilation=[1,1] groups=1 act=relu act_lo=0.0 act_hi=0.0 : "
+    "f32[2,32,14,14]\n"
+    " return %4\n}",
+    "graph(%0: f32[2,3,15,17], %1: weight 0 f32[8,3,7,7], %2: weight 1 f32[8], %3: weight 2 f32[8], %4: weight 3 "
+    "f32[8],"
+    " %5: weight 4 f32[8]) {\n"
+    " %6 = conv2d(%0, %1, _, _) stride=[2,2] pad=[3,3,3,3] dilation=[1,1] groups=1 act=none act_lo=0.0 act_hi=0.0 : "
+    "f32[2,8,8,9]\n"
+    " %7 = abs(%5) : f32[8]\n %8 = batch_norm(%6, %2, %3, %4, %7) eps=0.5 : f32[2,8,8,9]\n"
+    " %9 = relu(%8) : f32[2,8,8,9]\n return %9\n}",
+    "graph(%0: f32[2,16,9,9], %1: weight 0 f32[16,1,3,3], %2: weight 1 f32[16]) {\n"
+    " %3 = conv2d(%0, %1, %2, _) stride=[1,1] pad=[1,1,1,1] dilation=[1,1] groups=16 act=silu act_lo=0.0 act_hi=0.0 : "
+    "f32[2,16,9,9]\n"
+    " return %3\n}",
+};
+
+/* --- without a GPU: every graph is planned on CUDA kernels, and those that are ours are written --- */
+
+typedef struct writing {
+  int sources, wrong;
+} writing;
+
+/* FRAMELIFT_CUDA_DUMP=folder keeps each source there, to be tried with nvcc. */
+static void check_source(void *arg, const char *source) {
+  writing *w = arg;
+  const char *folder = getenv("FRAMELIFT_CUDA_DUMP");
+  char path[512];
+  static int n;
+  w->sources++;
+  w->wrong += !strstr(source, "extern \"C\" __global__") || !strstr(source, "k(") || strstr(source, "(null)");
+  if (!folder) return;
+  snprintf(path, sizeof path, "%s/k%03d.cu", folder, n++);
+  FILE *f = fopen(path, "w");
+  if (!f) return;
+  fprintf(f, "%s%s", fl_cuda_source_prelude, source);
+  fclose(f);
+}
+
+static void write_step(const fl_plan *p, const fl_step *s, fl_cuda_queue *q) {
+  fl_tensor tensors[FL_MAX_OPERANDS + FL_PW_MAX_OUTPUTS] = {0};
+  for (int i = 0; i < s->n_in + s->n_out; i++) {
+    const fl_operand *o = &p->operands.data[s->operands + (uint32_t)i];
+    tensors[i].type = o->type;
+    memcpy(tensors[i].strides, o->strides, sizeof o->strides);
+  }
+  int fault = 0;
+  fl_run_args a = {.params = s->params, .in = tensors, .out = tensors + s->n_in, .fault = &fault, .queue = &q->base};
+  if (s->kind == FL_STEP_COPY) {
+    fl_cuda_copy(&a);
+    return;
+  }
+  const char *name = p->backend->kernel(s->kernel)->name;
+  if (strstr(name, "cublaslt") || strstr(name, "cudnn")) {
+    a.params = s->params;
+    if (strstr(name, "cudnn")) fl_cuda_run_map(&a); /* what runs where cuDNN has no engine */
+    return;
+  }
+  p->backend->kernel(s->kernel)->run(&a);
+}
+
+static void check_writing(const char *text) {
+  static const fl_cuda_api api;
+  static const fl_cuda_device device = {.api = &api, .arch = 90};
+  fl_cuda_queue q = {.device = &device, .preparing = true};
+  fl_plan_options options = {.threads = 1, .backend = &fl_cuda_table};
+  fl_graph *g = NULL;
+  fl_plan *p = NULL;
+  FL_CHECK_OK(fl_graph_parse(text, &g));
+  if (!g) return;
+  FL_CHECK_OK(fl_passes_run(g, false));
+  FL_CHECK_OK(fl_plan_build(g, &options, &p));
+  for (size_t i = 0; p && i < p->init.len; i++) write_step(p, &p->init.data[i], &q);
+  for (size_t i = 0; p && i < p->run.len; i++) write_step(p, &p->run.data[i], &q);
+  writing w = {0};
+  FL_CHECK_OK(q.failed);
+  fl_cuda_visit_pending(&q, check_source, &w);
+  FL_CHECK_MSG(w.wrong == 0, "%d of %d sources of\n%s", w.wrong, w.sources, text);
+  fl_plan_destroy(p);
+  fl_graph_destroy(g);
+}
+
+static char *with_type(const char *text, const char *type) {
+  char *copy = fl_strdup(text);
+  for (char *at = copy; copy && (at = strstr(at, "f32")); at += 3) memcpy(at, type, 3);
+  return copy;
+}
+
+FL_TEST(every_graph_is_planned_and_written) {
+  for (size_t i = 0; i < sizeof graphs / sizeof *graphs; i++) {
+    char *half = with_type(graphs[i], "f16");
+    check_writing(graphs[i]);
+    if (half) check_writing(half);
+    fl_free(half);
+  }
+}
+
+/* --- on the GPU --- */
+
+enum { MAX_VALUES = 16 };
+
+typedef struct memory { /* of inputs, then weights: on the host and on the device */
+  int n_inputs, n_weights;
+  fl_type types[MAX_VALUES];
+  void *host[MAX_VALUES], *device[MAX_VALUES];
+} memory;
+
+static void fill(memory *m, const fl_backend *backend, int i) {
+  const fl_type *t = &m->types[i];
+  for (int64_t k = 0; k < fl_type_numel(t); k++) {
+    if (fl_dtype_is_float(t->dtype))
+      fl_ref_setf(m->host[i], t->dtype, k, (rand() % 2001 - 1000) * 1e-3);
+    else
+      fl_ref_seti(m->host[i], t->dtype, k, rand() % (t->dtype == FL_BOOL ? 2 : 5));
+  }
+  FL_CHECK_OK(backend->upload(m->device[i], m->host[i], fl_type_bytes(t)));
+}
+
+static void make_memory(memory *m, const fl_graph *g, const fl_backend *backend) {
+  *m = (memory){.n_inputs = (int)g->inputs.len};
+  for (size_t i = 0; i < g->inputs.len; i++) m->types[i] = g->values.data[g->inputs.data[i]].type;
+  for (fl_vid v = 0; v < g->values.len; v++) {
+    const fl_value *value = &g->values.data[v];
+    if (value->kind != FL_VALUE_WEIGHT) continue;
+    m->types[m->n_inputs + (int)value->slot] = value->type;
+    if ((int)value->slot >= m->n_weights) m->n_weights = (int)value->slot + 1;
+  }
+  for (int i = 0; i < m->n_inputs + m->n_weights; i++) {
+    m->host[i] = fl_malloc_aligned(fl_type_bytes(&m->types[i]) + 1);
+    m->device[i] = backend->allocate(fl_type_bytes(&m->types[i]));
+    fill(m, backend, i);
+  }
+}
+
+static void free_memory(memory *m, const fl_backend *backend) {
+  for (int i = 0; i < m->n_inputs + m->n_weights; i++) {
+    fl_free_aligned(m->host[i]);
+    backend->release(m->device[i]);
+  }
+}
+
+static fl_status compile(const char *text, const fl_backend *backend, fl_pool *pool, const void *const *weights, int n,
+                         fl_engine **out) {
+  fl_graph *g = NULL;
+  fl_plan_options options = {.threads = fl_pool_threads(pool), .pool = pool, .backend = backend};
+  FL_TRY(fl_graph_parse(text, &g));
+  fl_status s = fl_engine_compile(g, &options, weights, (uint32_t)n, NULL, out);
+  fl_graph_destroy(g);
+  return s;
+}
+
+/* ||a - b|| / ||b|| of what is finite in b; a huge value where a is not finite and b is. */
+static double distance(const fl_type *t, const void *a, const void *b) {
+  double difference = 0, size = 1e-30;
+  for (int64_t i = 0; i < fl_type_numel(t); i++) {
+    double x = fl_ref_getf(a, t->dtype, i), y = fl_ref_getf(b, t->dtype, i);
+    if (!isfinite(y)) continue;
+    difference += isfinite(x) ? (x - y) * (x - y) : 1e30;
+    size += y * y;
+  }
+  return sqrt(difference / size);
+}
+
+static double compare(const fl_backend *backend, fl_engine *cpu, fl_engine *gpu, const memory *m) {
+  const fl_plan *p = fl_engine_plan(gpu);
+  void *want[4], *device[4], *got[4];
+  double worst = 0;
+  for (int i = 0; i < p->n_outputs; i++) {
+    size_t bytes = fl_type_bytes(&p->outputs[i].type);
+    want[i] = fl_malloc_aligned(bytes + 1);
+    got[i] = fl_malloc_aligned(bytes + 1);
+    device[i] = backend->allocate(bytes);
+    memset(got[i], 0xff, bytes);
+    FL_CHECK_OK(backend->upload(device[i], got[i], bytes));
+  }
+  FL_CHECK_OK(fl_engine_run(cpu, (const void *const *)m->host, want));
+  fl_status s = fl_engine_run(gpu, (const void *const *)m->device, device);
+  if (s) worst = 1e9;
+  FL_CHECK_OK(s);
+  for (int i = 0; i < p->n_outputs; i++) {
+    const fl_type *t = &p->outputs[i].type;
+    FL_CHECK_OK(fl_cuda_download(got[i], device[i], fl_type_bytes(t)));
+    double d = distance(t, got[i], want[i]);
+    if (d > worst) worst = d;
+    fl_free_aligned(want[i]);
+    fl_free_aligned(got[i]);
+    backend->release(device[i]);
+  }
+  return worst;
+}
+
+/* The first run, a replay with other inputs, and one with other weights. */
+static void check_graph(const char *text, const fl_backend *backend, fl_pool *pool, const char *type,
+                        double tolerance) {
+  fl_graph *g = NULL;
+  fl_engine *cpu = NULL, *gpu = NULL;
+  memory m;
+  FL_CHECK_OK(fl_graph_parse(text, &g));
+  if (!g) return;
+  make_memory(&m, g, backend);
+  FL_CHECK_OK(compile(text, NULL, pool, (const void *const *)m.host + m.n_inputs, m.n_weights, &cpu));
+  FL_CHECK_OK(compile(text, backend, pool, (const void *const *)m.device + m.n_inputs, m.n_weights, &gpu));
+  double worst = 1e9;
+  if (cpu && gpu) {
+    worst = compare(backend, cpu, gpu, &m);
+    for (int i = 0; i < m.n_inputs; i++) fill(&m, backend, i);
+    worst = fmax(worst, compare(backend, cpu, gpu, &m));
+    if (m.n_weights) {
+      fill(&m, backend, m.n_inputs);
+      FL_CHECK_OK(fl_engine_update(cpu, &(uint32_t){0}, (const void *const *)&m.host[m.n_inputs], 1));
+      FL_CHECK_OK(fl_engine_update(gpu, &(uint32_t){0}, (const void *const *)&m.device[m.n_inputs], 1));
+      worst = fmax(worst, compare(backend, cpu, gpu, &m));
+    }
+  }
+  const char *first = strstr(text, "= ");
+  printf("%s %-12.*s error %.2e\n", type, (int)strcspn(first + 2, "("), first + 2, worst);
+  FL_CHECK_MSG(worst < tolerance, "%s: error %g in\n%s", type, worst, text);
+  fl_engine_destroy(cpu);
+  fl_engine_destroy(gpu);
+  free_memory(&m, backend);
+  fl_graph_destroy(g);
+}
+
+FL_TEST(graphs_on_the_gpu) {
+  const fl_backend *backend = NULL;
+  fl_pool *pool = NULL;
+  fl_status s = fl_cuda_backend(&backend);
+  if (s) {
+    printf("no GPU: %s\n", fl_status_message(s));
+    fl_status_free(s);
+    return;
+  }
+  FL_CHECK_OK(fl_pool_create(8, &pool));
+  for (size_t i = 0; i < sizeof graphs / sizeof *graphs; i++) {
+    char *half = with_type(graphs[i], "f16");
+    bool convolves = strstr(graphs[i], "conv2d"); /* cuDNN multiplies f32 as TF32, as it does for PyTorch */
+    check_graph(graphs[i], backend, pool, "f32", convolves ? 2e-3 : 2e-5);
+    if (half) check_graph(half, backend, pool, "f16", 5e-3);
+    fl_free(half);
+  }
+  fl_cuda_stats stats = fl_cuda_compile_stats();
+  printf("%d kernels: %d compiled, %d from disk\n", stats.functions, stats.compiled, stats.from_disk);
+  fl_pool_destroy(pool);
+}
+
+/* An index out of range is an error, told when the run is waited for or by the next one; then all is well again. */
+FL_TEST(faults_are_told) {
+  static const char text[] = "graph(%0: f32[4,2], %1: i64[3]) {\n %2 = embedding(%0, %1) : f32[3,2]\n return %2\n}";
+  const fl_backend *backend = NULL;
+  fl_status s = fl_cuda_backend(&backend);
+  fl_status_free(s);
+  if (!backend) return;
+  fl_engine *e = NULL;
+  int64_t bad[3] = {0, 9, 1};
+  void *inputs[2] = {backend->allocate(32), backend->allocate(sizeof bad)}, *out = backend->allocate(24);
+  float host[6];
+  FL_CHECK_OK(compile(text, backend, NULL, NULL, 0, &e));
+  if (!e) return;
+  FL_CHECK_OK(backend->upload(inputs[1], bad, sizeof bad));
+  FL_CHECK_OK(fl_engine_run(e, (const void *const *)inputs, &out));
+  FL_CHECK_OK(fl_cuda_download(host, out, sizeof host));
+  bad[1] = 2;
+  FL_CHECK_OK(backend->upload(inputs[1], bad, sizeof bad));
+  FL_CHECK_FAILS(fl_engine_run(e, (const void *const *)inputs, &out), FL_INVALID, "out of range");
+  FL_CHECK_OK(fl_engine_run(e, (const void *const *)inputs, &out));
+  FL_CHECK_FAILS(fl_engine_profile(e, (const void *const *)inputs, &out, NULL), FL_UNSUPPORTED, "cuda");
+  fl_engine_destroy(e);
+  backend->release(inputs[0]);
+  backend->release(inputs[1]);
+  backend->release(out);
+}
+
+FL_TEST_MAIN(FL_RUN(pointwise_text) FL_RUN(text_of_axes_merges_neighbours) FL_RUN(text_survives_failing_memory)
+                 FL_RUN(sources_are_embedded) FL_RUN(no_device_is_told) FL_RUN(every_graph_is_planned_and_written)
+                     FL_RUN(graphs_on_the_gpu) FL_RUN(faults_are_told))

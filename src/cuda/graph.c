@@ -1,0 +1,135 @@
+#include "cuda/graph.h"
+
+#include "cuda/nvrtc.h"
+
+enum { STREAM_NON_BLOCKING = 1, EVENT_NO_TIMING = 2, CAPTURE_RELAXED = 2, HOST_DEVICEMAP = 2 };
+
+static _Thread_local fl_cu_stream current_stream;
+
+void fl_cuda_stream_set(void *stream) { current_stream = stream; }
+
+void fl_cuda_note(fl_cuda_queue *q, fl_status s) {
+  if (q->failed)
+    fl_status_free(s);
+  else
+    q->failed = s;
+}
+
+static void enter(const fl_cuda_queue *q) { q->device->api->cuCtxPushCurrent_v2(q->device->context); }
+static void leave(const fl_cuda_queue *q) { q->device->api->cuCtxPopCurrent_v2(&(fl_cu_context){0}); }
+
+static fl_status fill_queue(fl_cuda_queue *q) {
+  const fl_cuda_api *api = q->device->api;
+  void *fault = NULL;
+  FL_TRY(fl_cuda_check(api->cuStreamCreate(&q->stream, STREAM_NON_BLOCKING), "stream"));
+  FL_TRY(fl_cuda_check(api->cuEventCreate(&q->done, EVENT_NO_TIMING), "event"));
+  FL_TRY(fl_cuda_check(api->cuMemHostAlloc(&fault, sizeof *q->base.fault, HOST_DEVICEMAP), "host memory"));
+  q->base.fault = fault;
+  *q->base.fault = 0;
+  return NULL;
+}
+
+fl_status fl_cuda_queue_create(fl_pool *pool, fl_queue **out) {
+  fl_cuda_queue *q = fl_calloc(1, sizeof *q);
+  if (!q) return fl_oom();
+  fl_status s = fl_cuda_device_open(&q->device);
+  if (s) {
+    fl_free(q);
+    return s;
+  }
+  q->base.pool = pool;
+  enter(q);
+  s = fill_queue(q);
+  leave(q);
+  if (s)
+    fl_cuda_queue_destroy(&q->base);
+  else
+    *out = &q->base;
+  return s;
+}
+
+void fl_cuda_queue_destroy(fl_queue *base) {
+  fl_cuda_queue *q = (fl_cuda_queue *)base;
+  if (!q) return;
+  const fl_cuda_api *api = q->device->api;
+  enter(q);
+  if (q->done) api->cuEventSynchronize(q->done);
+  if (q->exec) api->cuGraphExecDestroy(q->exec);
+  if (q->done) api->cuEventDestroy_v2(q->done);
+  if (q->stream) api->cuStreamDestroy_v2(q->stream);
+  if (q->base.fault) api->cuMemFreeHost(q->base.fault);
+  leave(q);
+  fl_status_free(q->failed);
+  fl_free(q);
+}
+
+static fl_status take_failure(fl_cuda_queue *q) {
+  fl_status s = q->failed;
+  q->failed = NULL;
+  return s;
+}
+
+static fl_status walk_and_compile(fl_cuda_queue *q, const fl_work *work) {
+  q->preparing = true;
+  work->walk(work->arg);
+  q->preparing = false;
+  fl_status s = fl_cuda_compile_pending(q), failed = take_failure(q);
+  if (!failed) return s;
+  fl_status_free(s);
+  return failed;
+}
+
+static fl_status capture(fl_cuda_queue *q, const fl_work *work) {
+  const fl_cuda_api *api = q->device->api;
+  fl_cu_graph graph = NULL;
+  FL_TRY(fl_cuda_check(api->cuEventSynchronize(q->done), "the run before"));
+  if (q->exec) api->cuGraphExecDestroy(q->exec);
+  q->exec = NULL;
+  FL_TRY(walk_and_compile(q, work));
+  FL_TRY(fl_cuda_check(api->cuStreamBeginCapture_v2(q->stream, CAPTURE_RELAXED), "capture"));
+  work->walk(work->arg);
+  int r = api->cuStreamEndCapture(q->stream, &graph);
+  fl_status s = take_failure(q);
+  if (!s) s = fl_cuda_check(r, "capture");
+  if (!s) s = fl_cuda_check(api->cuGraphInstantiateWithFlags(&q->exec, graph, 0), "graph");
+  if (graph) api->cuGraphDestroy(graph);
+  return s;
+}
+
+static fl_status transfer(fl_cuda_queue *q, const fl_transfer *t, int n, fl_cu_stream stream) {
+  for (int i = 0; i < n; i++) {
+    if (t[i].bytes == 0) continue;
+    int r = q->device->api->cuMemcpyDtoDAsync_v2((fl_cu_ptr)(uintptr_t)t[i].to, (fl_cu_ptr)(uintptr_t)t[i].from,
+                                                 t[i].bytes, stream);
+    if (r) return fl_cuda_check(r, "copy of an input or output");
+  }
+  return NULL;
+}
+
+static fl_status verdict(fl_cuda_queue *q) {
+  if (!__atomic_exchange_n(q->base.fault, 0, __ATOMIC_RELAXED)) return NULL;
+  return fl_fail(FL_INVALID, "engine: an index was out of range, or an integer was divided by zero");
+}
+
+static fl_status launch(fl_cuda_queue *q, const fl_work *work) {
+  const fl_cuda_api *api = q->device->api;
+  fl_cu_stream stream = current_stream;
+  FL_TRY(verdict(q));
+  if (work->changed || !q->exec) FL_TRY(capture(q, work));
+  FL_TRY(fl_cuda_check(api->cuStreamWaitEvent(stream, q->done, 0), "the run before"));
+  FL_TRY(transfer(q, work->before, work->n_before, stream));
+  FL_TRY(fl_cuda_check(api->cuGraphLaunch(q->exec, stream), "graph launch"));
+  FL_TRY(transfer(q, work->after, work->n_after, stream));
+  FL_TRY(fl_cuda_check(api->cuEventRecord(q->done, stream), "event"));
+  if (!work->wait) return NULL;
+  FL_TRY(fl_cuda_check(api->cuEventSynchronize(q->done), "run"));
+  return verdict(q);
+}
+
+fl_status fl_cuda_run(fl_queue *base, const fl_work *work) {
+  fl_cuda_queue *q = (fl_cuda_queue *)base;
+  enter(q);
+  fl_status s = launch(q, work);
+  leave(q);
+  return s;
+}

@@ -1,0 +1,312 @@
+#include "cuda/nvrtc.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cuda/sources.h"
+
+typedef struct entry {
+  struct entry *next;
+  uint64_t hash[2];
+  char *source; /* without the prelude */
+  fl_cu_function function;
+} entry;
+
+struct fl_cuda_pending {
+  fl_cuda_pending *next;
+  uint64_t hash[2];
+  char *source;
+  fl_cuda_queue *queue;
+  fl_status status;
+};
+
+enum { BUCKETS = 256, ATTR_SHARED = 8 };
+
+static struct {
+  pthread_mutex_t lock;
+  entry *buckets[BUCKETS];
+  fl_cuda_stats stats;
+} table = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+fl_cuda_stats fl_cuda_compile_stats(void) {
+  pthread_mutex_lock(&table.lock);
+  fl_cuda_stats s = table.stats;
+  pthread_mutex_unlock(&table.lock);
+  return s;
+}
+
+/* FNV-1a twice, with different seeds. */
+static void hash_more(uint64_t h[2], const char *s) {
+  for (; *s; s++) {
+    h[0] = (h[0] ^ (unsigned char)*s) * 0x100000001b3;
+    h[1] = (h[1] ^ (unsigned char)*s) * 0x100000001b3 + 0x9e3779b97f4a7c15;
+  }
+}
+
+static void hash_source(const fl_cuda_queue *q, const char *source, uint64_t h[2]) {
+  char version[64];
+  const fl_cuda_api *api = q->device->api;
+  snprintf(version, sizeof version, "sm_%d nvrtc %d.%d ", q->device->arch, api->nvrtc_major, api->nvrtc_minor);
+  h[0] = 0xcbf29ce484222325;
+  h[1] = 0x84222325cbf29ce4;
+  hash_more(h, version);
+  hash_more(h, fl_cuda_source_prelude);
+  hash_more(h, source);
+}
+
+static entry *find(const uint64_t h[2], const char *source) {
+  for (entry *e = table.buckets[h[0] % BUCKETS]; e; e = e->next)
+    if (e->hash[0] == h[0] && e->hash[1] == h[1] && !strcmp(e->source, source)) return e;
+  return NULL;
+}
+
+/* --- the disk cache --- */
+
+static bool cache_folder(char *path, size_t size) {
+  const char *own = getenv("FRAMELIFT_CACHE_DIR"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+  int n = own && *own     ? snprintf(path, size, "%s", own)
+          : xdg && *xdg   ? snprintf(path, size, "%s/framelift", xdg)
+          : home && *home ? snprintf(path, size, "%s/.cache/framelift", home)
+                          : -1;
+  return n > 0 && (size_t)n < size;
+}
+
+static bool cache_path(char *path, size_t size, const uint64_t h[2]) {
+  char folder[800];
+  if (!cache_folder(folder, sizeof folder)) return false;
+  int n = snprintf(path, size, "%s/cuda/%016" PRIx64 "%016" PRIx64 ".cubin", folder, h[0], h[1]);
+  return n > 0 && (size_t)n < size;
+}
+
+static char *read_cached(const uint64_t h[2], size_t *out_bytes) {
+  char path[1024];
+  FILE *f = cache_path(path, sizeof path, h) ? fopen(path, "rb") : NULL;
+  if (!f) return NULL;
+  long bytes = fseek(f, 0, SEEK_END) == 0 ? ftell(f) : -1;
+  char *data = bytes > 0 && fseek(f, 0, SEEK_SET) == 0 ? fl_malloc((size_t)bytes) : NULL;
+  if (data && fread(data, 1, (size_t)bytes, f) != (size_t)bytes) {
+    fl_free(data);
+    data = NULL;
+  }
+  fclose(f);
+  *out_bytes = (size_t)bytes;
+  return data;
+}
+
+static void make_folders(char *path) {
+  for (char *p = path + 1; *p; p++) {
+    if (*p != '/') continue;
+    *p = 0;
+    mkdir(path, 0700);
+    *p = '/';
+  }
+}
+
+/* Written beside and renamed, so that no reader sees half a file. A cache that cannot be written is none. */
+static void write_cached(const uint64_t h[2], const char *data, size_t bytes) {
+  char path[1024], beside[1100];
+  if (!cache_path(path, sizeof path, h)) return;
+  make_folders(path);
+  snprintf(beside, sizeof beside, "%s.%ld", path, (long)getpid());
+  FILE *f = fopen(beside, "wb");
+  if (!f) return;
+  bool ok = fwrite(data, 1, bytes, f) == bytes;
+  ok = fclose(f) == 0 && ok;
+  if (!ok || rename(beside, path)) remove(beside);
+}
+
+/* --- compiling --- */
+
+static fl_status compile_error(const fl_cuda_api *api, fl_rtc_program program, int r, const char *source) {
+  size_t bytes = 0;
+  api->nvrtcGetProgramLogSize(program, &bytes);
+  char *log = fl_calloc(bytes + 1, 1);
+  if (log) api->nvrtcGetProgramLog(program, log);
+  if (getenv("FRAMELIFT_CUDA_SOURCE")) fprintf(stderr, "%s\n", source);
+  fl_status s = fl_fail(FL_INTERNAL, "CUDA: NVRTC: %s: %.600s", api->nvrtcGetErrorString(r), log ? log : "");
+  fl_free(log);
+  return s;
+}
+
+static fl_status compile_program(const fl_cuda_device *d, fl_rtc_program program, const char *source, char **out,
+                                 size_t *out_bytes) {
+  char arch[40];
+  snprintf(arch, sizeof arch, "--gpu-architecture=sm_%d", d->arch);
+  const char *options[] = {arch, "--std=c++17"};
+  int r = d->api->nvrtcCompileProgram(program, 2, options);
+  if (r) return compile_error(d->api, program, r, source);
+  r = d->api->nvrtcGetCUBINSize(program, out_bytes);
+  if (r) return compile_error(d->api, program, r, source);
+  *out = fl_malloc(*out_bytes);
+  if (!*out) return fl_oom();
+  r = d->api->nvrtcGetCUBIN(program, *out);
+  return r ? compile_error(d->api, program, r, source) : NULL;
+}
+
+static fl_status compile(const fl_cuda_device *d, const char *source, char **out, size_t *out_bytes) {
+  fl_rtc_program program = NULL;
+  fl_text whole = {0};
+  fl_text_add(&whole, "%s%s", fl_cuda_source_prelude, source);
+  if (whole.failed) return fl_oom();
+  int r = d->api->nvrtcCreateProgram(&program, whole.data, "framelift.cu", 0, NULL, NULL);
+  fl_status s = r ? fl_fail(FL_INTERNAL, "CUDA: NVRTC: %s", d->api->nvrtcGetErrorString(r))
+                  : compile_program(d, program, source, out, out_bytes);
+  if (program) d->api->nvrtcDestroyProgram(&program);
+  fl_text_free(&whole);
+  return s;
+}
+
+static int load_function(const fl_cuda_api *api, const char *image, fl_cu_function *out) {
+  fl_cu_module module = NULL;
+  int r = api->cuModuleLoadData(&module, image);
+  if (!r) r = api->cuModuleGetFunction(out, module, "k");
+  if (r && module) api->cuModuleUnload(module);
+  return r; /* modules of the table live as long as the process */
+}
+
+static fl_status get_function(const fl_cuda_device *d, const char *source, const uint64_t h[2], fl_cu_function *out,
+                              bool *out_cached) {
+  size_t bytes = 0;
+  char *image = read_cached(h, &bytes);
+  *out_cached = image && !load_function(d->api, image, out);
+  fl_free(image);
+  if (*out_cached) return NULL;
+  image = NULL;
+  fl_status s = compile(d, source, &image, &bytes);
+  if (!s) s = fl_cuda_check(load_function(d->api, image, out), "a compiled kernel");
+  if (!s) write_cached(h, image, bytes);
+  fl_free(image);
+  return s;
+}
+
+static fl_status keep(const uint64_t h[2], const char *source, fl_cu_function function, bool cached) {
+  entry *e = fl_calloc(1, sizeof *e);
+  char *copy = fl_strdup(source);
+  if (!e || !copy) {
+    fl_free(e);
+    fl_free(copy);
+    return fl_oom();
+  }
+  pthread_mutex_lock(&table.lock);
+  *e = (entry){.next = table.buckets[h[0] % BUCKETS], .hash = {h[0], h[1]}, .source = copy, .function = function};
+  table.buckets[h[0] % BUCKETS] = e;
+  table.stats.functions++;
+  table.stats.from_disk += cached;
+  table.stats.compiled += !cached;
+  pthread_mutex_unlock(&table.lock);
+  return NULL;
+}
+
+static void compile_one(fl_cuda_pending *p) {
+  const fl_cuda_device *d = p->queue->device;
+  fl_cu_function function = NULL;
+  bool cached = false;
+  d->api->cuCtxPushCurrent_v2(d->context);
+  p->status = get_function(d, p->source, p->hash, &function, &cached);
+  d->api->cuCtxPopCurrent_v2(&(fl_cu_context){0});
+  if (!p->status) p->status = keep(p->hash, p->source, function, cached);
+}
+
+static void compile_range(void *arg, int64_t begin, int64_t end, int thread) {
+  fl_cuda_pending **list = arg;
+  for (; begin < end; begin++) compile_one(list[begin]);
+}
+
+fl_status fl_cuda_compile_pending(fl_cuda_queue *q) {
+  int64_t n = 0;
+  for (fl_cuda_pending *p = q->pending; p; p = p->next) n++;
+  if (!n) return NULL;
+  fl_cuda_pending **list = fl_malloc((size_t)n * sizeof *list);
+  if (list) {
+    n = 0;
+    for (fl_cuda_pending *p = q->pending; p; p = p->next) list[n++] = p;
+    fl_parallel(q->base.pool, n, 1, compile_range, list);
+  }
+  fl_status s = list ? NULL : fl_oom();
+  for (fl_cuda_pending *p = q->pending, *next; p; p = next) {
+    next = p->next;
+    if (!s)
+      s = p->status;
+    else
+      fl_status_free(p->status);
+    fl_free(p->source);
+    fl_free(p);
+  }
+  q->pending = NULL;
+  fl_free(list);
+  return s;
+}
+
+void fl_cuda_visit_pending(fl_cuda_queue *q, void (*visit)(void *arg, const char *source), void *arg) {
+  for (fl_cuda_pending *p = q->pending, *next; p; p = next) {
+    next = p->next;
+    visit(arg, p->source);
+    fl_free(p->source);
+    fl_free(p);
+  }
+  q->pending = NULL;
+}
+
+/* --- launching --- */
+
+static fl_status note_pending(fl_cuda_queue *q, const uint64_t h[2], char *source) {
+  for (fl_cuda_pending *p = q->pending; p; p = p->next) {
+    if (p->hash[0] != h[0] || p->hash[1] != h[1] || strcmp(p->source, source)) continue;
+    fl_free(source);
+    return NULL;
+  }
+  fl_cuda_pending *p = fl_calloc(1, sizeof *p);
+  if (!p) {
+    fl_free(source);
+    return fl_oom();
+  }
+  *p = (fl_cuda_pending){.next = q->pending, .hash = {h[0], h[1]}, .source = source, .queue = q};
+  q->pending = p;
+  return NULL;
+}
+
+static fl_cu_function lookup(const uint64_t h[2], const char *source) {
+  pthread_mutex_lock(&table.lock);
+  const entry *e = find(h, source);
+  pthread_mutex_unlock(&table.lock);
+  return e ? e->function : NULL;
+}
+
+void fl_cuda_launch(const fl_run_args *a, fl_text *source, int64_t grid, int block, size_t shared_bytes,
+                    void **pointers, int n_pointers) {
+  fl_cuda_queue *q = fl_cuda_queue_of(a);
+  const fl_cuda_api *api = q->device->api;
+  uint64_t h[2];
+  void *params[FL_MAX_OPERANDS + FL_PW_MAX_OUTPUTS + 2];
+  if (source->failed || !source->data) {
+    fl_cuda_note(q, fl_oom());
+    fl_text_free(source);
+    return;
+  }
+  hash_source(q, source->data, h);
+  fl_cu_function f = lookup(h, source->data);
+  if (q->preparing) {
+    if (f || grid == 0)
+      fl_text_free(source);
+    else
+      fl_cuda_note(q, note_pending(q, h, source->data));
+    *source = (fl_text){0};
+    return;
+  }
+  fl_text_free(source);
+  if (grid == 0) return;
+  if (!f || grid > INT32_MAX) {
+    fl_cuda_note(q, fl_fail(FL_INTERNAL, "CUDA: a kernel %s", f ? "has too many blocks" : "was not prepared"));
+    return;
+  }
+  for (int i = 0; i < n_pointers; i++) params[i] = &pointers[i];
+  if (shared_bytes > 48 << 10) api->cuFuncSetAttribute(f, ATTR_SHARED, (int)shared_bytes);
+  fl_cuda_note(q, fl_cuda_check(api->cuLaunchKernel(f, (unsigned)grid, 1, 1, (unsigned)block, 1, 1,
+                                                    (unsigned)shared_bytes, q->stream, params, NULL),
+                                "kernel launch"));
+}

@@ -1,0 +1,321 @@
+/* Generated kernels: plans, and runs that write the source and launch it. */
+#include "cuda/ops.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cuda/nvrtc.h"
+#include "cuda/sources.h"
+
+const char *fl_cuda_plan_base(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan) {
+  char name[64];
+  snprintf(name, sizeof name, "%s_ref", fl_op_get(p->op)->name);
+  const fl_kernel *reference = fl_kernel_get(fl_kernel_find(name));
+  if (!reference) return "the operator has no reference";
+  fl_kernel_plan unused = {.in_place = -1};
+  const char *why = reference->plan(p, arena, &unused);
+  if (why) return why;
+  fl_cuda_params *q = fl_arena_alloc(arena, sizeof *q);
+  if (!q) return "out of memory";
+  q->op = p->op;
+  q->n_in = p->n_in;
+  q->n_out = p->n_out;
+  memcpy(q->absent, p->absent, sizeof q->absent);
+  q->attrs = *p->attrs;
+  if (p->program) q->program = *p->program;
+  plan->params = q;
+  plan->params_bytes = sizeof *q;
+  return NULL;
+}
+
+/* Result 0 lies as operand i does, if that is dense and of the same dims. */
+static bool follow(const fl_problem *p, int i, fl_kernel_plan *plan) {
+  if (p->absent[i] || !fl_dims_equal(&p->in[i].type, &p->out[0]) || !fl_is_dense(&p->in[i].type, p->in[i].strides))
+    return false;
+  for (int o = 0; o < p->n_out; o++) memcpy(plan->out_strides[o], p->in[i].strides, sizeof plan->out_strides[o]);
+  return true;
+}
+
+static bool same_strides(const fl_type *t, const int64_t *a, const int64_t *b) {
+  for (int d = 0; d < t->rank; d++)
+    if (t->dims[d] != 1 && a[d] != b[d]) return false;
+  return true;
+}
+
+static void put_pointers(const fl_run_args *a, const fl_cuda_params *q, void **pointers, int *n) {
+  *n = 0;
+  for (int i = 0; i < q->n_in; i++)
+    if (!q->absent[i]) pointers[(*n)++] = a->in[i].data;
+  for (int i = 0; i < q->n_out; i++) pointers[(*n)++] = a->out[i].data;
+  pointers[(*n)++] = a->fault;
+}
+
+/* --- a thread an element --- */
+
+const char *fl_cuda_plan_map(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan) {
+  if (!fl_cg_has_map(p->op)) return "no kernel for this operator";
+  const char *why = fl_cuda_plan_base(p, arena, plan);
+  if (why) return why;
+  bool moves = p->op == FL_OP_EMBEDDING || p->op == FL_OP_INDEX_SELECT || p->op == FL_OP_GATHER || p->op == FL_OP_INDEX;
+  if (moves && fl_type_numel(&p->in[0].type) == 0) return "an empty table cannot be indexed";
+  if (p->op == FL_OP_CONV2D) {
+    plan->in_layout[2] = FL_LAYOUT_CONTIGUOUS;
+    if (fl_is_channels_last(&p->in[0].type, p->in[0].strides))
+      fl_strides_channels_last(&p->out[0], plan->out_strides[0]);
+  }
+  if (p->op == FL_OP_BATCH_NORM)
+    for (int i = 1; i < 5; i++) plan->in_layout[i] = FL_LAYOUT_CONTIGUOUS;
+  if (p->op == FL_OP_MAX_POOL2D || p->op == FL_OP_AVG_POOL2D || p->op == FL_OP_ADAPTIVE_AVG_POOL2D) {
+    if (!fl_is_contiguous(&p->in[0].type, p->in[0].strides) && fl_is_channels_last(&p->in[0].type, p->in[0].strides))
+      fl_strides_channels_last(&p->out[0], plan->out_strides[0]);
+    return NULL;
+  }
+  bool pointwise = p->op == FL_OP_POINTWISE || p->op == FL_OP_BATCH_NORM || p->op == FL_OP_FLIP || p->op == FL_OP_TRI;
+  for (int i = 0; pointwise && i < p->n_in; i++)
+    if (follow(p, i, plan)) break;
+  for (int i = 0; p->op == FL_OP_POINTWISE && i < p->n_in && plan->in_place < 0; i++)
+    if (fl_type_equal(&p->in[i].type, &p->out[0]) && same_strides(&p->out[0], p->in[i].strides, plan->out_strides[0]))
+      plan->in_place = i;
+  return NULL;
+}
+
+static void run_map(const fl_run_args *a, const fl_cuda_params *q) {
+  fl_text t = {0};
+  int64_t grid;
+  int n;
+  void *pointers[FL_MAX_OPERANDS + FL_PW_MAX_OUTPUTS + 1];
+  fl_cg_map(&t, q, a->in, a->out, &grid);
+  put_pointers(a, q, pointers, &n);
+  fl_cuda_launch(a, &t, grid, FL_CG_BLOCK, 0, pointers, n);
+}
+
+void fl_cuda_run_map(const fl_run_args *a) { run_map(a, a->params); }
+
+void fl_cuda_copy(const fl_run_args *a) {
+  fl_cuda_params q = {.op = FL_OP_CAT, .n_in = 1, .n_out = 1};
+  run_map(a, &q);
+}
+
+void fl_cuda_act(const fl_run_args *a, fl_act act, double lo, double hi) {
+  fl_text t = {0};
+  int64_t n = fl_type_numel(&a->out[0].type);
+  const char *type = fl_cg_storage(a->out[0].type.dtype);
+  fl_text_add(&t,
+              "extern \"C\" __global__ void k(%s *y, int *fault) {\n  i64 i = (i64)blockIdx.x * 256 + threadIdx.x;\n",
+              type);
+  fl_text_add(&t, "  if (i >= %" PRId64 ") return;\n  float v = ld(y[i]);\n", n);
+  fl_cg_act(&t, "v", act, lo, hi);
+  fl_text_add(&t, "  st(y[i], v);\n}\n");
+  void *pointers[] = {a->out[0].data, a->fault};
+  fl_cuda_launch(a, &t, (n + 255) / 256, 256, 0, pointers, 2);
+}
+
+/* --- axes --- */
+
+typedef struct axes {
+  int n;
+  int64_t dims[FL_MAX_RANK + 2], in[FL_MAX_RANK + 2], out[FL_MAX_RANK + 2];
+} axes;
+
+static void add_axis(axes *a, int64_t dim, int64_t in, int64_t out) {
+  a->dims[a->n] = dim;
+  a->in[a->n] = in;
+  a->out[a->n++] = out;
+}
+
+static int64_t count_of(const axes *a) {
+  int64_t n = 1;
+  for (int i = 0; i < a->n; i++) n *= a->dims[i];
+  return n;
+}
+
+/* --- reductions --- */
+
+static const char *const reduce_names[] = {"sum", "mean", "prod", "amax",   "amin",
+                                           "any", "all",  "var",  "argmax", "argmin"};
+
+const char *fl_cuda_plan_reduce(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan) {
+  const char *why = fl_cuda_plan_base(p, arena, plan);
+  if (why) return why;
+  if (fl_type_numel(&p->in[0].type) == 0) return "nothing to reduce";
+  return NULL;
+}
+
+static void reduce_axes(const fl_cuda_params *q, const fl_tensor *x, const fl_tensor *out, axes *kept, axes *reduced) {
+  int n, o = 0;
+  const int64_t *list = fl_attr_list(&q->attrs, "axes", &n);
+  bool keep = fl_attr_int(&q->attrs, "keepdim", 0);
+  for (int d = 0; d < x->type.rank; d++) {
+    bool is_reduced = false;
+    for (int i = 0; i < n; i++) is_reduced = is_reduced || list[i] == d;
+    if (is_reduced) {
+      add_axis(reduced, x->type.dims[d], x->strides[d], 0);
+      o += keep;
+    } else
+      add_axis(kept, x->type.dims[d], x->strides[d], out->strides[o++]);
+  }
+}
+
+void fl_cuda_run_reduce(const fl_run_args *a) {
+  const fl_cuda_params *q = a->params;
+  const fl_tensor *x = &a->in[0], *out = &a->out[0];
+  axes kept = {0}, reduced = {0};
+  int kind = 0;
+  while (strcmp(reduce_names[kind], fl_op_get(q->op)->name)) kind++;
+  reduce_axes(q, x, out, &kept, &reduced);
+  int64_t n = count_of(&kept), count = count_of(&reduced);
+  bool wide = count >= 32 && (reduced.in[reduced.n - 1] == 1 || n < 4096);
+  int threads = !wide ? 128 : count >= 1024 ? 256 : count >= 128 ? 128 : 32;
+  fl_text t = {0};
+  fl_text_add(&t, "typedef %s T;\ntypedef %s F;\ntypedef %s U;\n", fl_cg_storage(x->type.dtype),
+              fl_cg_register(x->type.dtype), fl_cg_storage(out->type.dtype));
+  fl_text_add(&t,
+              "#define KIND %d\n#define N %" PRId64 "\n#define COUNT %" PRId64 "\n#define THREADS %d\n#define WIDE %d\n"
+              "#define CORRECTION %.17g\n",
+              kind, n, count, threads, wide, fl_attr_float(&q->attrs, "correction", 1));
+  bool f = fl_dtype_is_float(x->type.dtype);
+  fl_text_add(&t, "#define LOWEST %s\n#define HIGHEST %s\n", f ? "-INF" : "((i64)0x8000000000000000)",
+              f ? "INF" : "((i64)0x7fffffffffffffff)");
+  fl_cg_function(&t, "row", kept.n, kept.dims, kept.in);
+  fl_cg_function(&t, "out_row", kept.n, kept.dims, kept.out);
+  fl_cg_function(&t, "el", reduced.n, reduced.dims, reduced.in);
+  fl_text_add(&t, "%s", fl_cuda_source_reduce);
+  void *pointers[] = {x->data, out->data, a->fault};
+  fl_cuda_launch(a, &t, wide ? n : (n + threads - 1) / threads, threads, 0, pointers, 3);
+}
+
+/* --- softmax and normalizations --- */
+
+enum { MAX_ROW = 32768 };
+
+static void row_axes(fl_op op, const fl_attrs *attrs, const fl_type *t, const int64_t *in, const int64_t *out,
+                     axes *rows, axes *elements) {
+  if (op == FL_OP_GROUP_NORM) {
+    int64_t groups = fl_attr_int(attrs, "groups", 1), each = t->dims[1] / groups;
+    add_axis(rows, t->dims[0], in[0], out[0]);
+    add_axis(rows, groups, each * in[1], each * out[1]);
+    add_axis(elements, each, in[1], out[1]);
+    for (int d = 2; d < t->rank; d++) add_axis(elements, t->dims[d], in[d], out[d]);
+    return;
+  }
+  bool soft = op == FL_OP_SOFTMAX || op == FL_OP_LOG_SOFTMAX;
+  int64_t axis = fl_attr_int(attrs, "axis", 0), last = fl_attr_int(attrs, "axes", 1);
+  for (int d = 0; d < t->rank; d++)
+    add_axis((soft ? d == axis : d >= t->rank - last) ? elements : rows, t->dims[d], in[d], out[d]);
+}
+
+const char *fl_cuda_plan_rows(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan) {
+  axes rows = {0}, elements = {0};
+  const char *why = fl_cuda_plan_base(p, arena, plan);
+  if (why) return why;
+  const fl_tensor *x = &p->in[0];
+  if (!fl_dtype_is_float(x->type.dtype)) return "the operator is for floats only";
+  row_axes(p->op, p->attrs, &x->type, x->strides, x->strides, &rows, &elements);
+  if (count_of(&elements) > MAX_ROW) return "a row has more than 32768 elements";
+  for (int i = 1; i < p->n_in; i++) plan->in_layout[i] = FL_LAYOUT_CONTIGUOUS;
+  if (p->n_in > 2 && !p->absent[1] && !p->absent[2] && p->in[1].type.dtype != p->in[2].type.dtype)
+    return "weight and bias of different types";
+  if (follow(p, 0, plan)) plan->in_place = 0;
+  return NULL;
+}
+
+static int row_kind(fl_op op) {
+  return op == FL_OP_SOFTMAX       ? 0
+         : op == FL_OP_LOG_SOFTMAX ? 1
+         : op == FL_OP_LAYER_NORM  ? 2
+         : op == FL_OP_RMS_NORM    ? 3
+                                   : 4;
+}
+
+void fl_cuda_run_rows(const fl_run_args *a) {
+  const fl_cuda_params *q = a->params;
+  const fl_tensor *x = &a->in[0], *out = &a->out[0];
+  axes rows = {0}, elements = {0};
+  row_axes(q->op, &q->attrs, &x->type, x->strides, out->strides, &rows, &elements);
+  int64_t d = count_of(&elements), threads = 32;
+  while (threads < 1024 && threads * 8 < d) threads *= 2;
+  bool w = q->n_in > 1 && !q->absent[1], b = q->n_in > 2 && !q->absent[2], dbl = x->type.dtype == FL_F64;
+  fl_dtype wt = w ? a->in[1].type.dtype : b ? a->in[2].type.dtype : x->type.dtype;
+  int64_t groups = fl_attr_int(&q->attrs, "groups", 1), each = q->op == FL_OP_GROUP_NORM ? x->type.dims[1] / groups : 1;
+  fl_text t = {0};
+  fl_text_add(&t, "typedef %s T;\ntypedef %s F;\ntypedef %s U;\n", fl_cg_storage(x->type.dtype),
+              fl_cg_register(x->type.dtype), fl_cg_storage(wt));
+  fl_text_add(&t,
+              "#define KIND %d\n#define D %" PRId64 "\n#define THREADS %" PRId64
+              "\n#define HAS_W %d\n#define HAS_B %d\n"
+              "#define EPS %.17g\n#define GROUPS %" PRId64 "\n#define CPG %" PRId64 "\n#define SPATIAL %" PRId64 "\n",
+              row_kind(q->op), d, threads, w, b, fl_attr_float(&q->attrs, "eps", 0), groups, each, each ? d / each : 1);
+  fl_text_add(&t, "%s",
+              dbl ? "#define EXP exp\n#define LOG log\n#define SQRT sqrt\n"
+                  : "#define EXP __expf\n#define LOG logf\n#define SQRT sqrtf\n");
+  fl_cg_function(&t, "row", rows.n, rows.dims, rows.in);
+  fl_cg_function(&t, "out_row", rows.n, rows.dims, rows.out);
+  fl_cg_function(&t, "el", elements.n, elements.dims, elements.in);
+  fl_cg_function(&t, "out_el", elements.n, elements.dims, elements.out);
+  fl_text_add(&t, "%s", fl_cuda_source_rows);
+  void *pointers[] = {x->data, w ? a->in[1].data : NULL, b ? a->in[2].data : NULL, out->data, a->fault};
+  fl_cuda_launch(a, &t, count_of(&rows), (int)threads, 0, pointers, 5);
+}
+
+/* --- attention --- */
+
+enum { MAX_KEYS = 40000, MAX_HEAD = 1024 };
+
+const char *fl_cuda_plan_attention(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan) {
+  const char *why = fl_cuda_plan_base(p, arena, plan);
+  if (why) return why;
+  for (int i = 0; i < 3; i++)
+    if (p->in[i].type.dtype != p->in[0].type.dtype || p->in[i].type.dtype == FL_F64)
+      return "q, k and v must be of one type, f32, f16 or bf16";
+  if (p->in[1].type.dims[2] > MAX_KEYS) return "more than 40000 keys";
+  if (p->in[0].type.dims[3] > MAX_HEAD) return "heads of more than 1024 elements";
+  const int64_t *d = p->out[0].dims;
+  const int64_t strides[4] = {d[1] * d[2] * d[3], d[3], d[1] * d[3], 1}; /* [B, S, H, E]: what follows is a view */
+  memcpy(plan->out_strides[0], strides, sizeof strides);
+  return NULL;
+}
+
+static void place_function(fl_text *t, const char *name, const char *args, const char *const *names,
+                           const int64_t *strides, int n) {
+  fl_text_add(t, "__device__ inline i64 %s(%s) { return 0", name, args);
+  for (int i = 0; i < n; i++) fl_text_add(t, " + %s * (i64)%" PRId64, names[i], strides[i]);
+  fl_text_add(t, "; }\n");
+}
+
+void fl_cuda_run_attention(const fl_run_args *a) {
+  const fl_cuda_params *q = a->params;
+  const fl_tensor *x = a->in, *out = &a->out[0];
+  bool masked = q->n_in > 3 && !q->absent[3];
+  const char *const names[] = {"b", "h", "i", "j"};
+  int64_t mask[4] = {0}, keys = x[1].type.dims[2], heads = x[0].type.dims[1];
+  for (int d = 0; masked && d < x[3].type.rank; d++)
+    if (x[3].type.dims[d] != 1) mask[4 - x[3].type.rank + d] = x[3].strides[d];
+  int threads = 128;
+  fl_text t = {0};
+  fl_text_add(&t, "typedef %s T;\ntypedef %s M;\n", fl_cg_storage(x[0].type.dtype),
+              fl_cg_storage(masked ? x[3].type.dtype : x[0].type.dtype));
+  fl_text_add(&t,
+              "#define HEADS %" PRId64 "\n#define GROUP %" PRId64 "\n#define SQ %" PRId64 "\n#define TK %" PRId64
+              "\n#define DQ %" PRId64 "\n#define DV %" PRId64 "\n",
+              heads, heads / x[1].type.dims[1], x[0].type.dims[2], keys, x[0].type.dims[3], x[2].type.dims[3]);
+  double scale = fl_attr_float(&q->attrs, "scale", 1 / sqrt((double)x[0].type.dims[3]));
+  fl_text_add(&t, "#define SCALE %.17g\n#define CAUSAL %d\n#define MASK %d\n#define THREADS %d\n", scale,
+              fl_attr_int(&q->attrs, "causal", 0) != 0,
+              !masked                      ? 0
+              : x[3].type.dtype == FL_BOOL ? 2
+                                           : 1,
+              threads);
+  fl_text_add(&t, "#define QS %" PRId64 "\n#define KS %" PRId64 "\n#define VS %" PRId64 "\n#define OS %" PRId64 "\n",
+              x[0].strides[3], x[1].strides[3], x[2].strides[3], out->strides[3]);
+  place_function(&t, "q_at", "int b, int h, int i", names, x[0].strides, 3);
+  place_function(&t, "o_at", "int b, int h, int i", names, out->strides, 3);
+  place_function(&t, "k_at", "int b, int h, int i", names, x[1].strides, 3);
+  place_function(&t, "v_at", "int b, int h, int i", names, x[2].strides, 3);
+  place_function(&t, "m_at", "int b, int h, int i, int j", names, mask, 4);
+  fl_text_add(&t, "%s", fl_cuda_source_attention);
+  void *pointers[] = {x[0].data, x[1].data, x[2].data, masked ? x[3].data : NULL, out->data, a->fault};
+  fl_cuda_launch(a, &t, x[0].type.dims[0] * heads * x[0].type.dims[2], threads, (size_t)keys * sizeof(float), pointers,
+                 6);
+}

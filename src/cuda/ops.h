@@ -1,0 +1,26 @@
+/* Kernels of the CUDA backend: what backend.c puts into its table. Every plan_* is pure and needs no GPU. */
+#ifndef FL_CUDA_OPS_H
+#define FL_CUDA_OPS_H
+
+#include "cuda/codegen.h"
+#include "cuda/device.h"
+
+/* The kernels accept at most what the portable reference accepts: NULL, or its reason. Fills params. */
+const char *fl_cuda_plan_base(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan);
+
+#define FL_CUDA_IMPLEMENTATION(name)                                                                                   \
+  const char *fl_cuda_plan_##name(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan);                         \
+  void fl_cuda_run_##name(const fl_run_args *a);
+FL_CUDA_IMPLEMENTATION(map)
+FL_CUDA_IMPLEMENTATION(reduce)
+FL_CUDA_IMPLEMENTATION(rows)
+FL_CUDA_IMPLEMENTATION(attention)
+FL_CUDA_IMPLEMENTATION(cublaslt)
+FL_CUDA_IMPLEMENTATION(cudnn)
+#undef FL_CUDA_IMPLEMENTATION
+
+void fl_cuda_copy(const fl_run_args *a);
+/* y = act(y), dense, of a float type: after a library call whose epilogue lacks the activation. */
+void fl_cuda_act(const fl_run_args *a, fl_act act, double lo, double hi);
+
+#endif

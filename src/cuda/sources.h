@@ -1,0 +1,7 @@
+/* The files of src/cuda/kernels as strings, made by the build (tools/embed.cmake). */
+#ifndef FL_CUDA_SOURCES_H
+#define FL_CUDA_SOURCES_H
+
+extern const char fl_cuda_source_prelude[], fl_cuda_source_rows[], fl_cuda_source_reduce[], fl_cuda_source_attention[];
+
+#endif
