@@ -12,6 +12,10 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install -qq -c requirements/constraints.txt
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
+# The other versions the evaluator knows; these need no PyTorch.
+PYTHONS ?= $(foreach v,3.12 3.13,$(firstword $(wildcard $(HOME)/.pyenv/versions/$(v).*/bin/python$(v)) \
+             $(shell command -v python$(v) 2>/dev/null)))
+
 SOURCES := CMakeLists.txt pyproject.toml $(shell find src include python cli -type f \
              \( -name '*.[ch]' -o -name '*.def' -o -name '*.inl' -o -name '*.inc' -o -name '*.py' \) 2>/dev/null)
 PY_DIRS := $(wildcard python tests tools bench fuzz)
@@ -88,8 +92,13 @@ format: $(VENV)/.test ## rewrite Python and C files in the project's format
 fuzz: setup ## random programs against eager for an hour (FRAMELIFT_FUZZ_SECONDS)
 	FRAMELIFT_FUZZ_SECONDS=$${FRAMELIFT_FUZZ_SECONDS:-3600} $(PY) -m pytest tests/test_fuzz.py $(ARGS)
 
-conformance: setup ## CPython's own tests under our evaluator (LIST="test_grammar test_dict")
+conformance: setup ## CPython's own tests under our evaluator, each Python found (LIST="test_grammar test_dict")
 	$(PY) -m framelift.conformance $(LIST)
+	@for p in $(PYTHONS); do \
+	  v=$$($$p -c 'import sys; print("%d.%d" % sys.version_info[:2])') && echo "== CPython $$v ($$p)" && \
+	  cmake -S . -B $(BUILD)/py$$v -GNinja -Wno-dev --log-level=WARNING -DPython_EXECUTABLE=$$p && \
+	  cmake --build $(BUILD)/py$$v -j $(JOBS) && PYTHONPATH=python $$p -m framelift.conformance $(LIST) || exit 1; \
+	done
 
 bench: $(VENV)/.framelift $(VENV)/.bench ## every model against eager, torch.compile, OpenVINO, ONNX Runtime (ARGS=...)
 	$(PY) -m framelift bench $(ARGS)

@@ -1,5 +1,6 @@
 /* Calls. Python functions come back through the frame hook; here is what C callables, types and callable objects need
  * reported. */
+#include "capture/cpython/compat.h"
 #include "capture/ccalls.h"
 #include "capture/eval_impl.h"
 

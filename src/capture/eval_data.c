@@ -1,4 +1,5 @@
 /* Operators, iteration, subscripts, truth: the plain CPython call, after reporting what it looks into. */
+#include "capture/cpython/compat.h"
 #include "capture/ccalls.h"
 #include "capture/eval_impl.h"
 
@@ -52,7 +53,7 @@ static void saw(fl_rec *r, PyObject *o, int depth) {
     fl_tell(r, fl_rec_read_contents(r, o));
   } else if (fl_ccall_is_tensor(tp)) {
     return;
-  } else if (tp->tp_iternext && tp->tp_iternext != &_PyObject_NextNotImplemented) {
+  } else if (PyIter_Check(o)) {
     if (!fl_rec_is_fresh(r, o)) fl_rec_give_up(r, "iterator from outside the call", tp->tp_name);
   } else if (is_view(o)) {
     saw_view(r, o);

@@ -64,8 +64,18 @@ static int set_cause(fl_rec *r, PyObject *value, PyObject *cause) {
     cause = NULL;
   } else if (PyExceptionClass_Check(cause)) {
     PyObject *made = fl_call(r, cause, NULL, 0, NULL);
+    if (!made) {
+      Py_DECREF(cause);
+      return -1;
+    }
+    if (PY_VERSION_HEX >= 0x030D0000 && !PyExceptionInstance_Check(made)) {
+      PyErr_Format(PyExc_TypeError, "calling %R should have returned an instance of BaseException, not %R", cause,
+                   Py_TYPE(made));
+      Py_DECREF(cause);
+      Py_DECREF(made);
+      return -1;
+    }
     Py_DECREF(cause);
-    if (!made) return -1;
     cause = made;
   } else if (!PyExceptionInstance_Check(cause)) {
     Py_DECREF(cause);

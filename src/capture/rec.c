@@ -1,3 +1,4 @@
+#include "capture/cpython/compat.h"
 #include "capture/rec.h"
 
 #include <string.h>

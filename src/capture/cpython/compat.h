@@ -14,6 +14,18 @@
 #define FL_CPYTHON 0
 #endif
 
+/* Exported functions whose declarations 3.13 moved to its internal headers, or renamed. */
+#if PY_VERSION_HEX >= 0x030D0000
+PyAPI_FUNC(int) _PyObject_GetMethod(PyObject *obj, PyObject *name, PyObject **method);
+PyAPI_FUNC(PyObject *) _Py_CheckFunctionResult(PyThreadState *ts, PyObject *callable, PyObject *res, const char *where);
+PyAPI_FUNC(int) _PySet_Update(PyObject *set, PyObject *iterable);
+PyAPI_FUNC(int) _PyDict_MergeEx(PyObject *dict, PyObject *other, int override);
+#define _PyObject_LookupAttr  PyObject_GetOptionalAttr
+#define _PyMethodWrapper_Type (*fl_cpy_method_wrapper())
+PyTypeObject *fl_cpy_method_wrapper(void);
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations" /* PyWeakref_GET_OBJECT: the borrowed one is meant */
+#endif
+
 struct _PyInterpreterFrame;
 typedef struct _PyInterpreterFrame fl_frame;
 typedef PyObject *(*fl_frame_eval)(PyThreadState *ts, fl_frame *f, int throwflag);

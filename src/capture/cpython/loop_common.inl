@@ -384,6 +384,7 @@
     case POP_EXCEPT: {
       PyObject *old = ts->exc_info->exc_value;
       ts->exc_info->exc_value = POP();
+      if (ts->exc_info->exc_value == Py_None) Py_CLEAR(ts->exc_info->exc_value); /* 3.13 knows NULL alone as none */
       Py_XDECREF(old);
       continue;
     }

@@ -39,6 +39,21 @@ static fl_frame *real(fl_frame *f) {
   return f;
 }
 
+#if FL_CPYTHON == 313
+PyTypeObject *fl_cpy_method_wrapper(void) {
+  static PyTypeObject *type; /* of CPython itself: lives as long as the interpreter */
+  if (type) return type;
+  PyObject *wrapper = PyObject_GetAttrString(Py_None, "__str__");
+  if (!wrapper) {
+    PyErr_Clear();
+    return &PyWrapperDescr_Type;
+  }
+  type = Py_TYPE(wrapper);
+  Py_DECREF(wrapper);
+  return type;
+}
+#endif
+
 int fl_cpy_watch_dict(PyObject *dict) {
   if (Py_Version >= 0x030D0000 && Py_Version < 0x030D0100 && ((PyDictObject *)dict)->ma_values) {
     /* A key that is no string takes the values out of the object, for good. */
