@@ -16,7 +16,7 @@ static int64_t integer(const body *b, const char *key) { return fl_attr_int(&b->
 static bool has(const body *b, int i) { return i < b->p->n_in && !b->p->absent[i]; }
 
 static void pointwise(const body *b) {
-  char names[FL_PW_MAX_INPUTS][16];
+  char names[FL_PW_MAX_INPUTS][32];
   const char *inputs[FL_PW_MAX_INPUTS];
   for (int i = 0; i < b->p->n_in; i++) {
     snprintf(names[i], sizeof names[i], "ld(x%d[o%d])", i, i);
