@@ -81,7 +81,7 @@ pytest: setup ## Python tests against the installed wheel (ARGS="-k name" select
 lint: $(VENV)/.test ## ruff, clang-format, include layers
 	ruff check $(PY_DIRS)
 	ruff format --check $(PY_DIRS)
-	clang-format --dry-run -Werror $(C_FILES)
+	@echo "clang-format --dry-run -Werror"; clang-format --dry-run -Werror $(C_FILES)
 	$(PY) tools/check_layers.py
 
 format: $(VENV)/.test ## rewrite Python and C files in the project's format
