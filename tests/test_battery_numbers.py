@@ -32,6 +32,8 @@ def rows():
     t[4, :5] = -INF
     yield t
     yield torch.full((5, 9), 2.0**66)
+    yield torch.full((5, 9), 1000.1)
+    yield torch.full((5, 9), 1e20)
     yield torch.zeros(5, 9)
     yield torch.full((5, 9), 1e-30)
     yield t.t().contiguous().t()

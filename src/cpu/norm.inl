@@ -50,31 +50,49 @@ static float row_sum(const float *x, int64_t n) {
   return vf_sum(vf_add(vf_add(s0, s1), vf_add(s2, s3)));
 }
 
-/* Sum of (x - mean)^2. */
-static float row_squares(const float *x, int64_t n, float mean) {
+/* Sum of (x - mean)^2; *out_sum gets the sum of (x - mean). */
+static float row_squares(const float *x, int64_t n, float mean, float *out_sum) {
   const vf m = vf_set1(mean);
-  vf s0 = vf_zero(), s1 = vf_zero(), s2 = vf_zero(), s3 = vf_zero();
+  vf s0 = vf_zero(), s1 = vf_zero(), t0 = vf_zero(), t1 = vf_zero();
   int64_t k = 0;
-  for (; k + 4 * VL <= n; k += 4 * VL) {
+  for (; k + 2 * VL <= n; k += 2 * VL) {
     vf a = vf_sub(vf_load(x + k), m), b = vf_sub(vf_load(x + k + VL), m);
-    vf c = vf_sub(vf_load(x + k + 2 * VL), m), d = vf_sub(vf_load(x + k + 3 * VL), m);
-    s0 = vf_fma(a, a, s0), s1 = vf_fma(b, b, s1), s2 = vf_fma(c, c, s2), s3 = vf_fma(d, d, s3);
+    s0 = vf_fma(a, a, s0), s1 = vf_fma(b, b, s1);
+    t0 = vf_add(t0, a), t1 = vf_add(t1, b);
   }
   for (; k + VL <= n; k += VL) {
     vf a = vf_sub(vf_load(x + k), m);
     s0 = vf_fma(a, a, s0);
+    t0 = vf_add(t0, a);
   }
-  float rest = 0;
-  for (; k < n; k++) rest += (x[k] - mean) * (x[k] - mean);
-  return rest + vf_sum(vf_add(vf_add(s0, s1), vf_add(s2, s3)));
+  float rest = 0, left = 0;
+  for (; k < n; k++) {
+    float d = x[k] - mean;
+    rest += d * d;
+    left += d;
+  }
+  *out_sum = left + vf_sum(vf_add(t0, t1));
+  return rest + vf_sum(vf_add(s0, s1));
+}
+
+/* Mean and 1 / sqrt(variance + eps). The mean is corrected by what the first one left over: a row of equal numbers has
+ * exactly that mean and no variance, however the sum was rounded. */
+static float row_moments(const float *x, int64_t n, float eps, float *out_mean) {
+  float mean = row_sum(x, n) / (float)n, left;
+  float squares = row_squares(x, n, mean, &left), shift = left / (float)n;
+  float var = squares / (float)n - shift * shift;
+  *out_mean = mean + shift;
+  if (fabsf(shift) > 0.03f * sqrtf(squares / (float)n)) /* the difference above is rounding alone: once more */
+    var = row_squares(x, n, *out_mean, &left) / (float)n;
+  return 1.0f / sqrtf(var + eps);
 }
 
 /* y = (x - mean) scale [w] [+ b]; constant flags drop what is absent. */
 FL_INLINE void row_affine(float *y, const float *x, int64_t n, float mean, float scale, const float *w, const float *b,
                           bool has_w, bool has_b) {
-  const vf s = vf_set1(scale), t = vf_set1(-mean * scale);
+  const vf s = vf_set1(scale), m = vf_set1(mean);
   for (int64_t k = 0; k < n; k += VL) {
-    vf v = vf_fma(load_part(x + k, n - k), s, t);
+    vf v = vf_mul(vf_sub(load_part(x + k, n - k), m), s); /* x s - mean s would leave the rounding of mean s */
     if (has_w && has_b)
       v = vf_fma(v, load_part(w + k, n - k), load_part(b + k, n - k));
     else if (has_w)
@@ -86,8 +104,9 @@ FL_INLINE void row_affine(float *y, const float *x, int64_t n, float mean, float
 }
 
 static void row_norm(const params *q, float *y, const float *x, const float *w, const float *b) {
-  const float mean = q->mean ? row_sum(x, q->n) / (float)q->n : 0;
-  const float scale = 1.0f / sqrtf(row_squares(x, q->n, mean) / (float)q->n + q->eps);
+  float mean = 0, ignored;
+  const float scale = q->mean ? row_moments(x, q->n, q->eps, &mean)
+                              : 1.0f / sqrtf(row_squares(x, q->n, 0, &ignored) / (float)q->n + q->eps);
   if (q->has_weight && q->has_bias)
     row_affine(y, x, q->n, mean, scale, w, b, true, true);
   else if (q->has_weight)
@@ -174,46 +193,53 @@ static void group_planes(const fl_run_args *a, const params *q, int64_t i) {
   int64_t per = q->channels / q->groups, n = per * q->pixels, first = i % q->groups * per;
   const float *x = (const float *)a->in[0].data + i * n;
   float *y = (float *)a->out[0].data + i * n;
-  float mean = row_sum(x, n) / (float)n, scale = 1.0f / sqrtf(row_squares(x, n, mean) / (float)n + q->eps);
+  float mean, scale = row_moments(x, n, q->eps, &mean);
   for (int64_t c = 0; c < per; c++) {
     float w = q->has_weight ? ((const float *)a->in[1].data)[first + c] : 1.0f;
     float b = q->has_bias ? ((const float *)a->in[2].data)[first + c] : 0.0f;
-    const vf s = vf_set1(scale * w), t = vf_set1(b - mean * scale * w);
+    const vf s = vf_set1(scale * w), t = vf_set1(b), m = vf_set1(mean);
     for (int64_t k = 0; k < q->pixels; k += VL)
-      store_part(y + c * q->pixels + k, q->pixels - k, vf_fma(load_part(x + c * q->pixels + k, q->pixels - k), s, t));
+      store_part(y + c * q->pixels + k, q->pixels - k,
+                 vf_fma(vf_sub(load_part(x + c * q->pixels + k, q->pixels - k), m), s, t));
   }
 }
 
-/* One item in NHWC order: per-channel sums, made into per-channel scale and shift. */
-static void group_item(const fl_run_args *a, const params *q, int64_t item, float *scale, float *shift) {
-  const float *x = (const float *)a->in[0].data + item * q->pixels * q->channels;
-  float *y = (float *)a->out[0].data + item * q->pixels * q->channels;
-  int64_t C = q->channels, per = C / q->groups, n = per * q->pixels;
-  memset(scale, 0, (size_t)C * sizeof *scale);
-  for (int64_t p = 0; p < q->pixels; p++)
-    for (int64_t c = 0; c < C; c += VL)
-      store_part(scale + c, C - c, vf_add(load_part(scale + c, C - c), load_part(x + p * C + c, C - c)));
-  for (int64_t g = 0; g < q->groups; g++) { /* shift holds the means for now */
-    float mean = row_sum(scale + g * per, per) / (float)n;
-    for (int64_t c = 0; c < per; c++) shift[g * per + c] = mean;
-  }
-  memset(scale, 0, (size_t)C * sizeof *scale);
+/* sums[c] = sum over pixels of (x - mean[c])^power, power 1 or 2, for an item in NHWC order. */
+FL_INLINE void channel_sums(float *sums, const float *x, const float *mean, const params *q, bool squares) {
+  int64_t C = q->channels;
+  memset(sums, 0, (size_t)C * sizeof *sums);
   for (int64_t p = 0; p < q->pixels; p++)
     for (int64_t c = 0; c < C; c += VL) {
-      vf d = vf_sub(load_part(x + p * C + c, C - c), load_part(shift + c, C - c));
-      store_part(scale + c, C - c, vf_fma(d, d, load_part(scale + c, C - c)));
+      vf d = vf_sub(load_part(x + p * C + c, C - c), load_part(mean + c, C - c)), sum = load_part(sums + c, C - c);
+      store_part(sums + c, C - c, squares ? vf_fma(d, d, sum) : vf_add(sum, d));
     }
-  for (int64_t g = 0; g < q->groups; g++) {
-    float r = 1.0f / sqrtf(row_sum(scale + g * per, per) / (float)n + q->eps);
-    for (int64_t c = g * per; c < (g + 1) * per; c++) {
-      scale[c] = r * (q->has_weight ? ((const float *)a->in[1].data)[c] : 1.0f);
-      shift[c] = (q->has_bias ? ((const float *)a->in[2].data)[c] : 0.0f) - shift[c] * scale[c];
+}
+
+/* One item in NHWC order: the groups' means (the second pass corrects the rounding of the first, as row_moments does),
+ * then their scales, each repeated for every channel. */
+static void group_item(const fl_run_args *a, const params *q, int64_t item, float *scale, float *mean) {
+  const float *x = (const float *)a->in[0].data + item * q->pixels * q->channels;
+  float *y = (float *)a->out[0].data + item * q->pixels * q->channels;
+  const float *w = q->has_weight ? a->in[1].data : NULL, *b = q->has_bias ? a->in[2].data : NULL;
+  int64_t C = q->channels, per = C / q->groups, n = per * q->pixels;
+  memset(mean, 0, (size_t)C * sizeof *mean);
+  for (int pass = 0; pass < 2; pass++) {
+    channel_sums(scale, x, mean, q, false);
+    for (int64_t g = 0; g < q->groups; g++) {
+      float shift = row_sum(scale + g * per, per) / (float)n;
+      for (int64_t c = 0; c < per; c++) mean[g * per + c] += shift;
     }
   }
+  channel_sums(scale, x, mean, q, true);
+  for (int64_t g = 0; g < q->groups; g++) {
+    float r = 1.0f / sqrtf(row_sum(scale + g * per, per) / (float)n + q->eps);
+    for (int64_t c = g * per; c < (g + 1) * per; c++) scale[c] = r * (w ? w[c] : 1.0f);
+  }
   for (int64_t p = 0; p < q->pixels; p++)
-    for (int64_t c = 0; c < C; c += VL)
-      store_part(y + p * C + c, C - c,
-                 vf_fma(load_part(x + p * C + c, C - c), load_part(scale + c, C - c), load_part(shift + c, C - c)));
+    for (int64_t c = 0; c < C; c += VL) {
+      vf d = vf_sub(load_part(x + p * C + c, C - c), load_part(mean + c, C - c));
+      store_part(y + p * C + c, C - c, vf_fma(d, load_part(scale + c, C - c), b ? load_part(b + c, C - c) : vf_zero()));
+    }
 }
 
 static void group_range(void *arg, int64_t begin, int64_t end, int thread) {

@@ -98,6 +98,7 @@ FL_INLINE vf combine(fl_op op, vf acc, vf x, vf mean) {
   case FL_OP_AMAX: return vf_select(vf_isnan(x), x, vf_max(x, acc));
   case FL_OP_AMIN: return vf_select(vf_isnan(x), x, vf_min(x, acc));
   case FL_OP_VAR: return vf_fma(d, d, acc);
+  case FL_OP_MEAN: return vf_add(acc, d); /* what a rounded mean leaves over */
   default: return vf_add(acc, x);
   }
 }
@@ -132,7 +133,7 @@ FL_INLINE float reduce_row(fl_op op, const float *x, int64_t n, float mean) {
     const vm part = vm_first((int)(n - k));
     a = vf_select(part, combine(op, a, vf_load_mask(x + k, part), m), a);
   }
-  fl_op join = op == FL_OP_VAR ? FL_OP_SUM : op;
+  fl_op join = op == FL_OP_VAR || op == FL_OP_MEAN ? FL_OP_SUM : op;
   return across(op, combine(join, combine(join, a, b, m), combine(join, c, d, m), m), VL);
 }
 
@@ -165,15 +166,19 @@ FL_INLINE void reduce_unit(fl_op op, const params *q, float *y, const float *x, 
     scale = 1.0f / (free > 0 ? free : 0);
   }
   if (q->inner == 1) {
-    float mean = op == FL_OP_VAR ? reduce_row(FL_OP_SUM, x, q->n, 0) / (float)q->n : 0;
+    float mean = 0;
+    for (int pass = 0; op == FL_OP_VAR && pass < 2; pass++) mean += reduce_row(FL_OP_MEAN, x, q->n, mean) / (float)q->n;
     *y = reduce_row(op, x, q->n, mean) * scale;
     return;
   }
   vf mean[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
   if (op == FL_OP_VAR) {
     float m[COLUMNS];
-    reduce_columns(FL_OP_SUM, m, x, q->n, q->inner, left, mean, 1.0f / (float)q->n);
-    for (int u = 0; u < 4; u++) mean[u] = load_part(m + u * VL, left - u * VL);
+    for (int pass = 0; pass < 2; pass++) { /* the second corrects the rounding of the first */
+      reduce_columns(FL_OP_MEAN, m, x, q->n, q->inner, left, mean, 1.0f / (float)q->n);
+      for (int u = 0; u < 4; u++)
+        if (left > u * VL) mean[u] = vf_add(mean[u], load_part(m + u * VL, left - u * VL));
+    }
   }
   reduce_columns(op, y, x, q->n, q->inner, left, mean, scale);
 }
