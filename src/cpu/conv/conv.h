@@ -22,4 +22,17 @@ const char *fl_conv_why_not_f32(const fl_problem *p);
 /* Asks for a channels-last result, bias contiguous, and residual as the result, which may overwrite it. */
 void fl_conv_plan_nhwc(const fl_problem *p, const fl_conv *c, fl_kernel_plan *plan);
 
+/* The rows of one convolution kernel, which every instruction set plans, packs and runs alike but for its own tiles:
+ * the file has plan_isa(problem, arena, plan, isa), pack and run. */
+#define FL_CONV_KERNEL(kind, suffix, isa_)                                                                             \
+  static const char *plan_##suffix(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan) {                       \
+    return plan_isa(p, arena, plan, isa_);                                                                             \
+  }                                                                                                                    \
+  const fl_kernel fl_kernel_conv2d_##kind##_##suffix = {.name = "conv2d_" #kind "_" #suffix,                           \
+                                                        .op = FL_OP_CONV2D,                                            \
+                                                        .isa = isa_,                                                   \
+                                                        .plan = plan_##suffix,                                         \
+                                                        .pack = pack,                                                  \
+                                                        .run = run};
+
 #endif

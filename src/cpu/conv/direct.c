@@ -128,16 +128,5 @@ static void run(const fl_run_args *args) {
   }
 }
 
-#define KERNEL(suffix, isa_)                                                                                           \
-  static const char *plan_##suffix(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan) {                       \
-    return plan_isa(p, arena, plan, isa_);                                                                             \
-  }                                                                                                                    \
-  const fl_kernel fl_kernel_conv2d_direct_##suffix = {.name = "conv2d_direct_" #suffix,                                \
-                                                      .op = FL_OP_CONV2D,                                              \
-                                                      .isa = isa_,                                                     \
-                                                      .plan = plan_##suffix,                                           \
-                                                      .pack = pack,                                                    \
-                                                      .run = run};
-
-KERNEL(avx512, FL_ISA_AVX512)
-KERNEL(avx2, FL_ISA_AVX2)
+FL_CONV_KERNEL(direct, avx512, FL_ISA_AVX512)
+FL_CONV_KERNEL(direct, avx2, FL_ISA_AVX2)
