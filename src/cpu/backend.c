@@ -9,7 +9,7 @@ typedef struct cpu_queue {
 } cpu_queue;
 
 /* Huge pages make first use faster and spare TLB misses; the kernel may decline. */
-static void *allocate(size_t bytes) {
+static void *allocate(const fl_backend *b, size_t bytes) {
   enum { HUGE_PAGE = 2 << 20 };
   char *p = fl_malloc_aligned(bytes ? bytes : 64);
   if (p && bytes >= 2 * HUGE_PAGE) {
@@ -20,14 +20,16 @@ static void *allocate(size_t bytes) {
   return p;
 }
 
-static fl_status upload(void *dst, const void *src, size_t bytes) {
+static void release(const fl_backend *b, void *block) { fl_free_aligned(block); }
+
+static fl_status upload(const fl_backend *b, void *dst, const void *src, size_t bytes) {
   memcpy(dst, src, bytes);
   return NULL;
 }
 
 static void copy(const fl_run_args *a) { fl_copy_strided(a->out, a->in, a->pool); }
 
-static fl_status queue_create(fl_pool *pool, fl_queue **out) {
+static fl_status queue_create(const fl_backend *b, fl_pool *pool, fl_queue **out) {
   cpu_queue *q = fl_calloc(1, sizeof *q);
   if (!q) return fl_oom();
   q->base = (fl_queue){.pool = pool, .fault = &q->fault};
@@ -54,7 +56,7 @@ const fl_backend fl_backend_cpu = {.name = "cpu",
                                    .kernel = fl_kernel_get,
                                    .copy = copy,
                                    .allocate = allocate,
-                                   .release = fl_free_aligned,
+                                   .release = release,
                                    .upload = upload,
                                    .queue_create = queue_create,
                                    .queue_destroy = queue_destroy,

@@ -31,8 +31,9 @@ typedef struct fl_work {
 
 typedef struct fl_backend {
   const char *name;
-  bool immediate; /* memory is the host's, and a kernel has computed when `run` returns: it can be timed */
-  bool staged;    /* programs are recorded with their addresses: the caller's tensors are copied to and from stages */
+  const void *device; /* the backend's own: which of several devices of a kind. NULL on the CPU */
+  bool immediate;     /* memory is the host's, and a kernel has computed when `run` returns: it can be timed */
+  bool staged; /* programs are recorded with their addresses: the caller's tensors are copied to and from stages */
 
   /* As fl_kernel_candidates, fl_kernel_why_not and fl_kernel_get. */
   int (*candidates)(const fl_problem *problem, fl_arena *arena, int *ids, fl_kernel_plan *plans, int max);
@@ -40,11 +41,12 @@ typedef struct fl_backend {
   const fl_kernel *(*kernel)(int id);
   void (*copy)(const fl_run_args *args); /* strided, in[0] to out[0], of the same type */
 
-  void *(*allocate)(size_t bytes); /* 64-byte aligned; NULL when out of memory */
-  void (*release)(void *block);    /* NULL allowed */
-  FL_MUST_USE fl_status (*upload)(void *dst, const void *src, size_t bytes); /* host to backend; done on return */
+  void *(*allocate)(const struct fl_backend *b, size_t bytes); /* 64-byte aligned; NULL when out of memory */
+  void (*release)(const struct fl_backend *b, void *block);    /* NULL allowed */
+  /* Host to backend; done on return. */
+  FL_MUST_USE fl_status (*upload)(const struct fl_backend *b, void *dst, const void *src, size_t bytes);
 
-  FL_MUST_USE fl_status (*queue_create)(fl_pool *pool, fl_queue **out);
+  FL_MUST_USE fl_status (*queue_create)(const struct fl_backend *b, fl_pool *pool, fl_queue **out);
   void (*queue_destroy)(fl_queue *q); /* takes; NULL allowed */
   /* FL_INVALID where eager would raise. A backend that is not immediate tells that at the latest in the next call. */
   FL_MUST_USE fl_status (*run)(fl_queue *q, const fl_work *work);

@@ -1,3 +1,4 @@
+#include <pthread.h>
 #include <string.h>
 
 #include "cuda/graph.h"
@@ -60,9 +61,17 @@ const fl_backend fl_cuda_table = {.name = "cuda",
                                   .queue_destroy = fl_cuda_queue_destroy,
                                   .run = fl_cuda_run};
 
-fl_status fl_cuda_backend(const fl_backend **out) {
+fl_status fl_cuda_backend(int ordinal, const fl_backend **out) {
+  static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+  static fl_backend tables[FL_CUDA_MAX_DEVICES];
   const fl_cuda_device *device;
-  FL_TRY(fl_cuda_device_open(&device));
-  *out = &fl_cuda_table;
+  FL_TRY(fl_cuda_device_open(ordinal, &device));
+  pthread_mutex_lock(&lock);
+  if (!tables[ordinal].device) {
+    tables[ordinal] = fl_cuda_table;
+    tables[ordinal].device = device;
+  }
+  pthread_mutex_unlock(&lock);
+  *out = &tables[ordinal];
   return NULL;
 }

@@ -81,7 +81,7 @@ FL_TEST(sources_are_embedded) {
 
 FL_TEST(no_device_is_told) {
   const fl_backend *backend = NULL;
-  fl_status s = fl_cuda_backend(&backend);
+  fl_status s = fl_cuda_backend(0, &backend);
   FL_CHECK(s ? fl_status_code(s) == FL_UNSUPPORTED && strstr(fl_status_message(s), "CUDA: ") : backend != NULL);
   fl_status_free(s);
 }
@@ -263,7 +263,7 @@ static void fill(memory *m, const fl_backend *backend, int i) {
     else
       fl_ref_seti(m->host[i], t->dtype, k, rand() % (t->dtype == FL_BOOL ? 2 : 5));
   }
-  FL_CHECK_OK(backend->upload(m->device[i], m->host[i], fl_type_bytes(t)));
+  FL_CHECK_OK(backend->upload(backend, m->device[i], m->host[i], fl_type_bytes(t)));
 }
 
 static void make_memory(memory *m, const fl_graph *g, const fl_backend *backend) {
@@ -277,7 +277,7 @@ static void make_memory(memory *m, const fl_graph *g, const fl_backend *backend)
   }
   for (int i = 0; i < m->n_inputs + m->n_weights; i++) {
     m->host[i] = fl_malloc_aligned(fl_type_bytes(&m->types[i]) + 1);
-    m->device[i] = backend->allocate(fl_type_bytes(&m->types[i]));
+    m->device[i] = backend->allocate(backend, fl_type_bytes(&m->types[i]));
     fill(m, backend, i);
   }
 }
@@ -285,7 +285,7 @@ static void make_memory(memory *m, const fl_graph *g, const fl_backend *backend)
 static void free_memory(memory *m, const fl_backend *backend) {
   for (int i = 0; i < m->n_inputs + m->n_weights; i++) {
     fl_free_aligned(m->host[i]);
-    backend->release(m->device[i]);
+    backend->release(backend, m->device[i]);
   }
 }
 
@@ -319,9 +319,9 @@ static double compare(const fl_backend *backend, fl_engine *cpu, fl_engine *gpu,
     size_t bytes = fl_type_bytes(&p->outputs[i].type);
     want[i] = fl_malloc_aligned(bytes + 1);
     got[i] = fl_malloc_aligned(bytes + 1);
-    device[i] = backend->allocate(bytes);
+    device[i] = backend->allocate(backend, bytes);
     memset(got[i], 0xff, bytes);
-    FL_CHECK_OK(backend->upload(device[i], got[i], bytes));
+    FL_CHECK_OK(backend->upload(backend, device[i], got[i], bytes));
   }
   FL_CHECK_OK(fl_engine_run(cpu, (const void *const *)m->host, want));
   fl_status s = fl_engine_run(gpu, (const void *const *)m->device, device);
@@ -329,12 +329,12 @@ static double compare(const fl_backend *backend, fl_engine *cpu, fl_engine *gpu,
   FL_CHECK_OK(s);
   for (int i = 0; i < p->n_outputs; i++) {
     const fl_type *t = &p->outputs[i].type;
-    FL_CHECK_OK(fl_cuda_download(got[i], device[i], fl_type_bytes(t)));
+    FL_CHECK_OK(fl_cuda_download(backend, got[i], device[i], fl_type_bytes(t)));
     double d = distance(t, got[i], want[i]);
     if (d > worst) worst = d;
     fl_free_aligned(want[i]);
     fl_free_aligned(got[i]);
-    backend->release(device[i]);
+    backend->release(backend, device[i]);
   }
   return worst;
 }
@@ -374,7 +374,7 @@ static void check_graph(const char *text, const fl_backend *backend, fl_pool *po
 FL_TEST(graphs_on_the_gpu) {
   const fl_backend *backend = NULL;
   fl_pool *pool = NULL;
-  fl_status s = fl_cuda_backend(&backend);
+  fl_status s = fl_cuda_backend(0, &backend);
   if (s) {
     printf("no GPU: %s\n", fl_status_message(s));
     fl_status_free(s);
@@ -397,27 +397,28 @@ FL_TEST(graphs_on_the_gpu) {
 FL_TEST(faults_are_told) {
   static const char text[] = "graph(%0: f32[4,2], %1: i64[3]) {\n %2 = embedding(%0, %1) : f32[3,2]\n return %2\n}";
   const fl_backend *backend = NULL;
-  fl_status s = fl_cuda_backend(&backend);
+  fl_status s = fl_cuda_backend(0, &backend);
   fl_status_free(s);
   if (!backend) return;
   fl_engine *e = NULL;
   int64_t bad[3] = {0, 9, 1};
-  void *inputs[2] = {backend->allocate(32), backend->allocate(sizeof bad)}, *out = backend->allocate(24);
+  void *inputs[2] = {backend->allocate(backend, 32), backend->allocate(backend, sizeof bad)},
+       *out = backend->allocate(backend, 24);
   float host[6];
   FL_CHECK_OK(compile(text, backend, NULL, NULL, 0, &e));
   if (!e) return;
-  FL_CHECK_OK(backend->upload(inputs[1], bad, sizeof bad));
+  FL_CHECK_OK(backend->upload(backend, inputs[1], bad, sizeof bad));
   FL_CHECK_OK(fl_engine_run(e, (const void *const *)inputs, &out));
-  FL_CHECK_OK(fl_cuda_download(host, out, sizeof host));
+  FL_CHECK_OK(fl_cuda_download(backend, host, out, sizeof host));
   bad[1] = 2;
-  FL_CHECK_OK(backend->upload(inputs[1], bad, sizeof bad));
+  FL_CHECK_OK(backend->upload(backend, inputs[1], bad, sizeof bad));
   FL_CHECK_FAILS(fl_engine_run(e, (const void *const *)inputs, &out), FL_INVALID, "out of range");
   FL_CHECK_OK(fl_engine_run(e, (const void *const *)inputs, &out));
   FL_CHECK_FAILS(fl_engine_profile(e, (const void *const *)inputs, &out, NULL), FL_UNSUPPORTED, "cuda");
   fl_engine_destroy(e);
-  backend->release(inputs[0]);
-  backend->release(inputs[1]);
-  backend->release(out);
+  backend->release(backend, inputs[0]);
+  backend->release(backend, inputs[1]);
+  backend->release(backend, out);
 }
 
 FL_TEST_MAIN(FL_RUN(pointwise_text) FL_RUN(text_of_axes_merges_neighbours) FL_RUN(text_survives_failing_memory)

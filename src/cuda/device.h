@@ -1,6 +1,6 @@
-/* The device: context, memory, and queues whose programs are captured into CUDA graphs and replayed.
+/* Devices: context, memory, and queues whose programs are captured into CUDA graphs and replayed.
  *
- * Device 0's primary context, the one PyTorch uses. Thread rule: everything here may be called from any thread; a queue
+ * Each device's primary context, the one PyTorch uses. Thread rule: everything here may be called from any thread; a queue
  * belongs to one run at a time. */
 #ifndef FL_CUDA_DEVICE_H
 #define FL_CUDA_DEVICE_H
@@ -9,6 +9,7 @@
 #include "cuda/load.h"
 
 typedef struct fl_cuda_device {
+  int ordinal;
   const fl_cuda_api *api;
   fl_cu_context context;
   int arch; /* 90 = sm_90 */
@@ -29,8 +30,12 @@ typedef struct fl_cuda_queue {
   fl_status failed; /* the first failure of the walk */
 } fl_cuda_queue;
 
-/* The device, opened on the first call. FL_UNSUPPORTED with the reason where there is none. */
-FL_MUST_USE fl_status fl_cuda_device_open(const fl_cuda_device **out);
+enum { FL_CUDA_MAX_DEVICES = 32 };
+
+/* The device, opened on the first call. FL_UNSUPPORTED with the reason where it cannot be had. */
+FL_MUST_USE fl_status fl_cuda_device_open(int ordinal, const fl_cuda_device **out);
+/* The device of a problem or of a backend's call; NULL when planning for no device, as tests do. */
+static inline const fl_cuda_device *fl_cuda_device_of(const fl_backend *b) { return b ? b->device : NULL; }
 
 /* Keeps the first failure of a walk. Takes `s`; NULL does nothing. */
 void fl_cuda_note(fl_cuda_queue *q, fl_status s);
@@ -40,8 +45,12 @@ static inline fl_cuda_queue *fl_cuda_queue_of(const fl_run_args *a) { return (fl
  * the legacy default stream (as at first). */
 void fl_cuda_stream_set(void *stream);
 
-/* NULL when there is a GPU that can be used, else why not. The backend must not be used then. */
-FL_MUST_USE fl_status fl_cuda_backend(const fl_backend **out);
-FL_MUST_USE fl_status fl_cuda_download(void *dst, const void *src, size_t bytes); /* done on return */
+/* True while the caller captures a CUDA graph on this stream: nothing of ours may run then. */
+bool fl_cuda_is_capturing(const fl_backend *b, void *stream);
+
+/* The backend of this device, or why there is none. Every call gives the same pointer. */
+FL_MUST_USE fl_status fl_cuda_backend(int ordinal, const fl_backend **out);
+FL_MUST_USE fl_status fl_cuda_download(const fl_backend *b, void *dst, const void *src,
+                                       size_t bytes); /* done on return */
 
 #endif

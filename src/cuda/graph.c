@@ -29,17 +29,13 @@ static fl_status fill_queue(fl_cuda_queue *q) {
   return NULL;
 }
 
-fl_status fl_cuda_queue_create(fl_pool *pool, fl_queue **out) {
+fl_status fl_cuda_queue_create(const fl_backend *b, fl_pool *pool, fl_queue **out) {
   fl_cuda_queue *q = fl_calloc(1, sizeof *q);
   if (!q) return fl_oom();
-  fl_status s = fl_cuda_device_open(&q->device);
-  if (s) {
-    fl_free(q);
-    return s;
-  }
+  q->device = fl_cuda_device_of(b);
   q->base.pool = pool;
   enter(q);
-  s = fill_queue(q);
+  fl_status s = fill_queue(q);
   leave(q);
   if (s)
     fl_cuda_queue_destroy(&q->base);
@@ -104,6 +100,11 @@ static fl_status transfer(fl_cuda_queue *q, const fl_transfer *t, int n, fl_cu_s
     if (r) return fl_cuda_check(r, "copy of an input or output");
   }
   return NULL;
+}
+
+bool fl_cuda_is_capturing(const fl_backend *b, void *stream) {
+  int status = 0;
+  return fl_cuda_device_of(b)->api->cuStreamIsCapturing(stream, &status) != 0 || status != 0;
 }
 
 static fl_status verdict(fl_cuda_queue *q) {

@@ -4,17 +4,17 @@
 
 #include "cuda/device.h"
 
-/* backend.c: the table itself, with which plans can be built without a device, as tests do. */
+/* backend.c: the table of no device, with which plans can be built but not run, as tests do. */
 extern const fl_backend fl_cuda_table;
 
 /* device.c */
-void *fl_cuda_allocate(size_t bytes);
-void fl_cuda_release(void *block);
-FL_MUST_USE fl_status fl_cuda_upload(void *dst, const void *src, size_t bytes);
+void *fl_cuda_allocate(const fl_backend *b, size_t bytes);
+void fl_cuda_release(const fl_backend *b, void *block);
+FL_MUST_USE fl_status fl_cuda_upload(const fl_backend *b, void *dst, const void *src, size_t bytes);
 
 /* graph.c. A changed program is walked twice: to compile its kernels, all at once, and to capture it; any other is
  * replayed. A queue's works wait for each other, on whichever streams they are put. */
-FL_MUST_USE fl_status fl_cuda_queue_create(fl_pool *pool, fl_queue **out);
+FL_MUST_USE fl_status fl_cuda_queue_create(const fl_backend *b, fl_pool *pool, fl_queue **out);
 void fl_cuda_queue_destroy(fl_queue *q);
 FL_MUST_USE fl_status fl_cuda_run(fl_queue *q, const fl_work *work);
 

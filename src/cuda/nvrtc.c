@@ -12,6 +12,7 @@
 
 typedef struct entry {
   struct entry *next;
+  const fl_cuda_device *device; /* whose context holds the function */
   uint64_t hash[2];
   char *source; /* without the prelude */
   fl_cu_function function;
@@ -59,9 +60,9 @@ static void hash_source(const fl_cuda_queue *q, const char *source, uint64_t h[2
   hash_more(h, source);
 }
 
-static entry *find(const uint64_t h[2], const char *source) {
+static entry *find(const fl_cuda_device *d, const uint64_t h[2], const char *source) {
   for (entry *e = table.buckets[h[0] % BUCKETS]; e; e = e->next)
-    if (e->hash[0] == h[0] && e->hash[1] == h[1] && !strcmp(e->source, source)) return e;
+    if (e->device == d && e->hash[0] == h[0] && e->hash[1] == h[1] && !strcmp(e->source, source)) return e;
   return NULL;
 }
 
@@ -184,7 +185,8 @@ static fl_status get_function(const fl_cuda_device *d, const char *source, const
   return s;
 }
 
-static fl_status keep(const uint64_t h[2], const char *source, fl_cu_function function, bool cached) {
+static fl_status keep(const fl_cuda_device *d, const uint64_t h[2], const char *source, fl_cu_function function,
+                      bool cached) {
   entry *e = fl_calloc(1, sizeof *e);
   char *copy = fl_strdup(source);
   if (!e || !copy) {
@@ -193,7 +195,8 @@ static fl_status keep(const uint64_t h[2], const char *source, fl_cu_function fu
     return fl_oom();
   }
   pthread_mutex_lock(&table.lock);
-  *e = (entry){.next = table.buckets[h[0] % BUCKETS], .hash = {h[0], h[1]}, .source = copy, .function = function};
+  *e = (entry){
+      .next = table.buckets[h[0] % BUCKETS], .device = d, .hash = {h[0], h[1]}, .source = copy, .function = function};
   table.buckets[h[0] % BUCKETS] = e;
   table.stats.functions++;
   table.stats.from_disk += cached;
@@ -209,7 +212,7 @@ static void compile_one(fl_cuda_pending *p) {
   d->api->cuCtxPushCurrent_v2(d->context);
   p->status = get_function(d, p->source, p->hash, &function, &cached);
   d->api->cuCtxPopCurrent_v2(&(fl_cu_context){0});
-  if (!p->status) p->status = keep(p->hash, p->source, function, cached);
+  if (!p->status) p->status = keep(d, p->hash, p->source, function, cached);
 }
 
 static void compile_range(void *arg, int64_t begin, int64_t end, int thread) {
@@ -270,9 +273,9 @@ static fl_status note_pending(fl_cuda_queue *q, const uint64_t h[2], char *sourc
   return NULL;
 }
 
-static fl_cu_function lookup(const uint64_t h[2], const char *source) {
+static fl_cu_function lookup(const fl_cuda_device *d, const uint64_t h[2], const char *source) {
   pthread_mutex_lock(&table.lock);
-  const entry *e = find(h, source);
+  const entry *e = find(d, h, source);
   pthread_mutex_unlock(&table.lock);
   return e ? e->function : NULL;
 }
@@ -289,7 +292,7 @@ void fl_cuda_launch(const fl_run_args *a, fl_text *source, int64_t grid, int blo
     return;
   }
   hash_source(q, source->data, h);
-  fl_cu_function f = lookup(h, source->data);
+  fl_cu_function f = lookup(q->device, h, source->data);
   if (q->preparing) {
     if (f || grid == 0)
       fl_text_free(source);

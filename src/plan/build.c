@@ -147,8 +147,9 @@ static fl_status draft_cat(fl_builder *b, const fl_node *n) {
 
 /* Strides are those of `locs`, or without it what can be told before planning. */
 static void fill_problem(const fl_graph *g, const fl_node *n, const fl_loc *locs, bool packing, int threads,
-                         fl_problem *p) {
+                         const fl_backend *backend, fl_problem *p) {
   p->op = n->op;
+  p->backend = backend;
   p->attrs = &n->attrs;
   p->threads = threads;
   p->n_in = n->n_inputs;
@@ -178,7 +179,7 @@ static bool is_pointwise(const fl_node *n) {
 static fl_status new_problem(fl_builder *b, const fl_node *n, fl_problem **out) {
   fl_problem *p = fl_arena_alloc(&b->plan->arena, sizeof *p);
   if (!p) return fl_oom();
-  fill_problem(b->g, n, b->locs, program_of(b, n) == FL_RUN, b->options->threads, p);
+  fill_problem(b->g, n, b->locs, program_of(b, n) == FL_RUN, b->options->threads, b->plan->backend, p);
   p->attrs = fl_arena_memdup(&b->plan->arena, &n->attrs, sizeof n->attrs);
   if (!p->attrs) return fl_oom();
   if (is_pointwise(n)) {
@@ -198,7 +199,7 @@ const char *fl_plan_supports(void *ctx, const fl_graph *g, const fl_node *n) {
   if (n->n_inputs > FL_MAX_OPERANDS || n->n_outputs > FL_PW_MAX_OUTPUTS) return "too many operands";
   fl_problem p = {0};
   fl_pw_program program;
-  fill_problem(g, n, NULL, !fl_graph_is_const(g, n->outputs[0]), 1, &p);
+  fill_problem(g, n, NULL, !fl_graph_is_const(g, n->outputs[0]), 1, backend, &p);
   if (is_pointwise(n)) {
     fl_pw_from_node(g, n, &program);
     p.op = FL_OP_POINTWISE;

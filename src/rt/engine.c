@@ -58,13 +58,13 @@ static void *stage_of(const context *c, const fl_plan *p, int i) {
 
 static void context_destroy(const fl_engine *e, context *c) {
   if (!c) return;
-  for (int i = 0; i < c->n_stages; i++) e->backend->release(stage_of(c, e->plan, i));
+  for (int i = 0; i < c->n_stages; i++) e->backend->release(e->backend, stage_of(c, e->plan, i));
   e->backend->queue_destroy(c->queue);
   fl_free(c->transfers);
   fl_free(c->steps);
   fl_free(c->tensors);
   fl_free(c->inputs.data);
-  e->backend->release(c->arena);
+  e->backend->release(e->backend, c->arena);
   fl_free(c);
 }
 
@@ -142,7 +142,7 @@ static fl_status make_stages(const fl_engine *e, context *c) {
   for (int i = 0; i < n; i++) {
     bool in = i < p->n_inputs;
     size_t bytes = span_bytes(in ? &p->inputs[i] : &p->outputs[i - p->n_inputs]);
-    void *block = e->backend->allocate(bytes);
+    void *block = e->backend->allocate(e->backend, bytes);
     if (!block) return fl_oom();
     c->transfers[i] = in ? (fl_transfer){.to = block, .bytes = bytes} : (fl_transfer){.from = block, .bytes = bytes};
     c->n_stages = i + 1;
@@ -153,8 +153,8 @@ static fl_status make_stages(const fl_engine *e, context *c) {
 static fl_status fill_context(const fl_engine *e, context *c, const fl_step *steps, size_t n, size_t arena_bytes) {
   c->n_steps = n;
   c->fresh = true;
-  FL_TRY(e->backend->queue_create(e->pool, &c->queue));
-  c->arena = e->backend->allocate(arena_bytes);
+  FL_TRY(e->backend->queue_create(e->backend, e->pool, &c->queue));
+  c->arena = e->backend->allocate(e->backend, arena_bytes);
   if (!c->arena) return fl_oom();
   FL_TRY(alloc_tables(e, c, steps, n));
   ready_program(e, c, steps, n);
@@ -384,11 +384,11 @@ static fl_status fill_engine(fl_engine *e, const void *const *weights, uint32_t 
   const fl_plan *p = e->plan;
   if (n_weights < p->n_weights)
     return fl_fail(FL_INVALID, "engine: %u weights given, the plan uses %u slots", n_weights, p->n_weights);
-  e->constants = e->backend->allocate(p->const_bytes);
+  e->constants = e->backend->allocate(e->backend, p->const_bytes);
   e->weights = fl_calloc(p->n_weights + 1u, sizeof *e->weights);
   if (!e->constants || !e->weights) return fl_oom();
   for (uint32_t i = 0; i < p->n_weights; i++) atomic_init(&e->weights[i], weights[i]);
-  if (p->literal_bytes) FL_TRY(e->backend->upload(e->constants, p->literals, p->literal_bytes));
+  if (p->literal_bytes) FL_TRY(e->backend->upload(e->backend, e->constants, p->literals, p->literal_bytes));
   atomic_init(&e->weight_version, 1);
   return run_init(e, NULL);
 }
@@ -421,7 +421,7 @@ void fl_engine_destroy(fl_engine *e) {
   }
   pthread_mutex_destroy(&e->lock);
   pthread_mutex_destroy(&e->updates);
-  e->backend->release(e->constants);
+  e->backend->release(e->backend, e->constants);
   fl_free(e->weights);
   fl_plan_destroy(e->plan);
   fl_free(e);
