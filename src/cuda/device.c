@@ -5,7 +5,7 @@
 
 #include "cuda/graph.h"
 
-enum { ATTR_MULTIPROCESSORS = 16, ATTR_MAJOR = 75, ATTR_MINOR = 76 };
+enum { ATTR_MULTIPROCESSORS = 16, ATTR_L2 = 38, ATTR_MAJOR = 75, ATTR_MINOR = 76 };
 
 static struct {
   pthread_mutex_t lock;
@@ -24,6 +24,8 @@ static fl_status open_device(fl_cuda_device *d, int ordinal) {
   FL_TRY(fl_cuda_check(d->api->cuDeviceGetAttribute(&major, ATTR_MAJOR, id), "compute capability"));
   FL_TRY(fl_cuda_check(d->api->cuDeviceGetAttribute(&minor, ATTR_MINOR, id), "compute capability"));
   FL_TRY(fl_cuda_check(d->api->cuDeviceGetAttribute(&d->multiprocessors, ATTR_MULTIPROCESSORS, id), "processors"));
+  FL_TRY(fl_cuda_check(d->api->cuDeviceGetAttribute(&d->l2_bytes, ATTR_L2, id), "cache"));
+  FL_TRY(fl_cuda_check(d->api->cuDeviceGetName(d->name, sizeof d->name, id), "name"));
   d->arch = 10 * major + minor;
   if (d->arch < 70)
     return fl_fail(FL_UNSUPPORTED, "CUDA: the device has compute capability %d.%d; must be 7.0 or newer", major, minor);

@@ -14,6 +14,8 @@ typedef struct fl_cuda_device {
   fl_cu_context context;
   int arch; /* 90 = sm_90 */
   int multiprocessors;
+  int l2_bytes;
+  char name[64];
   fl_lt_handle lt;
 } fl_cuda_device;
 

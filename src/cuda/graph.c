@@ -1,6 +1,7 @@
 #include "cuda/graph.h"
 
 #include "cuda/nvrtc.h"
+#include "cuda/tactic.h"
 
 enum { STREAM_NON_BLOCKING = 1, EVENT_NO_TIMING = 2, CAPTURE_RELAXED = 2, HOST_DEVICEMAP = 2 };
 
@@ -69,6 +70,7 @@ static fl_status walk_and_compile(fl_cuda_queue *q, const fl_work *work) {
   q->preparing = true;
   work->walk(work->arg);
   q->preparing = false;
+  fl_cuda_tactic_release(q->device);
   fl_status s = fl_cuda_compile_pending(q), failed = take_failure(q);
   if (!failed) return s;
   fl_status_free(s);

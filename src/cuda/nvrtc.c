@@ -5,9 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
+#include "cuda/cache.h"
 #include "cuda/sources.h"
 
 typedef struct entry {
@@ -41,23 +40,15 @@ fl_cuda_stats fl_cuda_compile_stats(void) {
   return s;
 }
 
-/* FNV-1a twice, with different seeds. */
-static void hash_more(uint64_t h[2], const char *s) {
-  for (; *s; s++) {
-    h[0] = (h[0] ^ (unsigned char)*s) * 0x100000001b3;
-    h[1] = (h[1] ^ (unsigned char)*s) * 0x100000001b3 + 0x9e3779b97f4a7c15;
-  }
-}
-
 static void hash_source(const fl_cuda_queue *q, const char *source, uint64_t h[2]) {
   char version[64];
   const fl_cuda_api *api = q->device->api;
   snprintf(version, sizeof version, "sm_%d nvrtc %d.%d ", q->device->arch, api->nvrtc_major, api->nvrtc_minor);
-  h[0] = 0xcbf29ce484222325;
-  h[1] = 0x84222325cbf29ce4;
-  hash_more(h, version);
-  hash_more(h, fl_cuda_source_prelude);
-  hash_more(h, source);
+  const uint64_t seed[2] = FL_CUDA_HASH_SEED;
+  memcpy(h, seed, sizeof seed);
+  fl_cuda_hash(h, version);
+  fl_cuda_hash(h, fl_cuda_source_prelude);
+  fl_cuda_hash(h, source);
 }
 
 static entry *find(const fl_cuda_device *d, const uint64_t h[2], const char *source) {
@@ -66,59 +57,9 @@ static entry *find(const fl_cuda_device *d, const uint64_t h[2], const char *sou
   return NULL;
 }
 
-/* --- the disk cache --- */
-
-static bool cache_folder(char *path, size_t size) {
-  const char *own = getenv("FRAMELIFT_CACHE_DIR"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-  int n = own && *own     ? snprintf(path, size, "%s", own)
-          : xdg && *xdg   ? snprintf(path, size, "%s/framelift", xdg)
-          : home && *home ? snprintf(path, size, "%s/.cache/framelift", home)
-                          : -1;
-  return n > 0 && (size_t)n < size;
-}
-
-static bool cache_path(char *path, size_t size, const uint64_t h[2]) {
-  char folder[800];
-  if (!cache_folder(folder, sizeof folder)) return false;
-  int n = snprintf(path, size, "%s/cuda/%016" PRIx64 "%016" PRIx64 ".cubin", folder, h[0], h[1]);
-  return n > 0 && (size_t)n < size;
-}
-
-static char *read_cached(const uint64_t h[2], size_t *out_bytes) {
-  char path[1024];
-  FILE *f = cache_path(path, sizeof path, h) ? fopen(path, "rb") : NULL;
-  if (!f) return NULL;
-  long bytes = fseek(f, 0, SEEK_END) == 0 ? ftell(f) : -1;
-  char *data = bytes > 0 && fseek(f, 0, SEEK_SET) == 0 ? fl_malloc((size_t)bytes) : NULL;
-  if (data && fread(data, 1, (size_t)bytes, f) != (size_t)bytes) {
-    fl_free(data);
-    data = NULL;
-  }
-  fclose(f);
-  *out_bytes = (size_t)bytes;
-  return data;
-}
-
-static void make_folders(char *path) {
-  for (char *p = path + 1; *p; p++) {
-    if (*p != '/') continue;
-    *p = 0;
-    mkdir(path, 0700);
-    *p = '/';
-  }
-}
-
-/* Written beside and renamed, so that no reader sees half a file. A cache that cannot be written is none. */
-static void write_cached(const uint64_t h[2], const char *data, size_t bytes) {
-  char path[1024], beside[1100];
-  if (!cache_path(path, sizeof path, h)) return;
-  make_folders(path);
-  snprintf(beside, sizeof beside, "%s.%ld", path, (long)getpid());
-  FILE *f = fopen(beside, "wb");
-  if (!f) return;
-  bool ok = fwrite(data, 1, bytes, f) == bytes;
-  ok = fclose(f) == 0 && ok;
-  if (!ok || rename(beside, path)) remove(beside);
+static const char *cache_name(const uint64_t h[2], char name[64]) {
+  snprintf(name, 64, "%016" PRIx64 "%016" PRIx64 ".cubin", h[0], h[1]);
+  return name;
 }
 
 /* --- compiling --- */
@@ -173,14 +114,14 @@ static int load_function(const fl_cuda_api *api, const char *image, fl_cu_functi
 static fl_status get_function(const fl_cuda_device *d, const char *source, const uint64_t h[2], fl_cu_function *out,
                               bool *out_cached) {
   size_t bytes = 0;
-  char *image = read_cached(h, &bytes);
+  char name[64], *image = fl_cuda_cache_read(cache_name(h, name), &bytes);
   *out_cached = image && !load_function(d->api, image, out);
   fl_free(image);
   if (*out_cached) return NULL;
   image = NULL;
   fl_status s = compile(d, source, &image, &bytes);
   if (!s) s = fl_cuda_check(load_function(d->api, image, out), "a compiled kernel");
-  if (!s) write_cached(h, image, bytes);
+  if (!s) fl_cuda_cache_write(cache_name(h, name), image, bytes);
   fl_free(image);
   return s;
 }
