@@ -68,6 +68,7 @@ static void drop(const fl_trace *t, const uint32_t *list, int n, PyObject **valu
 
 /* --- engine parts --- */
 
+/* FL_OK, FL_INVALID, or -1 with an exception. */
 static int refresh(fl_trace *t, fl_segment *s, fl_seg_part *p) {
   uint32_t *slots = fl_malloc((s->n_slots + 1) * sizeof *slots);
   const void **data = fl_malloc((s->n_slots + 1) * sizeof *data);
@@ -82,11 +83,13 @@ static int refresh(fl_trace *t, fl_segment *s, fl_seg_part *p) {
   if (!st && n) st = fl_engine_update(p->engine, slots, data, n);
   fl_free(slots);
   fl_free(data);
+  int rc = (int)fl_status_code(st);
   if (!st)
     p->epoch = t->weights.epoch;
-  else
+  else if (rc != FL_INVALID) { /* that is an index out of range among the weights: eager raises its own error */
     PyErr_Format(PyExc_RuntimeError, "framelift: refreshing weights: %s", fl_status_message(st));
-  int rc = st ? -1 : 0;
+    rc = -1;
+  }
   fl_status_free(st);
   return rc;
 }
@@ -158,7 +161,8 @@ int fl_part_run(fl_trace *t, fl_segment *s, fl_seg_part *p, PyObject **values) {
     b.temp = (void **)heap + 2 * n;
   }
   int rc = -1;
-  if (p->epoch < t->weights.epoch && refresh(t, s, p) < 0) goto done;
+  if (p->epoch < t->weights.epoch && (rc = refresh(t, s, p)) != FL_OK) goto done;
+  rc = -1;
   for (int i = 0; i < p->n_in; i++) b.in[i] = values[p->in[i]] ? fl_tensor_data(values[p->in[i]]) : NULL;
   if (!inputs_fit(plan, p, values)) {
     rc = FL_INVALID;

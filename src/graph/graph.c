@@ -186,6 +186,23 @@ fl_nid fl_graph_producer(const fl_graph *g, fl_vid v) {
 
 bool fl_graph_is_const(const fl_graph *g, fl_vid v) { return g->values.data[v].constant; }
 
+static bool integer_division(const fl_graph *g, const fl_node *n) {
+  double by;
+  if (fl_dtype_is_float(g->values.data[n->outputs[0]].type.dtype)) return false;
+  return !fl_graph_scalar_value(g, n->inputs[1], &by) || by == 0;
+}
+
+bool fl_graph_may_raise(const fl_graph *g, fl_nid id) {
+  const fl_node *n = &g->nodes.data[id];
+  unsigned flags = fl_op_get(n->op)->flags;
+  if (flags & FL_OPF_RAISES) return !(flags & FL_OPF_POINTWISE) || integer_division(g, n);
+  for (int i = 0; n->program && i < n->program->n_instrs; i++) {
+    const fl_pw_instr *x = &n->program->instrs[i];
+    if ((fl_op_get(x->op)->flags & FL_OPF_RAISES) && !fl_dtype_is_float(x->dtype)) return true;
+  }
+  return false;
+}
+
 /* --- nodes --- */
 
 static void list_insert(fl_graph *g, fl_nid id, fl_nid before) {

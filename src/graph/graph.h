@@ -98,6 +98,8 @@ fl_nid fl_graph_producer(const fl_graph *g, fl_vid v);           /* FL_NO_NODE f
 bool fl_graph_scalar_value(const fl_graph *g, fl_vid v, double *out);
 /* True when the value is known before any input is: weight, literal, or computed from those alone. */
 bool fl_graph_is_const(const fl_graph *g, fl_vid v);
+/* True when running the node can fail for what its operands hold: passes keep it although nothing uses its results. */
+bool fl_graph_may_raise(const fl_graph *g, fl_nid n);
 /* The program of a single pointwise node, whose inputs are the node's; of a POINTWISE node a copy of its own. False for
  * other operators. */
 bool fl_pw_from_node(const fl_graph *g, const fl_node *n, fl_pw_program *out);

@@ -5,6 +5,7 @@
 #define P FL_OPF_POINTWISE
 #define V FL_OPF_VIEW
 #define C FL_OPF_COMMUTATIVE
+#define X FL_OPF_RAISES
 
 static const fl_op_info ops[FL_OP_COUNT] = {
 #define FL_OP(e, name, lo, hi, outs, attrs, infer, flags) {name, lo, hi, outs, attrs, flags},

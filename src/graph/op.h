@@ -22,7 +22,7 @@ typedef enum fl_act {
   FL_ACT_COUNT
 } fl_act;
 
-enum { FL_OPF_POINTWISE = 1, FL_OPF_VIEW = 2, FL_OPF_COMMUTATIVE = 4 };
+enum { FL_OPF_POINTWISE = 1, FL_OPF_VIEW = 2, FL_OPF_COMMUTATIVE = 4, FL_OPF_RAISES = 8 };
 
 typedef struct fl_op_info {
   const char *name;

@@ -11,7 +11,8 @@
 /* --- the table --- */
 
 static const fl_converter table[] = {
-#define FL_ATEN(aten, fn, param, dtypes, view, limits) {aten, fl_convert_##fn, param, FL_DT_##dtypes, view, limits},
+#define FL_ATEN(aten, fn, param, dtypes, view, limits)                                                                 \
+  {aten, fl_convert_##fn, param, FL_DT_##dtypes, (view) == 1, (view) == 2, (view) == 3, limits},
 #include "lower/aten.def"
 #undef FL_ATEN
 };
@@ -82,6 +83,19 @@ const fl_converter *fl_converter_find(const char *op, bool *out_inplace) {
   if (row || !functional_name(op + 5, functional, sizeof functional)) return row;
   *out_inplace = true;
   return find(functional);
+}
+
+/* Operators without a row that never raise for what their tensors hold. All others may. */
+static const char *const calm[] = {"sort", "argsort", "topk", "kthvalue", "unfold_copy", "view_copy"};
+
+bool fl_converter_may_raise(const char *op, fl_dtype result) {
+  bool ignored;
+  const fl_converter *row = fl_converter_find(op, &ignored);
+  if (row) return row->indexes || (row->divides && !fl_dtype_is_float(result));
+  size_t n = strncmp(op, "aten.", 5) ? 0 : strcspn(op + 5, ".");
+  for (size_t i = 0; i < sizeof calm / sizeof *calm; i++)
+    if (strlen(calm[i]) == n && !strncmp(op + 5, calm[i], n)) return false;
+  return true;
 }
 
 const fl_converter_info *fl_converter_get(int i) {

@@ -22,7 +22,8 @@ typedef struct fl_converter {
   fl_convert_fn fn;
   int param; /* the converter's own: mostly the engine operator */
   fl_dtypes dtypes;
-  bool view; /* shares memory with its first argument in eager: free on both sides */
+  bool view;             /* shares memory with its first argument in eager: free on both sides */
+  bool indexes, divides; /* raises for an index out of range; when its result is of integers, for a division by zero */
   const char *limits;
 } fl_converter;
 
@@ -42,6 +43,9 @@ struct fl_cv {
 
 /* Finds the row of "aten.add_.Tensor": the overload's own, else that of its functional form. NULL if there is none. */
 const fl_converter *fl_converter_find(const char *op, bool *out_inplace);
+
+/* May raise for what its tensors hold, so that it must run even where nobody needs its result. */
+bool fl_converter_may_raise(const char *op, fl_dtype result);
 
 /* Converts c->node, whose arguments have places in c->values. True: each needed result has its place. False: see
  * c->reason and c->status; nodes added so far stay in the graph. */

@@ -85,12 +85,17 @@ static fl_status check_ids(const state *s) {
   return NULL;
 }
 
+static bool may_raise(const state *s, const fl_aten_node *n) {
+  uint32_t v = n->n_outputs ? n->outputs[0] : FL_ATEN_NONE;
+  return fl_converter_may_raise(n->op, v == FL_ATEN_NONE ? FL_I64 : value_at(s, v)->type.dtype);
+}
+
 static void find_live(state *s) {
   for (size_t i = 0; i < s->aten->outputs.len; i++)
     s->needed[s->aten->outputs.data[i]] = s->leaves[s->aten->outputs.data[i]] = true;
   for (size_t i = n_nodes(s); i-- > 0;) {
     const fl_aten_node *n = node_at(s, i);
-    bool live = n->pin_eager != NULL;
+    bool live = n->pin_eager != NULL || may_raise(s, n);
     for (int k = 0; k < n->n_outputs; k++) live |= n->outputs[k] != FL_ATEN_NONE && s->needed[n->outputs[k]];
     s->live[i] = live;
     if (!live) {
@@ -143,10 +148,14 @@ static void accept(state *s, size_t i, size_t first) {
   bool ignored, constant = true;
   const fl_converter *row = fl_converter_find(n->op, &ignored);
   FOR_EACH_ARG(n, v) constant &= s->constant[v];
-  for (int k = 0; k < n->n_outputs; k++)
-    if (n->outputs[k] != FL_ATEN_NONE) s->constant[n->outputs[k]] = constant;
+  bool needed = false; /* else a part must have it for its error's sake */
+  for (int k = 0; k < n->n_outputs; k++) {
+    if (n->outputs[k] == FL_ATEN_NONE) continue;
+    s->constant[n->outputs[k]] = constant;
+    needed |= s->needed[n->outputs[k]];
+  }
   p->kind = FL_PNODE_ENGINE;
-  p->free = constant || (row && row->view && shares_memory(s, n));
+  p->free = (constant && needed) || (row && row->view && shares_memory(s, n));
   for (size_t k = first; k < s->trial->nodes.len; k++) p->heavy |= is_heavy(s->trial->nodes.data[k].op);
 }
 

@@ -81,6 +81,23 @@ FL_TEST(dead_operators) {
   fl_aten_graph_destroy(aten);
 }
 
+/* Nobody needs its result, but it may raise. What decides is the operator, and for divisions the element type. */
+FL_TEST(dead_operators_that_may_raise) {
+#define WITH(op) HEAD "i = input i64[3]\n" op "r = aten.exp.default(self=x) : f32[8,8]\nreturn r\n"
+  check_shape(WITH("e = aten.embedding.default(weight=w, indices=i) : f32[3,8]\n"), "n 2:2>1");
+  check_shape(WITH("e = aten.remainder.Scalar(self=i, other=2) : i64[3]\n"), "n 2:2>1");
+  check_shape(WITH("e = aten.remainder.Tensor(self=x, other=b) : f32[8,8]\n"), "n 1:1>1");
+  check_shape(WITH("e = aten.index.Tensor(self=w, indices=[i]) : f32[3,8]\n"
+                   "f = aten.neg.default(self=e) : f32[3,8]\n"),
+              "n 2:2>1");
+  check_shape(WITH("e, f = aten.linalg_cholesky_ex.default(self=x) : f32[8,8], f32[]\n"), "n 1:1>1 e 1:1>0");
+  /* of weights alone: no part needs its result, one must have it all the same */
+  check_shape(HEAD "k = weight i64[3]\ne = aten.embedding.default(weight=w, indices=k) : f32[3,8]\n"
+                   "r = aten.exp.default(self=x) : f32[8,8]\nreturn r\n",
+              "n 2:1>1");
+#undef WITH
+}
+
 FL_TEST(weights_are_made_again) {
   /* the transposed weight is used on both sides of the eager operator, and crosses no border */
   check_shape(HEAD "t = aten.t.default(self=w) : f32[8,8] of w\nn = aten.neg.default(self=t) : f32[8,8]\n"
@@ -190,6 +207,7 @@ FL_TEST(out_of_memory) {
   fl_aten_graph_destroy(aten);
 }
 
-FL_TEST_MAIN(FL_RUN(whole_segment) FL_RUN(svd_in_the_middle) FL_RUN(dead_operators) FL_RUN(weights_are_made_again)
-                 FL_RUN(views_never_force_a_switch) FL_RUN(shared_memory_leaves_shared) FL_RUN(writes_wait_for_readers)
-                     FL_RUN(backend_decides) FL_RUN(origins) FL_RUN(broken_segments) FL_RUN(out_of_memory))
+FL_TEST_MAIN(FL_RUN(whole_segment) FL_RUN(svd_in_the_middle) FL_RUN(dead_operators)
+                 FL_RUN(dead_operators_that_may_raise) FL_RUN(weights_are_made_again) FL_RUN(views_never_force_a_switch)
+                     FL_RUN(shared_memory_leaves_shared) FL_RUN(writes_wait_for_readers) FL_RUN(backend_decides)
+                         FL_RUN(origins) FL_RUN(broken_segments) FL_RUN(out_of_memory))

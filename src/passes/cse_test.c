@@ -40,4 +40,23 @@ FL_TEST(by_name) {
   fl_graph_destroy(g);
 }
 
-FL_TEST_MAIN(FL_RUN(nodes) FL_RUN(attributes_differ) FL_RUN(constants) FL_RUN(dead_nodes_go) FL_RUN(by_name))
+/* Operators that look at what they are given stay, with what they are made from. */
+FL_TEST(checks_stay) {
+  CHECK_PASS(
+      "dce",
+      "graph(%0: f32[4], %1: i64[2], %2: weight 0 f32[9,4], %8: literal i64[] = [2], %9: literal i64[] = [0]) {"
+      "  %3 = neg(%1) : i64[2] %4 = embedding(%2, %3) : f32[2,4] %5 = neg(%4) : f32[2,4] %6 = rem(%1, %3) : i64[2]"
+      "  %7 = rem(%0, %0) : f32[4] %10 = floor_div(%1, %8) : i64[2] %11 = floor_div(%1, %9) : i64[2]"
+      "  %12 = index_select(%0, %1) axis=0 : f32[2] %13 = gather(%0, %1) axis=0 : f32[2]"
+      "  %14 = index(%0, %1) axis=0 : f32[2] return %0 }",
+      "graph(%0: f32[4], %1: i64[2], %2: weight 0 f32[9,4], %8: literal i64[] = [2], %9: literal i64[] = [0]) {"
+      "  %3 = neg(%1) : i64[2] %4 = embedding(%2, %3) : f32[2,4] %6 = rem(%1, %3) : i64[2]"
+      "  %11 = floor_div(%1, %9) : i64[2] %12 = index_select(%0, %1) axis=0 : f32[2]"
+      "  %13 = gather(%0, %1) axis=0 : f32[2] %14 = index(%0, %1) axis=0 : f32[2] return %0 }");
+  /* as part of a group too */
+  CHECK_PASS(NULL, "graph(%0: f32[4], %1: i64[2]) { %2 = rem(%1, %1) : i64[2] %3 = neg(%2) : i64[2] return %0 }",
+             "graph(%0: f32[4], %1: i64[2]) { %2 = pointwise(%1) {r1 = rem i64 r0 r0; yield r1} : i64[2] return %0 }");
+}
+
+FL_TEST_MAIN(FL_RUN(checks_stay) FL_RUN(nodes) FL_RUN(attributes_differ) FL_RUN(constants) FL_RUN(dead_nodes_go)
+                 FL_RUN(by_name))

@@ -7,7 +7,7 @@ fl_status fl_pass_dce(fl_graph *g) {
     prev = n->prev;
     int uses = 0;
     for (int i = 0; i < n->n_outputs; i++) uses += fl_graph_use_count(g, n->outputs[i]);
-    if (!uses) fl_graph_remove(g, id);
+    if (!uses && !fl_graph_may_raise(g, id)) fl_graph_remove(g, id);
   }
   return NULL;
 }

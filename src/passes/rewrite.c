@@ -100,12 +100,12 @@ static void erase(fl_graph *g, fl_nid id, int depth) {
   fl_graph_remove(g, id);
   for (int i = 0; i < count && depth < 64; i++) {
     const fl_node *p = &g->nodes.data[producers[i]];
-    if (!p->dead && unused(g, p)) erase(g, producers[i], depth + 1);
+    if (!p->dead && unused(g, p) && !fl_graph_may_raise(g, producers[i])) erase(g, producers[i], depth + 1);
   }
 }
 
 void fl_rw_erase(fl_graph *g, fl_nid n) {
-  if (!g->nodes.data[n].dead && unused(g, &g->nodes.data[n])) erase(g, n, 0);
+  if (!g->nodes.data[n].dead && unused(g, &g->nodes.data[n]) && !fl_graph_may_raise(g, n)) erase(g, n, 0);
 }
 
 void fl_rw_replace(fl_graph *g, fl_nid n, fl_vid with) {

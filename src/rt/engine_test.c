@@ -213,6 +213,18 @@ FL_TEST(bad_indexes_are_reported) {
   FL_CHECK_OK(fl_engine_run(e, (const void *[]){table, good}, (void *[]){y}));
   FL_CHECK(y[0] == 3 && y[1] == 4);
   fl_engine_destroy(e);
+  /* Also where nothing uses what was indexed. */
+  e = engine_of("graph(%0: f32[2,2], %1: i64[1]) {\n"
+                "  %2 = embedding(%0, %1) : f32[1,2]\n  %3 = rem(%1, %1) : i64[1]\n  %4 = neg(%0) : f32[2,2]\n"
+                "  return %4\n}\n",
+                NULL, 0);
+  float z[4];
+  FL_CHECK_FAILS(fl_engine_run(e, (const void *[]){table, index}, (void *[]){z}), FL_INVALID, "out of range");
+  FL_CHECK_OK(fl_engine_run(e, (const void *[]){table, good}, (void *[]){z}));
+  good[0] = 0;
+  FL_CHECK_FAILS(fl_engine_run(e, (const void *[]){table, good}, (void *[]){z}), FL_INVALID, "divided by zero");
+  FL_CHECK(z[3] == -4);
+  fl_engine_destroy(e);
 }
 
 FL_TEST(profile_adds_up) {
