@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "capture/device.h"
 #include "capture/eval.h"
 #include "capture/fx.h"
 
@@ -257,17 +258,10 @@ static PyObject **collect_finals(fl_rec *r, fl_trace *t) {
   return f;
 }
 
+/* The generators' state; they go on from `set_to` where it is given. */
 static PyObject *generator_state(PyObject *set_to) {
-  PyObject *torch = PyImport_ImportModule("torch");
-  PyObject *g = torch ? PyObject_GetAttrString(torch, "default_generator") : NULL;
-  PyObject *out = g ? PyObject_CallMethod(g, "get_state", NULL) : NULL;
-  if (out && set_to) {
-    PyObject *r = PyObject_CallMethod(g, "set_state", "O", set_to);
-    if (!r) Py_CLEAR(out);
-    Py_XDECREF(r);
-  }
-  Py_XDECREF(g);
-  Py_XDECREF(torch);
+  PyObject *out = fl_generators_get();
+  if (out && set_to && fl_generators_set(set_to) < 0) Py_CLEAR(out);
   return out;
 }
 
@@ -492,6 +486,7 @@ static PyObject *compiled_call(PyObject *self, PyObject *const *args, size_t nar
   if (c->give_ups.len >= 4) return native(&k, c->native_reason, false);
   if (c->recordings >= FL_MAX_RECORDINGS) return native(&k, "32 recordings were made and none fits", false);
   if (!fl_eval_supported()) return native(&k, fl_eval_why_not(), false);
+  if (fl_device_is_capturing()) return native(&k, "a CUDA graph is being captured", false);
   return record_locked(&k);
 }
 

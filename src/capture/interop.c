@@ -30,12 +30,14 @@ typedef struct dl_api {
   int (*stream)(int, int32_t, void **);
 } dl_api;
 
-enum { DL_INT, DL_UINT, DL_FLOAT, DL_BFLOAT = 4, DL_COMPLEX, DL_BOOL, DL_CPU = 1 };
+enum { DL_INT, DL_UINT, DL_FLOAT, DL_BFLOAT = 4, DL_COMPLEX, DL_BOOL };
+enum { MAX_DEVICES = 64 };
 
 static struct {
   dl_api *dl;
   PyTypeObject *tensor, *parameter, *buffer;
   PyObject *empty, *empty_strided, *empty_kwnames, *dtypes[FL_DTYPE_COUNT];
+  PyObject *device_type, *cuda_kwnames, *cuda_devices[MAX_DEVICES];
   PyGetSetDef *requires_grad, *version;
   PyObject *is_conj, *is_neg;
   PyObject *set_grad, *grad_on, *inference_on, *autocast_on, *default_dtype, *function_depth, *dispatch_depth;
@@ -104,6 +106,7 @@ int fl_interop_init(void) {
       {(PyObject **)&T.parameter, "nn.Parameter"},
       {&T.empty, "empty"},
       {&T.empty_strided, "empty_strided"},
+      {&T.device_type, "device"},
       {&T.is_conj, "_C.TensorBase.is_conj"},
       {&T.is_neg, "_C.TensorBase.is_neg"},
       {&T.set_grad, "_C._set_grad_enabled"},
@@ -130,6 +133,7 @@ int fl_interop_init(void) {
   T.compiler_dict = PyModule_GetDict(compiler);
   if (!(T.compiling_name = PyUnicode_InternFromString("_is_compiling_flag"))) goto fail;
   if (!(T.empty_kwnames = Py_BuildValue("(s)", "dtype"))) goto fail;
+  if (!(T.cuda_kwnames = Py_BuildValue("(ss)", "dtype", "device"))) goto fail;
   if (!(base = path(torch, "_C.TensorBase"))) goto fail;
   if (!(T.requires_grad = getset_of(base, "requires_grad")) || !(T.version = getset_of(base, "_version"))) goto fail;
   if (init_dtypes(torch) < 0 || init_dlpack() < 0) goto fail;
@@ -199,8 +203,8 @@ void fl_tensor_read(PyObject *tensor, fl_tensor_meta *out) {
   }
   if (!engine_dtype(&d, &out->type.dtype))
     out->why_not = "an element type the engine does not have";
-  else if (d.device.type != DL_CPU)
-    out->why_not = "not in CPU memory";
+  else if (d.device.type != FL_DEVICE_CPU && d.device.type != FL_DEVICE_CUDA)
+    out->why_not = "neither on the CPU nor on a CUDA device";
   else
     out->ok = true;
 }
@@ -283,20 +287,43 @@ static bool as_empty_gives(const fl_type *type, const int64_t *strides) {
   return true;
 }
 
-PyObject *fl_tensor_new(const fl_type *type, const int64_t *strides) {
+/* torch.device("cuda", id). Borrowed; NULL with an exception. */
+static PyObject *cuda_device(int id) {
+  if (id < 0 || id >= MAX_DEVICES) return PyErr_Format(PyExc_RuntimeError, "framelift: CUDA device %d", id);
+  if (!T.cuda_devices[id]) T.cuda_devices[id] = PyObject_CallFunction(T.device_type, "si", "cuda", id);
+  return T.cuda_devices[id];
+}
+
+PyObject *fl_tensor_new(const fl_tensor_meta *like) {
+  const fl_type *type = &like->type;
   PyObject *size = int_tuple(type->dims, type->rank), *st = NULL, *r = NULL;
   if (!size) return NULL;
-  PyObject *dtype = T.dtypes[type->dtype];
-  if (as_empty_gives(type, strides)) {
-    PyObject *args[] = {size, dtype};
-    r = PyObject_Vectorcall(T.empty, args, 1, T.empty_kwnames);
-  } else if ((st = int_tuple(strides, type->rank))) {
-    PyObject *args[] = {size, st, dtype};
-    r = PyObject_Vectorcall(T.empty_strided, args, 2, T.empty_kwnames);
+  PyObject *dtype = T.dtypes[type->dtype], *names = T.empty_kwnames, *device = NULL;
+  bool cuda = like->device_type == FL_DEVICE_CUDA;
+  if (cuda) names = T.cuda_kwnames;
+  if (cuda && !(device = cuda_device(like->device_id))) {
+    Py_DECREF(size);
+    return NULL;
+  }
+  if (as_empty_gives(type, like->strides)) {
+    PyObject *args[] = {size, dtype, device};
+    r = PyObject_Vectorcall(T.empty, args, 1, names);
+  } else if ((st = int_tuple(like->strides, type->rank))) {
+    PyObject *args[] = {size, st, dtype, device};
+    r = PyObject_Vectorcall(T.empty_strided, args, 2, names);
   }
   Py_XDECREF(st);
   Py_DECREF(size);
   return r;
+}
+
+void *fl_torch_stream(int device_type, int device_id) {
+  void *stream = NULL;
+  if (T.dl->stream && T.dl->stream(device_type, device_id, &stream) != 0) {
+    PyErr_Clear();
+    stream = NULL;
+  }
+  return stream;
 }
 
 void *fl_tensor_data(PyObject *tensor) {

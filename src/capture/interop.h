@@ -13,12 +13,15 @@
 /* Once per process, after `import torch`. 0, or -1 with ImportError set (torch older than 2.10). */
 int fl_interop_init(void);
 
+/* DLPack's numbers of the devices that engines know. */
+enum { FL_DEVICE_CPU = 1, FL_DEVICE_CUDA = 2 };
+
 typedef struct fl_tensor_meta {
-  bool ok;             /* a dense strided CPU tensor of a dtype and rank the engine has */
+  bool ok;             /* a dense strided tensor on the CPU or a CUDA device, of a dtype and rank the engine has */
   const char *why_not; /* static storage */
   bool has_data;       /* data, shape and byte extent are known (also for dtypes the engine lacks) */
   void *data;
-  int device_type, device_id; /* DLPack's numbers; 1 is the CPU */
+  int device_type, device_id; /* DLPack's numbers */
   uint32_t dtype_key;         /* DLPack dtype as one word, for comparing */
   size_t item_size;
   int ndim; /* may exceed FL_MAX_RANK: then dims and strides below are not filled */
@@ -40,9 +43,11 @@ int fl_tensor_is_lazy(PyObject *tensor); /* the conjugate or negative bit is set
 /* PyTorch's counter of in-place changes. False for inference tensors, which have none. No exception. */
 bool fl_tensor_version(PyObject *tensor, int64_t *out);
 
-/* A new tensor of this type and strides in memory of torch's own allocator, uninitialized; an inference tensor under
- * inference_mode. `dtype` must be one the engine has. New reference, or NULL with an exception. */
-PyObject *fl_tensor_new(const fl_type *type, const int64_t *strides);
+/* A new tensor of this dtype, these sizes, strides and device in memory of torch's own allocator, uninitialized; an inference
+ * tensor under inference_mode. `like` must be ok. New reference, or NULL with an exception. */
+PyObject *fl_tensor_new(const fl_tensor_meta *like);
+/* The stream that PyTorch's next operators on the device go to; NULL where it has none. */
+void *fl_torch_stream(int device_type, int device_id);
 void *fl_tensor_data(PyObject *tensor); /* NULL when it cannot be read (or is empty) */
 
 /* torch.float32 ... to the engine's dtype. */

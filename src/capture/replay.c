@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "capture/fx.h"
+#include "plan/view.h"
 
 /* --- one operator --- */
 
@@ -94,20 +95,14 @@ static int refresh(fl_trace *t, fl_segment *s, fl_seg_part *p) {
   return rc;
 }
 
-static bool same_strides(const fl_type *type, const int64_t *a, const int64_t *b) {
-  for (int i = 0; i < type->rank; i++)
-    if (type->dims[i] != 1 && a[i] != b[i]) return false;
-  return true;
-}
-
-/* Eager code before this part may give other strides than it did when recorded. */
-static bool inputs_fit(const fl_plan *plan, const fl_seg_part *p, PyObject *const *values) {
+/* Eager code before this part may give other strides, or another device, than it did when recorded. */
+static bool inputs_fit(const fl_segment *s, const fl_plan *plan, const fl_seg_part *p, PyObject *const *values) {
   for (int i = 0; i < p->n_in; i++) {
     fl_tensor_meta m;
     if (!p->checked[i]) continue;
     fl_tensor_read(values[p->in[i]], &m);
-    if (!m.ok || !fl_type_equal(&m.type, &plan->inputs[i].type) ||
-        !same_strides(&m.type, m.strides, plan->inputs[i].strides))
+    if (!m.ok || !fl_device_equal(fl_device_of(&m), s->device) || !fl_type_equal(&m.type, &plan->inputs[i].type) ||
+        !fl_strides_equal(&m.type, m.strides, plan->inputs[i].strides))
       return false;
   }
   return true;
@@ -122,7 +117,7 @@ typedef struct run_buffers {
 static int outputs_new(const fl_trace *t, fl_seg_part *p, const fl_plan *plan, PyObject **values, run_buffers *b) {
   for (int i = 0; i < p->n_out; i++) {
     const fl_tval *v = &t->values.data[p->out[i]];
-    PyObject *o = fl_tensor_new(&v->meta.type, v->meta.strides);
+    PyObject *o = fl_tensor_new(&v->meta);
     if (!o) return -1;
     Py_XDECREF(values[p->out[i]]);
     values[p->out[i]] = o;
@@ -161,10 +156,14 @@ int fl_part_run(fl_trace *t, fl_segment *s, fl_seg_part *p, PyObject **values) {
     b.temp = (void **)heap + 2 * n;
   }
   int rc = -1;
+  if (!fl_device_enter(s->backend, s->device)) {
+    rc = FL_INVALID; /* the caller's CUDA graph gets the operators themselves */
+    goto done;
+  }
   if (p->epoch < t->weights.epoch && (rc = refresh(t, s, p)) != FL_OK) goto done;
   rc = -1;
   for (int i = 0; i < p->n_in; i++) b.in[i] = values[p->in[i]] ? fl_tensor_data(values[p->in[i]]) : NULL;
-  if (!inputs_fit(plan, p, values)) {
+  if (!inputs_fit(s, plan, p, values)) {
     rc = FL_INVALID;
     goto done;
   }

@@ -161,6 +161,7 @@ static const char *set_borders(fl_trace *t, uint32_t step, fl_segment *s, fl_seg
     if (!dense_type(v)) return "an output that is not dense";
     for (int d = 0; d < v->meta.type.rank; d++)
       if (v->meta.type.dims[d] != 1 && v->meta.strides[d] != plan->outputs[i].strides[d]) p->copied[i] = true;
+    if (p->copied[i] && !s->backend->immediate) return "an output whose strides the engine cannot give";
   }
   return NULL;
 }
@@ -188,7 +189,8 @@ static void build_engine(fl_trace *t, uint32_t step, fl_segment *s, fl_seg_part 
                          const fl_build_options *o) {
   const void **weights = fl_calloc(s->n_slots + 1, sizeof *weights);
   int64_t(*strides)[FL_MAX_RANK] = out_strides(t, s, p);
-  fl_plan_options po = {.threads = fl_pool_threads(o->pool),
+  fl_plan_options po = {.backend = s->backend,
+                        .threads = fl_pool_threads(o->pool),
                         .tactic_budget_ms = o->tactic_ms,
                         .pool = o->pool,
                         .out_strides = (const int64_t(*)[FL_MAX_RANK])strides};
@@ -244,8 +246,13 @@ static fl_status build_parts(fl_trace *t, uint32_t step, fl_segment *s, const fl
 
 static fl_status build_segment(fl_trace *t, uint32_t step, fl_segment *s, const fl_build_options *o) {
   double start = now_ms();
-  FL_TRY(fl_segment_graph(t, step, &s->aten, &s->values, &s->slots, &s->n_slots));
-  fl_lower_options lo = {.supports = fl_plan_supports, .ctx = NULL};
+  const char *why = NULL;
+  s->device = fl_segment_device(t, step);
+  s->backend = fl_device_backend(s->device, &why);
+  if (!s->backend) return fl_fail(FL_UNSUPPORTED, "%s", why);
+  if (!fl_device_enter(s->backend, s->device)) return fl_fail(FL_UNSUPPORTED, "a CUDA graph is being captured");
+  FL_TRY(fl_segment_graph(t, step, s->device, &s->aten, &s->values, &s->slots, &s->n_slots));
+  fl_lower_options lo = {.supports = fl_plan_supports, .ctx = (void *)(uintptr_t)s->backend};
   FL_TRY(fl_lower(s->aten, &lo, &s->lowered));
   t->build_ms[0] += now_ms() - start;
   return build_parts(t, step, s, o);

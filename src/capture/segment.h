@@ -2,6 +2,7 @@
 #ifndef FL_CAPTURE_SEGMENT_H
 #define FL_CAPTURE_SEGMENT_H
 
+#include "capture/device.h"
 #include "capture/trace.h"
 
 typedef struct fl_build_options {
@@ -44,6 +45,8 @@ typedef struct fl_segment {
   int n_parts;
   const char **reasons; /* by node of the segment: why eager, NULL when lowered */
   fl_pool *pool;
+  fl_device device; /* of the engines */
+  const fl_backend *backend;
   struct fl_fx *fx; /* what another backend made of it, or NULL (fx.h) */
 } fl_segment;
 
@@ -54,9 +57,11 @@ void fl_segment_destroy(fl_segment *s); /* takes; NULL allowed */
 /* One eager part with everything in it, for this reason (kept by reference). False when out of memory. */
 bool fl_segment_make_eager(fl_trace *t, fl_tstep *step, const char *reason);
 
-/* The recorded segment as plain data. values[i] of the graph is values_out[i] of the trace. */
-FL_MUST_USE fl_status fl_segment_graph(fl_trace *t, uint32_t step, fl_aten_graph **out, uint32_t **out_values,
-                                       uint32_t **out_slots, uint32_t *out_n_slots);
+/* The device of most of a segment's results that engines can compute. */
+fl_device fl_segment_device(const fl_trace *t, uint32_t step);
+/* The recorded segment as plain data, for engines on this device. values[i] of the graph is values_out[i] of the trace. */
+FL_MUST_USE fl_status fl_segment_graph(fl_trace *t, uint32_t step, fl_device device, fl_aten_graph **out,
+                                       uint32_t **out_values, uint32_t **out_slots, uint32_t *out_n_slots);
 
 /* Runs one step on values[]: inputs and weights borrowed, results owned. 0, or -1 with an exception. With `eager`,
  * engines are not used; with `keep`, nothing is dropped. */

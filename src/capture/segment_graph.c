@@ -7,6 +7,7 @@ typedef struct builder {
   fl_trace *t;
   fl_aten_graph *g;
   const fl_tstep *step;
+  fl_device device;
   uint32_t *of; /* value of the trace -> value of the graph */
   uint32_t *values, *slots;
   uint32_t n_slots;
@@ -14,9 +15,10 @@ typedef struct builder {
 
 static fl_status add_value(builder *b, uint32_t tval, fl_aten_kind kind, uint32_t index, uint32_t *out) {
   const fl_tval *v = &b->t->values.data[tval];
+  bool here = fl_device_equal(fl_device_of(&v->meta), b->device);
   fl_aten_value n = {.kind = kind,
-                     .tensor_ok = v->meta.ok,
-                     .why_not = v->meta.why_not,
+                     .tensor_ok = v->meta.ok && here,
+                     .why_not = v->meta.ok && !here ? "on another device" : v->meta.why_not,
                      .type = v->meta.type,
                      .index = index,
                      .alias_of = FL_ATEN_NONE};
@@ -184,9 +186,27 @@ static fl_status add_outputs(builder *b) {
   return ok ? NULL : fl_oom();
 }
 
-fl_status fl_segment_graph(fl_trace *t, uint32_t step, fl_aten_graph **out, uint32_t **out_values, uint32_t **out_slots,
-                           uint32_t *out_n_slots) {
-  builder b = {.t = t, .step = &t->steps.data[step]};
+fl_device fl_segment_device(const fl_trace *t, uint32_t step) {
+  enum { MAX_SEEN = 16 };
+  const fl_tstep *s = &t->steps.data[step];
+  fl_device seen[MAX_SEEN] = {{FL_DEVICE_CPU, 0}};
+  int count[MAX_SEEN] = {0}, n = 1, best = 0;
+  for (uint32_t i = 0; i < s->n; i++) {
+    const fl_tnode *node = &t->nodes.data[s->first + i];
+    const fl_tensor_meta *m = node->n_out && node->outs[0] != FL_NO_TVAL ? &t->values.data[node->outs[0]].meta : NULL;
+    if (!m || !m->ok) continue;
+    int k = 0;
+    while (k < n && !fl_device_equal(seen[k], fl_device_of(m))) k++;
+    if (k == MAX_SEEN) continue;
+    if (k == n) seen[n++] = fl_device_of(m);
+    if (++count[k] > count[best]) best = k;
+  }
+  return seen[best];
+}
+
+fl_status fl_segment_graph(fl_trace *t, uint32_t step, fl_device device, fl_aten_graph **out, uint32_t **out_values,
+                           uint32_t **out_slots, uint32_t *out_n_slots) {
+  builder b = {.t = t, .step = &t->steps.data[step], .device = device};
   size_t n = (t->values.len + 1) * sizeof(uint32_t);
   b.of = fl_malloc(n);
   b.values = fl_malloc(n);

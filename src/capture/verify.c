@@ -3,6 +3,8 @@
 #include <string.h>
 
 #include "capture/segment.h"
+#include "cuda/compare.h"
+#include "plan/view.h"
 
 typedef struct score {
   double cosine, max_rel;
@@ -66,14 +68,23 @@ static double element(const fl_tensor_meta *m, int64_t offset) {
   }
 }
 
+static score scored(double dot, double gg, double ww, double top, double diff, bool same_holes) {
+  score s = {.max_rel = top > 0 ? diff / top : diff > 0, .same_holes = same_holes};
+  if (gg > 0 && ww > 0)
+    s.cosine = dot / (sqrt(gg) * sqrt(ww));
+  else
+    s.cosine = diff <= 1e-30 ? 1 : 0;
+  return s;
+}
+
 static score compare(const fl_tensor_meta *got, const fl_tensor_meta *want) {
-  score s = {1, 0, true};
+  bool same_holes = true;
   double dot = 0, gg = 0, ww = 0, top = 0, diff = 0;
   int64_t n = fl_type_numel(&want->type), at[FL_MAX_RANK] = {0}, g = 0, w = 0;
   for (int64_t i = 0; i < n; i++) {
     double a = element(got, g), b = element(want, w);
     if (!isfinite(a) || !isfinite(b))
-      s.same_holes &= (isnan(a) && isnan(b)) || a == b;
+      same_holes &= (isnan(a) && isnan(b)) || a == b;
     else {
       dot += a * b;
       gg += a * a;
@@ -90,12 +101,7 @@ static score compare(const fl_tensor_meta *got, const fl_tensor_meta *want) {
       at[d] = 0;
     }
   }
-  if (gg > 0 && ww > 0)
-    s.cosine = dot / (sqrt(gg) * sqrt(ww));
-  else
-    s.cosine = diff <= 1e-30 ? 1 : 0;
-  s.max_rel = top > 0 ? diff / top : diff > 0;
-  return s;
+  return scored(dot, gg, ww, top, diff, same_holes);
 }
 
 static bool good(const score *s, fl_dtype dtype) {
@@ -105,15 +111,45 @@ static bool good(const score *s, fl_dtype dtype) {
   return s->max_rel <= (low ? 0.05 : 5e-3) || (s->cosine >= (low ? 0.999 : 0.99999) && s->max_rel <= 0.1);
 }
 
+/* Where the tensors are, if elements lie in the same order; else in the CPU's memory. False when that cannot be done. */
+static bool compare_tensors(fl_pool *pool, PyObject *got, PyObject *want, const fl_tensor_meta *a,
+                            const fl_tensor_meta *b, score *out) {
+  const char *why;
+  fl_device device = fl_device_of(b);
+  if (!fl_device_equal(fl_device_of(a), device)) return false;
+  if (fl_device_is_cpu(device)) return *out = compare(a, b), true;
+  const fl_backend *backend = fl_device_backend(device, &why);
+  if (backend && fl_is_dense(&b->type, b->strides) && fl_strides_equal(&b->type, a->strides, b->strides)) {
+    fl_cuda_sums x;
+    fl_status s = fl_cuda_compare(backend, pool, b->type.dtype, fl_type_numel(&b->type), a->data, b->data, &x);
+    *out = scored(x.dot, x.got_squared, x.want_squared, x.top, x.difference, x.holes == 0);
+    bool ok = !s;
+    fl_status_free(s);
+    return ok;
+  }
+  PyObject *x = PyObject_CallMethod(got, "cpu", NULL), *y = x ? PyObject_CallMethod(want, "cpu", NULL) : NULL;
+  fl_tensor_meta m, n;
+  if (y) {
+    fl_tensor_read(x, &m);
+    fl_tensor_read(y, &n);
+    *out = compare(&m, &n);
+  }
+  Py_XDECREF(x);
+  Py_XDECREF(y);
+  PyErr_Clear();
+  return y != NULL;
+}
+
 /* Adds a comparison of two tensors to cosine and max_rel; false when they differ too much. */
-static bool check_pair(PyObject *got, PyObject *want, float *cosine, float *max_rel) {
+static bool check_pair(fl_pool *pool, PyObject *got, PyObject *want, float *cosine, float *max_rel) {
   fl_tensor_meta a, b;
   if (got == want) return true;
   fl_tensor_read(got, &a);
   fl_tensor_read(want, &b);
   if (!a.ok || !b.ok) return a.ok == b.ok;
   if (!fl_type_equal(&a.type, &b.type)) return false;
-  score s = compare(&a, &b);
+  score s;
+  if (!compare_tensors(pool, got, want, &a, &b, &s)) return false;
   if (s.cosine < *cosine) *cosine = (float)s.cosine;
   if (s.max_rel > *max_rel) *max_rel = (float)s.max_rel;
   return good(&s, b.type.dtype);
@@ -180,7 +216,8 @@ static int verify_parts(fl_trace *t, PyObject *const *inputs) {
       int got = v ? fl_part_run(t, step->segment, p, v) : -1;
       float cosine = 1, max_rel = 0;
       bool same = got == FL_OK;
-      for (int j = 0; same && j < p->n_out; j++) same = check_pair(v[p->out[j]], ref[p->out[j]], &cosine, &max_rel);
+      for (int j = 0; same && j < p->n_out; j++)
+        same = check_pair(step->segment->pool, v[p->out[j]], ref[p->out[j]], &cosine, &max_rel);
       values_free(t, v);
       if (got < 0)
         rc = -1;
@@ -193,9 +230,10 @@ static int verify_parts(fl_trace *t, PyObject *const *inputs) {
 }
 
 int fl_trace_verify(fl_trace *t, PyObject *const *inputs, PyObject *const *finals) {
-  bool any = false;
-  for (size_t i = 0; i < t->steps.len; i++) any |= has_engine(t->steps.data[i].segment);
-  if (!any || t->effects) return 0; /* with effects there is no engine part: rec_dispatch.c */
+  fl_pool *pool = NULL; /* of any engine */
+  for (size_t i = 0; i < t->steps.len; i++)
+    if (has_engine(t->steps.data[i].segment)) pool = t->steps.data[i].segment->pool;
+  if (!pool || t->effects) return 0; /* with effects there is no engine part: rec_dispatch.c */
   PyObject **v = values_new(t, inputs);
   if (!v) return -1;
   int rc = 0;
@@ -203,7 +241,7 @@ int fl_trace_verify(fl_trace *t, PyObject *const *inputs, PyObject *const *final
   for (size_t i = 0; rc == 0 && i < t->steps.len; i++) rc = run_step(t, &t->steps.data[i], v, false);
   bool same = rc == 0;
   for (size_t i = 0; same && i < t->values.len; i++)
-    if (finals[i]) same = v[i] && check_pair(v[i], finals[i], &cosine, &max_rel);
+    if (finals[i]) same = v[i] && check_pair(pool, v[i], finals[i], &cosine, &max_rel);
   values_free(t, v);
   if (rc < 0) return -1;
   t->cosine = cosine;

@@ -21,7 +21,9 @@ const char *fl_weights_add(fl_weights *w, PyObject *tensor, uint32_t *out_index)
 bool fl_weights_watch(fl_weights *w, uint32_t index) {
   fl_weight *x = &w->list.data[index];
   size_t bytes = fl_type_bytes(&x->meta.type);
-  if (x->copy || !x->meta.ok || !bytes || !fl_is_dense(&x->meta.type, x->meta.strides)) return true;
+  if (x->copy || !x->meta.ok || x->meta.device_type != FL_DEVICE_CPU || !bytes ||
+      !fl_is_dense(&x->meta.type, x->meta.strides))
+    return true;
   if (!(x->copy = fl_malloc(bytes))) return false;
   memcpy(x->copy, x->meta.data, bytes);
   return true;

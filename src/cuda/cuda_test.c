@@ -412,7 +412,7 @@ FL_TEST(faults_are_told) {
   FL_CHECK_OK(fl_cuda_download(backend, host, out, sizeof host));
   bad[1] = 2;
   FL_CHECK_OK(backend->upload(backend, inputs[1], bad, sizeof bad));
-  FL_CHECK_FAILS(fl_engine_run(e, (const void *const *)inputs, &out), FL_INVALID, "out of range");
+  FL_CHECK_FAILS(fl_engine_run(e, (const void *const *)inputs, &out), FL_INTERNAL, "in an earlier call");
   FL_CHECK_OK(fl_engine_run(e, (const void *const *)inputs, &out));
   FL_CHECK_FAILS(fl_engine_profile(e, (const void *const *)inputs, &out, NULL), FL_UNSUPPORTED, "cuda");
   fl_engine_destroy(e);

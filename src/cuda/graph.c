@@ -109,15 +109,18 @@ bool fl_cuda_is_capturing(const fl_backend *b, void *stream) {
   return fl_cuda_device_of(b)->api->cuStreamIsCapturing(stream, &status) != 0 || status != 0;
 }
 
-static fl_status verdict(fl_cuda_queue *q) {
+/* An earlier run can only be told of too late to be repeated, as with eager's own device-side asserts. */
+static fl_status verdict(fl_cuda_queue *q, bool earlier) {
   if (!__atomic_exchange_n(q->base.fault, 0, __ATOMIC_RELAXED)) return NULL;
-  return fl_fail(FL_INVALID, "engine: an index was out of range, or an integer was divided by zero");
+  return fl_fail(earlier ? FL_INTERNAL : FL_INVALID,
+                 "CUDA: an index was out of range, or an integer was divided by zero%s",
+                 earlier ? ", in an earlier call: its answer is undefined" : "");
 }
 
 static fl_status launch(fl_cuda_queue *q, const fl_work *work) {
   const fl_cuda_api *api = q->device->api;
   fl_cu_stream stream = current_stream;
-  FL_TRY(verdict(q));
+  FL_TRY(verdict(q, true));
   if (work->changed || !q->exec) FL_TRY(capture(q, work));
   FL_TRY(fl_cuda_check(api->cuStreamWaitEvent(stream, q->done, 0), "the run before"));
   FL_TRY(transfer(q, work->before, work->n_before, stream));
@@ -126,7 +129,7 @@ static fl_status launch(fl_cuda_queue *q, const fl_work *work) {
   FL_TRY(fl_cuda_check(api->cuEventRecord(q->done, stream), "event"));
   if (!work->wait) return NULL;
   FL_TRY(fl_cuda_check(api->cuEventSynchronize(q->done), "run"));
-  return verdict(q);
+  return verdict(q, false);
 }
 
 fl_status fl_cuda_run(fl_queue *base, const fl_work *work) {

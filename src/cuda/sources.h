@@ -2,6 +2,7 @@
 #ifndef FL_CUDA_SOURCES_H
 #define FL_CUDA_SOURCES_H
 
-extern const char fl_cuda_source_prelude[], fl_cuda_source_rows[], fl_cuda_source_reduce[], fl_cuda_source_attention[];
+extern const char fl_cuda_source_prelude[], fl_cuda_source_rows[], fl_cuda_source_reduce[], fl_cuda_source_attention[],
+    fl_cuda_source_compare[];
 
 #endif

@@ -46,7 +46,7 @@ typedef enum fl_aten_kind { FL_ATEN_INPUT, FL_ATEN_WEIGHT, FL_ATEN_RESULT } fl_a
 
 typedef struct fl_aten_value {
   fl_aten_kind kind;
-  bool tensor_ok; /* dense strided CPU/CUDA tensor of a dtype the engine has; else `why_not` tells */
+  bool tensor_ok; /* a dense strided tensor on the segment's device, of a dtype the engine has; else `why_not` tells */
   const char *why_not;
   fl_type type;
   int64_t strides[FL_MAX_RANK];

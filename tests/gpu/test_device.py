@@ -1,0 +1,194 @@
+"""Models on a CUDA device: engines compute there, on the caller's stream, and follow what changes."""
+
+import pytest
+import torch
+from torch import nn
+
+import framelift
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+HALF = {"device": "cuda", "dtype": torch.float16}
+
+
+class Block(nn.Module):
+    def __init__(self, channels=16):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        return torch.relu(self.norm(self.conv(x)) + x)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, stride=2, padding=1)
+        self.blocks = nn.Sequential(Block(), Block())
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+
+
+def close(got, want, tolerance=2e-2):
+    assert got.dtype == want.dtype and got.device == want.device and got.stride() == want.stride()
+    assert (got.double() - want.double()).abs().max() <= tolerance * want.double().abs().max()
+
+
+def whole(fast):
+    """One segment, one engine, nothing eager."""
+    e = framelift.explain(fast)
+    assert (e.segments, e.breaks, e.engines, e.partitions) == (1, 0, 1, 1), str(e)
+    assert e.native_reason is None or not e.native_reason, str(e)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_convolutional_net(dtype, mode):
+    model = Net().eval().to("cuda", dtype)
+    fast = framelift.compile(model)
+    with mode():
+        for _ in range(4):
+            x = torch.randn(4, 3, 32, 32, device="cuda", dtype=dtype)
+            close(fast(x), model(x))
+    whole(fast)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_transformer_layer(dtype):
+    model = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True, activation="gelu").eval().to("cuda", dtype)
+    fast = framelift.compile(model)
+    with torch.no_grad():
+        for _ in range(3):
+            x = torch.randn(2, 33, 64, device="cuda", dtype=dtype)
+            close(fast(x), model(x))
+
+
+def test_weights_are_live():
+    model = Net().eval().to(**HALF)
+    fast = framelift.compile(model)
+    x = torch.randn(4, 3, 32, 32, **HALF)
+    with torch.inference_mode():
+        close(fast(x), model(x))
+    with torch.no_grad():
+        model.head.weight.mul_(2)
+        model.blocks[0].norm.running_mean.add_(1)
+    with torch.inference_mode():
+        close(fast(x), model(x))
+        model.load_state_dict(Net().to(**HALF).state_dict())
+        close(fast(x), model(x))
+    assert framelift.explain(fast).recorded == 1
+
+
+def test_the_callers_stream():
+    model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512)).to(**HALF)
+    fast = framelift.compile(model)
+    with torch.inference_mode():
+        fast(torch.randn(8, 512, **HALF))
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            x = torch.zeros(8, 512, **HALF)
+            torch.cuda._sleep(20_000_000)
+            x.add_(torch.randn(8, 512, **HALF))  # runs late: the engine must wait for it
+            y = fast(x)
+        stream.synchronize()
+        close(y, model(x))
+
+
+def test_outputs_belong_to_the_caller():
+    model = nn.Linear(64, 64).to(**HALF)
+    fast = framelift.compile(model)
+    with torch.inference_mode():
+        xs = [torch.randn(8, 64, **HALF) for _ in range(6)]
+        ys = [fast(x) for x in xs]
+        for x, y in zip(xs, ys, strict=True):
+            close(y, model(x))
+
+
+def test_inside_the_callers_cuda_graph():
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU()).to(**HALF)
+    fast = framelift.compile(model)
+    x = torch.randn(8, 64, **HALF)
+    with torch.inference_mode():
+        fast(x)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = fast(x)
+        x.copy_(torch.randn(8, 64, **HALF))
+        graph.replay()
+        close(y, model(x))
+        fresh = framelift.compile(model)
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            fresh(x)
+        assert "captured" in framelift.explain(fresh).native_reason
+
+
+def test_operators_without_a_kernel_stay_with_pytorch():
+    def f(x):
+        return torch.linalg.svdvals(torch.relu(x @ x) + 1).sum() + torch.tanh(x @ x).sum()
+
+    fast = framelift.compile(f)
+    with torch.inference_mode():
+        for _ in range(3):
+            x = torch.randn(64, 64, device="cuda")
+            close(fast(x), f(x), 1e-3)
+
+
+def test_tensors_on_both_devices():
+    def f(x, i):
+        return (x * 2 + 1).cpu() + i.to("cuda").cpu()
+
+    fast = framelift.compile(f)
+    with torch.inference_mode():
+        for _ in range(3):
+            x, i = torch.randn(4, 4, device="cuda"), torch.randn(4, 4)
+            assert torch.allclose(fast(x, i), f(x, i))
+
+
+def test_numbers_out_of_tensors():
+    def f(x):
+        return x * 2 if x.sum().item() > 0 else x - 1
+
+    fast = framelift.compile(f)
+    with torch.inference_mode():
+        for sign in (1, -1, 1, -1):
+            x = torch.ones(4, device="cuda") * sign
+            assert torch.equal(fast(x), f(x))
+
+
+def test_dropout_in_training_mode_is_random_and_seeded():
+    model = nn.Dropout(0.5)
+    fast = framelift.compile(model)
+    x = torch.ones(1000, device="cuda")
+    with torch.inference_mode():
+        torch.manual_seed(3)
+        want = [model(x) for _ in range(3)]
+        torch.manual_seed(3)
+        got = [fast(x) for _ in range(3)]
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_an_index_out_of_range_is_told():
+    table = nn.Embedding(10, 4).cuda()
+    fast = framelift.compile(table)
+    with torch.inference_mode():
+        fast(torch.tensor([1, 2], device="cuda"))
+        fast(torch.tensor([1, 10], device="cuda"))
+        torch.cuda.synchronize()
+        with pytest.raises(RuntimeError, match="out of range.*earlier call"):
+            fast(torch.tensor([1, 2], device="cuda"))
+        close(fast(torch.tensor([1, 2], device="cuda")), table.weight[1:3])
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one device")
+def test_several_devices():
+    with torch.inference_mode():
+        for i in range(2):
+            model = Net().eval().to(f"cuda:{i}", torch.float16)
+            fast = framelift.compile(model)
+            for _ in range(3):
+                x = torch.randn(4, 3, 32, 32, device=f"cuda:{i}", dtype=torch.float16)
+                close(fast(x), model(x))
+            whole(fast)
