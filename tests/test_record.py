@@ -446,3 +446,16 @@ def test_threads_share_a_compiled_function():
         for x, got in zip(inputs, answers, strict=True):
             same(got, linear(x).relu().sum(1))
     assert _C.report(fast)["recorded"] == 3
+
+
+def test_constants_made_in_inference_mode_are_the_recordings_own():
+    def f(x):
+        return torch.cat([torch.tensor([], dtype=x.dtype), x * torch.tensor([2.0, 3.0])])
+
+    fast = framelift.compile(f)
+    with torch.inference_mode():
+        for _ in range(3):
+            x = torch.randn(2)
+            assert torch.equal(fast(x), f(x))
+    e = framelift.explain(fast)
+    assert (e.recorded, e.replayed, e.segments, len(e.breaks)) == (1, 2, 1, 0), str(e)

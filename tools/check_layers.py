@@ -20,7 +20,18 @@ ALLOWED = {
     "cuda": {"base", "graph/op.h", "graph/ops.def", "graph/acts.def", "cpu/kernel.h", "cpu/backend.h"},  # the contracts
     "plan": {"base", "graph", "passes", "lower", "cpu", "cuda"},
     "rt": {"base", "graph", "passes/passes.h", "plan", "cpu", "cuda"},  # passes: for rt/compile.c alone
-    "capture": {"base", "graph", "lower", "passes", "plan", "rt", "framelift", "cpu/backend.h", "cuda/device.h", "cuda/compare.h"},
+    "capture": {
+        "base",
+        "graph",
+        "lower",
+        "passes",
+        "plan",
+        "rt",
+        "framelift",
+        "cpu/backend.h",
+        "cuda/device.h",
+        "cuda/compare.h",
+    },
     "python": {"base", "graph", "lower", "passes", "plan", "rt", "capture", "framelift"},
 }
 WITH_PYTHON = {"capture", "python"}

@@ -113,7 +113,7 @@ static bool shares_memory(fl_rec *r, const fl_tensor_meta *m, fl_tval_kind kind)
 uint32_t fl_rec_value_of(fl_rec *r, PyObject *tensor, const fl_schema *schema) {
   uint32_t value, index;
   if (fl_rec_find(r, tensor, &value)) return value;
-  const char *why = fl_weights_add(&r->trace->weights, tensor, &index);
+  const char *why = fl_weights_add(&r->trace->weights, tensor, false, &index);
   if (why) {
     fl_rec_give_up(r, "a tensor that cannot be followed", why);
     return FL_NO_TVAL;
@@ -124,6 +124,17 @@ uint32_t fl_rec_value_of(fl_rec *r, PyObject *tensor, const fl_schema *schema) {
     return FL_NO_TVAL;
   }
   fl_tval v = {FL_TVAL_WEIGHT, index, w->meta, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX};
+  return add_value(r, &v, tensor);
+}
+
+uint32_t fl_rec_own(fl_rec *r, PyObject *tensor) {
+  uint32_t index;
+  const char *why = fl_weights_add(&r->trace->weights, tensor, true, &index);
+  if (why) {
+    fl_rec_give_up(r, "a tensor that cannot be followed", why);
+    return FL_NO_TVAL;
+  }
+  fl_tval v = {FL_TVAL_WEIGHT, index, r->trace->weights.list.data[index].meta, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX};
   return add_value(r, &v, tensor);
 }
 
@@ -421,7 +432,8 @@ static bool ask_tensor(void *ctx, PyObject *tensor, uint32_t *out_value) {
   }
   /* A parameter given back that no operator used: the same object again. */
   uint32_t index;
-  if (!fl_ptrmap_get(&r->known, tensor, NULL) || fl_weights_add(&r->trace->weights, tensor, &index)) return false;
+  if (!fl_ptrmap_get(&r->known, tensor, NULL) || fl_weights_add(&r->trace->weights, tensor, false, &index))
+    return false;
   fl_tval v = {FL_TVAL_WEIGHT, index, r->trace->weights.list.data[index].meta, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX};
   *out_value = add_value(r, &v, tensor);
   return *out_value != FL_NO_TVAL;

@@ -69,6 +69,8 @@ bool fl_rec_keep(fl_rec *r, PyObject *o);            /* false = out of memory, r
 /* The value a tensor holds now; makes a weight of one not seen before. FL_NO_TVAL after giving up.
  * `schema` is the operator that met it, NULL when it is known where the tensor comes from. */
 uint32_t fl_rec_value_of(fl_rec *r, PyObject *tensor, const fl_schema *schema);
+/* A constant that the recording made for itself. */
+uint32_t fl_rec_own(fl_rec *r, PyObject *tensor);
 bool fl_rec_find(fl_rec *r, PyObject *tensor, uint32_t *out_value);
 /* A new result value held by `tensor` (which may be one already known: then it is renamed). */
 uint32_t fl_rec_result(fl_rec *r, PyObject *tensor, uint32_t node, uint32_t view_of, uint32_t alias_of);

@@ -332,7 +332,7 @@ static bool lift(op_call *c, fl_tnode *n) {
   n->args = fl_arena_alloc(&r->trace->arena, sizeof *n->args);
   if (n->args) {
     n->args[0].kind = FL_TARG_VALUE;
-    n->args[0].value = fl_rec_value_of(r, copy, NULL);
+    n->args[0].value = fl_rec_own(r, copy);
   } else
     fl_rec_give_up(r, "out of memory", "");
   Py_DECREF(copy);

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-const char *fl_weights_add(fl_weights *w, PyObject *tensor, uint32_t *out_index) {
+const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *out_index) {
   fl_weight n = {.tensor = tensor, .epoch = w->epoch};
   if (!fl_tensor_is_plain(tensor)) return "a tensor subclass";
   fl_tensor_read(tensor, &n.meta);
@@ -10,7 +10,8 @@ const char *fl_weights_add(fl_weights *w, PyObject *tensor, uint32_t *out_index)
   int lazy = fl_tensor_is_lazy(tensor);
   if (lazy < 0) PyErr_Clear();
   if (lazy) return "a lazily conjugated or negated tensor";
-  if (!fl_tensor_version(tensor, &n.version)) return "an inference tensor, whose changes cannot be seen";
+  if (!fl_tensor_version(tensor, &n.version) && !own) return "an inference tensor, whose changes cannot be seen";
+  n.own = own;
   fl_impl_take(tensor, n.meta.ndim, &n.seen);
   if (!FL_PUSH(&w->list, n)) return "out of memory";
   Py_INCREF(tensor);
@@ -42,7 +43,7 @@ bool fl_weights_check(fl_weights *w) {
   for (size_t i = 0; i < w->list.len; i++) {
     fl_weight *x = &w->list.data[i];
     bool other = false;
-    if (!fl_impl_same(x->tensor, &x->seen)) {
+    if (!x->own && !fl_impl_same(x->tensor, &x->seen)) {
       fl_tensor_meta now;
       int64_t version = 0;
       fl_tensor_read(x->tensor, &now);

@@ -15,6 +15,7 @@ typedef struct fl_weight {
   PyObject *tensor;
   fl_tensor_meta meta; /* at recording; meta.data is the address now in use */
   int64_t version;
+  bool own; /* made by the recording, known to nobody else */
   fl_impl_snapshot seen;
   void *copy;     /* its contents, where the version counter does not tell of changes; or NULL */
   uint64_t epoch; /* grows with each change seen; engines remember the epoch they have */
@@ -25,8 +26,9 @@ typedef struct fl_weights {
   uint64_t epoch; /* of the newest change */
 } fl_weights;
 
-/* NULL, or why this tensor cannot be a weight (static storage). Holds `tensor`. */
-const char *fl_weights_add(fl_weights *w, PyObject *tensor, uint32_t *out_index);
+/* NULL, or why this tensor cannot be a weight (static storage). Holds `tensor`. `own`: nobody else has it, so that it need not
+ * be able to tell of changes. */
+const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *out_index);
 /* Compares this weight's contents on every check: batch norm in training changes its running statistics without
  * counting a version. False when out of memory. */
 bool fl_weights_watch(fl_weights *w, uint32_t index);
