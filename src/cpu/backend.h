@@ -50,6 +50,10 @@ typedef struct fl_backend {
   void (*queue_destroy)(fl_queue *q); /* takes; NULL allowed */
   /* FL_INVALID where eager would raise. A backend that is not immediate tells that at the latest in the next call. */
   FL_MUST_USE fl_status (*run)(fl_queue *q, const fl_work *work);
+  /* Of a backend that is not immediate: runs the work once with marks, and adds the microseconds from mark i to mark i + 1
+   * to us[i], for n parts. The walk calls `mark` with 0 to n. */
+  FL_MUST_USE fl_status (*profile)(fl_queue *q, const fl_work *work, int n, double *us);
+  void (*mark)(fl_queue *q, int i);
 } fl_backend;
 
 extern const fl_backend fl_backend_cpu;

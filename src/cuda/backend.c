@@ -59,7 +59,9 @@ const fl_backend fl_cuda_table = {.name = "cuda",
                                   .upload = fl_cuda_upload,
                                   .queue_create = fl_cuda_queue_create,
                                   .queue_destroy = fl_cuda_queue_destroy,
-                                  .run = fl_cuda_run};
+                                  .run = fl_cuda_run,
+                                  .profile = fl_cuda_profile,
+                                  .mark = fl_cuda_mark};
 
 fl_status fl_cuda_backend(int ordinal, const fl_backend **out) {
   static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;

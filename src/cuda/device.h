@@ -29,7 +29,8 @@ typedef struct fl_cuda_queue {
   fl_cu_graph_exec exec;
   bool preparing; /* this walk only finds what must be compiled; nothing is launched */
   fl_cuda_pending *pending;
-  fl_status failed; /* the first failure of the walk */
+  fl_status failed;   /* the first failure of the walk */
+  fl_cu_event *marks; /* while profiling */
 } fl_cuda_queue;
 
 enum { FL_CUDA_MAX_DEVICES = 32 };

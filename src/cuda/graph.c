@@ -77,21 +77,27 @@ static fl_status walk_and_compile(fl_cuda_queue *q, const fl_work *work) {
   return failed;
 }
 
-static fl_status capture(fl_cuda_queue *q, const fl_work *work) {
+/* The program, compiled, as a graph that can be launched. */
+static fl_status record(fl_cuda_queue *q, const fl_work *work, fl_cu_graph_exec *out) {
   const fl_cuda_api *api = q->device->api;
   fl_cu_graph graph = NULL;
-  FL_TRY(fl_cuda_check(api->cuEventSynchronize(q->done), "the run before"));
-  if (q->exec) api->cuGraphExecDestroy(q->exec);
-  q->exec = NULL;
-  FL_TRY(walk_and_compile(q, work));
   FL_TRY(fl_cuda_check(api->cuStreamBeginCapture_v2(q->stream, CAPTURE_RELAXED), "capture"));
   work->walk(work->arg);
   int r = api->cuStreamEndCapture(q->stream, &graph);
   fl_status s = take_failure(q);
   if (!s) s = fl_cuda_check(r, "capture");
-  if (!s) s = fl_cuda_check(api->cuGraphInstantiateWithFlags(&q->exec, graph, 0), "graph");
+  if (!s) s = fl_cuda_check(api->cuGraphInstantiateWithFlags(out, graph, 0), "graph");
   if (graph) api->cuGraphDestroy(graph);
   return s;
+}
+
+static fl_status capture(fl_cuda_queue *q, const fl_work *work) {
+  const fl_cuda_api *api = q->device->api;
+  FL_TRY(fl_cuda_check(api->cuEventSynchronize(q->done), "the run before"));
+  if (q->exec) api->cuGraphExecDestroy(q->exec);
+  q->exec = NULL;
+  FL_TRY(walk_and_compile(q, work));
+  return record(q, work, &q->exec);
 }
 
 static fl_status transfer(fl_cuda_queue *q, const fl_transfer *t, int n, fl_cu_stream stream) {
@@ -137,5 +143,67 @@ fl_status fl_cuda_run(fl_queue *base, const fl_work *work) {
   enter(q);
   fl_status s = launch(q, work);
   leave(q);
+  return s;
+}
+
+/* --- profiling: events recorded inside the graph --- */
+
+enum { EVENT_RECORD_EXTERNAL = 1, PROFILE_RUNS = 5 };
+
+void fl_cuda_mark(fl_queue *base, int i) {
+  fl_cuda_queue *q = (fl_cuda_queue *)base;
+  if (q->preparing) return;
+  /* Mark 0 twice: what lies between is what a mark costs. */
+  for (int k = i == 0 ? 0 : i + 1; k <= i + 1; k++)
+    fl_cuda_note(q, fl_cuda_check(q->device->api->cuEventRecordWithFlags(q->marks[k], q->stream, EVENT_RECORD_EXTERNAL),
+                                  "mark"));
+}
+
+/* The least of some runs for each part. */
+static fl_status read_marks(fl_cuda_queue *q, int n, float *least) {
+  const fl_cuda_api *api = q->device->api;
+  FL_TRY(fl_cuda_check(api->cuStreamSynchronize(q->stream), "profile"));
+  for (int i = 0; i <= n; i++) {
+    float ms;
+    FL_TRY(fl_cuda_check(api->cuEventElapsedTime(&ms, q->marks[i], q->marks[i + 1]), "profile"));
+    if (ms * 1000 < least[i]) least[i] = ms * 1000;
+  }
+  return NULL;
+}
+
+static fl_status run_marked(fl_cuda_queue *q, const fl_work *work, int n, float *least) {
+  const fl_cuda_api *api = q->device->api;
+  fl_cu_graph_exec exec = NULL;
+  for (int i = 0; i < n + 2; i++) FL_TRY(fl_cuda_check(api->cuEventCreate(&q->marks[i], 0), "event"));
+  FL_TRY(walk_and_compile(q, work));
+  FL_TRY(record(q, work, &exec));
+  fl_status s = transfer(q, work->before, work->n_before, q->stream);
+  for (int run = 0; run < PROFILE_RUNS && !s; run++) {
+    s = fl_cuda_check(api->cuGraphLaunch(exec, q->stream), "graph launch");
+    if (!s) s = read_marks(q, n, least);
+  }
+  if (!s) s = transfer(q, work->after, work->n_after, q->stream);
+  if (!s) s = fl_cuda_check(api->cuStreamSynchronize(q->stream), "profile");
+  api->cuGraphExecDestroy(exec);
+  return s ? s : verdict(q);
+}
+
+fl_status fl_cuda_profile(fl_queue *base, const fl_work *work, int n, double *us) {
+  fl_cuda_queue *q = (fl_cuda_queue *)base;
+  float *least = fl_malloc(((size_t)n + 1) * sizeof *least);
+  q->marks = fl_calloc((size_t)n + 2, sizeof *q->marks);
+  enter(q);
+  for (int i = 0; least && i <= n; i++) least[i] = 1e30f;
+  fl_status s = least && q->marks ? NULL : fl_oom();
+  if (!s) s = fl_cuda_check(q->device->api->cuEventSynchronize(q->done), "the run before");
+  if (!s) s = fl_cuda_check(q->device->api->cuStreamSynchronize(current_stream), "the caller's stream");
+  if (!s) s = run_marked(q, work, n, least);
+  for (int i = 0; i < n && !s; i++) us[i] += least[i + 1] > least[0] ? (double)(least[i + 1] - least[0]) : 0;
+  for (int i = 0; q->marks && i < n + 2; i++)
+    if (q->marks[i]) q->device->api->cuEventDestroy_v2(q->marks[i]);
+  leave(q);
+  fl_free(q->marks);
+  fl_free(least);
+  q->marks = NULL;
   return s;
 }

@@ -1,8 +1,13 @@
 /* Matrix products through cuBLASLt: bias, residual and what activations it has in the epilogue, any other activation in a
- * kernel after it. cuBLASLt counts columns first: our result [M, N] is its N x M, our b its first operand. */
+ * kernel after it. cuBLASLt counts columns first: our result [M, N] is its N x M, our b its first operand. Of the
+ * algorithms that it proposes for a problem the fastest is found by timing, and kept for the life of the process. */
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "cuda/ops.h"
+#include "cuda/tactic.h"
 
 enum { /* cublasLt.h, cublas_api.h, library_types.h */
        R_32F = 0,
@@ -22,7 +27,7 @@ enum { /* cublasLt.h, cublas_api.h, library_types.h */
        EPILOGUE_BIAS = 4,
        EPILOGUE_GELU = 32
 };
-enum { WORKSPACE = 32 << 20 };
+enum { WORKSPACE = 32 << 20, MAX_ALGOS = 12, ALIGN = 16, BUCKETS = 64 };
 
 static int type_of(fl_dtype t) { return t == FL_F32 ? R_32F : t == FL_F16 ? R_16F : R_16BF; }
 
@@ -118,6 +123,15 @@ typedef struct objects {
   fl_lt_pref pref;
 } objects;
 
+/* One product of the innermost batch: where its four operands lie, in cuBLASLt's order. */
+typedef struct call {
+  const product *p;
+  const side *sides[4];
+  const char *data[4];
+  int count;
+  int64_t strides[4]; /* of the batch */
+} call;
+
 static fl_status make_layout(const fl_cuda_api *api, int type, int64_t rows, int64_t cols, const side *s, int count,
                              int64_t stride, fl_lt_layout *out) {
   FL_TRY(lt(api->cublasLtMatrixLayoutCreate(out, type, (uint64_t)(s->turned ? cols : rows),
@@ -130,69 +144,212 @@ static fl_status make_layout(const fl_cuda_api *api, int type, int64_t rows, int
 
 static uint32_t alignment_of(const void *p) {
   uintptr_t low = (uintptr_t)p & -(uintptr_t)p;
-  return low == 0 || low > 256 ? 256 : (uint32_t)low;
+  return low == 0 || low > ALIGN ? ALIGN : (uint32_t)low;
 }
 
-static fl_status set_up(const product *p, const fl_cuda_api *api, objects *o, const char *const *data, int count) {
-  int type = type_of(p->a->out[0].type.dtype), last = p->n_batch - 1;
-  /* Our b as stored is [K, N], or [N, K] with trans_b; columns first that is N x K, or K x N to be transposed. */
-  int op_a = p->trans_b != p->x[1].turned, op_b = p->x[0].turned;
-  int64_t b_rows = p->trans_b ? p->k : p->n, b_cols = p->trans_b ? p->n : p->k;
-  FL_TRY(lt(api->cublasLtMatmulDescCreate(&o->desc, COMPUTE_32F, R_32F), "description"));
-  FL_TRY(lt(api->cublasLtMatmulDescSetAttribute(o->desc, DESC_TRANSA, &op_a, sizeof op_a), "transpose"));
-  FL_TRY(lt(api->cublasLtMatmulDescSetAttribute(o->desc, DESC_TRANSB, &op_b, sizeof op_b), "transpose"));
-  FL_TRY(lt(api->cublasLtMatmulDescSetAttribute(o->desc, DESC_EPILOGUE, &p->epilogue, sizeof p->epilogue), "epilogue"));
-  if (p->bias) FL_TRY(lt(api->cublasLtMatmulDescSetAttribute(o->desc, DESC_BIAS, &p->bias, sizeof p->bias), "bias"));
-  const side *c = p->has_residual ? &p->residual : &p->out;
-  FL_TRY(make_layout(api, type, b_rows, b_cols, &p->x[1], count, last < 0 ? 0 : p->x[1].batch[last], &o->layout[0]));
-  FL_TRY(make_layout(api, type, p->k, p->m, &p->x[0], count, last < 0 ? 0 : p->x[0].batch[last], &o->layout[1]));
-  FL_TRY(make_layout(api, type, p->n, p->m, c, count, last < 0 ? 0 : c->batch[last], &o->layout[2]));
-  FL_TRY(make_layout(api, type, p->n, p->m, &p->out, count, last < 0 ? 0 : p->out.batch[last], &o->layout[3]));
-  FL_TRY(lt(api->cublasLtMatmulPreferenceCreate(&o->pref), "preference"));
+static fl_status set_bias(const fl_cuda_api *api, const objects *o, const void *bias) {
+  return lt(api->cublasLtMatmulDescSetAttribute(o->desc, DESC_BIAS, &bias, sizeof bias), "bias");
+}
+
+static fl_status set_preferences(const call *c, const fl_cuda_api *api, objects *o) {
   uint64_t workspace = WORKSPACE;
+  FL_TRY(lt(api->cublasLtMatmulPreferenceCreate(&o->pref), "preference"));
   FL_TRY(lt(api->cublasLtMatmulPreferenceSetAttribute(o->pref, PREF_WORKSPACE, &workspace, sizeof workspace),
             "workspace"));
   for (int i = 0; i < 4; i++) {
-    uint32_t bytes = alignment_of(data[i]);
+    uint32_t bytes = alignment_of(c->data[i]);
     FL_TRY(lt(api->cublasLtMatmulPreferenceSetAttribute(o->pref, PREF_ALIGN_A + i, &bytes, sizeof bytes), "alignment"));
   }
   return NULL;
 }
 
-static fl_status multiply(const product *p, fl_cuda_queue *q, const objects *o, const char *const *data) {
-  const fl_cuda_api *api = q->device->api;
-  fl_lt_heuristic found;
-  int n = 0;
-  FL_TRY(lt(api->cublasLtMatmulAlgoGetHeuristic(q->device->lt, o->desc, o->layout[0], o->layout[1], o->layout[2],
-                                                o->layout[3], o->pref, 1, &found, &n),
-            "choice of an algorithm"));
-  if (n == 0) return fl_fail(FL_INTERNAL, "CUDA: cuBLASLt: no algorithm");
-  if (q->preparing) return NULL;
-  float one = 1, beta = p->has_residual;
-  return lt(api->cublasLtMatmul(q->device->lt, o->desc, &one, data[0], o->layout[0], data[1], o->layout[1], &beta,
-                                data[2], o->layout[2], (void *)(uintptr_t)data[3], o->layout[3], &found.algo,
-                                p->a->scratch, WORKSPACE, q->stream),
-            "product");
+/* Our b as stored is [K, N], or [N, K] with trans_b; columns first that is N x K, or K x N to be transposed. */
+static int op_a(const product *p) { return p->trans_b != p->x[1].turned; }
+static int op_b(const product *p) { return p->x[0].turned; }
+
+static fl_status set_up(const call *c, const fl_cuda_api *api, objects *o) {
+  const product *p = c->p;
+  int type = type_of(p->a->out[0].type.dtype), a = op_a(p), b = op_b(p);
+  int64_t rows[4] = {p->trans_b ? p->k : p->n, p->k, p->n, p->n},
+          cols[4] = {p->trans_b ? p->n : p->k, p->m, p->m, p->m};
+  FL_TRY(lt(api->cublasLtMatmulDescCreate(&o->desc, COMPUTE_32F, R_32F), "description"));
+  FL_TRY(lt(api->cublasLtMatmulDescSetAttribute(o->desc, DESC_TRANSA, &a, sizeof a), "transpose"));
+  FL_TRY(lt(api->cublasLtMatmulDescSetAttribute(o->desc, DESC_TRANSB, &b, sizeof b), "transpose"));
+  FL_TRY(lt(api->cublasLtMatmulDescSetAttribute(o->desc, DESC_EPILOGUE, &p->epilogue, sizeof p->epilogue), "epilogue"));
+  if (p->bias) FL_TRY(set_bias(api, o, p->bias));
+  for (int i = 0; i < 4; i++)
+    FL_TRY(make_layout(api, type, rows[i], cols[i], c->sides[i], c->count, c->strides[i], &o->layout[i]));
+  return NULL;
 }
 
-static fl_status run_one(const product *p, fl_cuda_queue *q, const int64_t *at) {
-  const fl_cuda_api *api = q->device->api;
-  objects o = {0};
-  const side *s[] = {&p->x[1], &p->x[0], p->has_residual ? &p->residual : &p->out, &p->out};
-  const char *data[4];
-  size_t size = fl_dtype_size(p->a->out[0].type.dtype);
-  for (int i = 0; i < 4; i++) {
-    data[i] = s[i]->data;
-    for (int d = 0; d + 1 < p->n_batch; d++) data[i] += (size_t)(at[d] * s[i]->batch[d]) * size;
-  }
-  int count = p->n_batch ? (int)p->dims[p->n_batch - 1] : 1;
-  fl_status st = set_up(p, api, &o, data, count);
-  if (!st) st = multiply(p, q, &o, data);
+static void tear_down(const fl_cuda_api *api, const objects *o) {
   for (int i = 0; i < 4; i++)
-    if (o.layout[i]) api->cublasLtMatrixLayoutDestroy(o.layout[i]);
-  if (o.pref) api->cublasLtMatmulPreferenceDestroy(o.pref);
-  if (o.desc) api->cublasLtMatmulDescDestroy(o.desc);
-  return st;
+    if (o->layout[i]) api->cublasLtMatrixLayoutDestroy(o->layout[i]);
+  if (o->pref) api->cublasLtMatmulPreferenceDestroy(o->pref);
+  if (o->desc) api->cublasLtMatmulDescDestroy(o->desc);
+}
+
+static int multiply(const call *c, const fl_cuda_device *d, const objects *o, const fl_lt_algo *algo,
+                    const void *const *data, void *out, void *workspace, fl_cu_stream stream) {
+  float one = 1, beta = c->p->has_residual;
+  return d->api->cublasLtMatmul(d->lt, o->desc, &one, data[0], o->layout[0], data[1], o->layout[1], &beta, data[2],
+                                o->layout[2], out, o->layout[3], algo, workspace, WORKSPACE, stream);
+}
+
+/* --- the choice of an algorithm --- */
+
+typedef struct chosen {
+  struct chosen *next;
+  const fl_cuda_device *device;
+  char *key;
+  bool found;
+  fl_lt_algo algo;
+} chosen;
+
+static struct {
+  pthread_mutex_t lock;
+  chosen *buckets[BUCKETS];
+} known = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void write_key(fl_text *t, const call *c, const fl_cuda_device *d) {
+  const product *p = c->p;
+  fl_text_add(
+      t, "matmul lt %zu type %d m %" PRId64 " n %" PRId64 " k %" PRId64 " ops %d%d epilogue %d bias %d residual %d",
+      d->api->cublaslt_version, (int)p->a->out[0].type.dtype, p->m, p->n, p->k, op_a(p), op_b(p), p->epilogue,
+      p->bias != NULL, p->has_residual);
+  fl_text_add(t, " cold %d%d batch %d", p->q->constant[0], p->q->constant[1], c->count);
+  for (int i = 0; i < 4; i++) {
+    fl_text_add(t, " ld %" PRId64 " align %u", c->sides[i]->ld, alignment_of(c->data[i]));
+    if (c->count > 1) fl_text_add(t, " stride %" PRId64, c->strides[i]);
+  }
+}
+
+static chosen **bucket_of(const char *key) {
+  uint64_t h = 0xcbf29ce484222325;
+  for (; *key; key++) h = (h ^ (unsigned char)*key) * 0x100000001b3;
+  return &known.buckets[h % BUCKETS];
+}
+
+static const chosen *find_chosen(const fl_cuda_device *d, const char *key) {
+  pthread_mutex_lock(&known.lock);
+  const chosen *c = *bucket_of(key);
+  while (c && (c->device != d || strcmp(c->key, key))) c = c->next;
+  pthread_mutex_unlock(&known.lock);
+  return c;
+}
+
+/* Takes the key. Two threads may keep the same problem twice: the later one is found. */
+static const chosen *keep_chosen(const fl_cuda_device *d, char *key, const fl_lt_algo *algo) {
+  chosen *c = fl_calloc(1, sizeof *c), **bucket = bucket_of(key);
+  if (!c) {
+    fl_free(key);
+    return NULL;
+  }
+  *c = (chosen){.device = d, .key = key, .found = algo != NULL};
+  if (algo) c->algo = *algo;
+  pthread_mutex_lock(&known.lock);
+  c->next = *bucket;
+  *bucket = c;
+  pthread_mutex_unlock(&known.lock);
+  return c;
+}
+
+typedef struct contest {
+  const call *c;
+  const fl_cuda_device *d;
+  const objects *o;
+  fl_lt_heuristic found[MAX_ALGOS];
+} contest;
+
+static int launch_candidate(void *arg, int i, void *const *buffers, fl_cu_stream stream) {
+  const contest *t = arg;
+  if (buffers[4]) {
+    fl_status s = set_bias(t->d->api, t->o, buffers[4]);
+    if (s) {
+      fl_status_free(s);
+      return 1;
+    }
+  }
+  const void *data[3] = {buffers[0], buffers[1], t->c->p->has_residual ? buffers[2] : buffers[3]};
+  return multiply(t->c, t->d, t->o, &t->found[i].algo, data, buffers[3], buffers[5], stream);
+}
+
+static size_t extent(const call *c, int i, int64_t rows, int64_t cols) {
+  const side *s = c->sides[i];
+  int64_t last = s->turned ? (rows - 1) * s->ld + cols : (cols - 1) * s->ld + rows;
+  return (size_t)(last + (c->count - 1) * (c->strides[i] > 0 ? c->strides[i] : 0)) *
+         fl_dtype_size(c->p->a->out[0].type.dtype);
+}
+
+/* NULL when there is no algorithm. */
+static const fl_lt_algo *contend(contest *t, const char *key) {
+  const product *p = t->c->p;
+  int n = 0;
+  if (t->d->api->cublasLtMatmulAlgoGetHeuristic(t->d->lt, t->o->desc, t->o->layout[0], t->o->layout[1], t->o->layout[2],
+                                                t->o->layout[3], t->o->pref, MAX_ALGOS, t->found, &n))
+    return NULL;
+  fl_cuda_tactic tactic = {.key = key, .n = n, .launch = launch_candidate, .arg = t};
+  tactic.buffers[0].bytes = extent(t->c, 0, p->trans_b ? p->k : p->n, p->trans_b ? p->n : p->k);
+  tactic.buffers[0].cold = p->q->constant[1];
+  tactic.buffers[1].bytes = extent(t->c, 1, p->k, p->m);
+  tactic.buffers[1].cold = p->q->constant[0];
+  tactic.buffers[2].bytes = p->has_residual ? extent(t->c, 2, p->n, p->m) : 0;
+  tactic.buffers[3].bytes = extent(t->c, 3, p->n, p->m);
+  tactic.buffers[4].bytes = p->bias ? (size_t)p->n * fl_dtype_size(p->a->out[0].type.dtype) : 0;
+  tactic.buffers[5].bytes = WORKSPACE;
+  int best = n ? fl_cuda_tactic_choose(t->d, &tactic, NULL) : -1;
+  return best < 0 ? NULL : &t->found[best].algo;
+}
+
+static fl_status choose(const call *c, const fl_cuda_device *d, const chosen **out) {
+  fl_text key = {0};
+  write_key(&key, c, d);
+  if (key.failed) return fl_oom();
+  *out = find_chosen(d, key.data);
+  if (*out) {
+    fl_text_free(&key);
+    return NULL;
+  }
+  objects o = {0};
+  contest t = {.c = c, .d = d, .o = &o};
+  fl_status s = set_up(c, d->api, &o);
+  if (!s) s = set_preferences(c, d->api, &o);
+  if (!s) {
+    *out = keep_chosen(d, key.data, contend(&t, key.data));
+    if (!*out) s = fl_oom();
+  } else
+    fl_text_free(&key);
+  tear_down(d->api, &o);
+  return s;
+}
+
+/* --- running --- */
+
+static call call_at(const product *p, const int64_t *at) {
+  call c = {.p = p, .sides = {&p->x[1], &p->x[0], p->has_residual ? &p->residual : &p->out, &p->out}};
+  size_t size = fl_dtype_size(p->a->out[0].type.dtype);
+  c.count = p->n_batch ? (int)p->dims[p->n_batch - 1] : 1;
+  for (int i = 0; i < 4; i++) {
+    c.data[i] = c.sides[i]->data;
+    for (int d = 0; d + 1 < p->n_batch; d++) c.data[i] += (size_t)(at[d] * c.sides[i]->batch[d]) * size;
+    c.strides[i] = p->n_batch ? c.sides[i]->batch[p->n_batch - 1] : 0;
+  }
+  return c;
+}
+
+static fl_status run_one(const call *c, fl_cuda_queue *q, bool *out_found) {
+  objects o = {0};
+  const chosen *best;
+  FL_TRY(choose(c, q->device, &best));
+  *out_found = best->found;
+  if (!best->found || q->preparing) return NULL;
+  const void *data[3] = {c->data[0], c->data[1], c->data[2]};
+  fl_status s = set_up(c, q->device->api, &o);
+  if (!s)
+    s = lt(multiply(c, q->device, &o, &best->algo, data, (void *)(uintptr_t)c->data[3], c->p->a->scratch, q->stream),
+           "product");
+  tear_down(q->device->api, &o);
+  return s;
 }
 
 static product describe(const fl_run_args *a) {
@@ -213,19 +370,31 @@ static product describe(const fl_run_args *a) {
   return p;
 }
 
+/* In the epilogue: relu, and gelu_tanh of 16-bit floats. */
+static bool is_fused(fl_act act, fl_dtype t) {
+  return act == FL_ACT_NONE || act == FL_ACT_RELU || (act == FL_ACT_GELU_TANH && t != FL_F32);
+}
+
+static int epilogue_of(fl_act act, bool bias) {
+  int e = act == FL_ACT_RELU ? EPILOGUE_RELU : act == FL_ACT_GELU_TANH ? EPILOGUE_GELU : 0;
+  return bias ? e | EPILOGUE_BIAS : e ? e : EPILOGUE_DEFAULT;
+}
+
 void fl_cuda_run_cublaslt(const fl_run_args *a) {
   fl_cuda_queue *queue = fl_cuda_queue_of(a);
   product p = describe(a);
   fl_act act = (fl_act)fl_attr_int(&p.q->attrs, "act", FL_ACT_NONE);
-  bool fused = act == FL_ACT_RELU || (act == FL_ACT_GELU_TANH && a->out[0].type.dtype != FL_F32);
-  p.epilogue = fused ? (act == FL_ACT_RELU ? EPILOGUE_RELU : EPILOGUE_GELU) : p.bias ? 0 : EPILOGUE_DEFAULT;
-  if (p.bias) p.epilogue |= EPILOGUE_BIAS;
+  bool fused = is_fused(act, a->out[0].type.dtype), found = true;
+  p.epilogue = epilogue_of(fused ? act : FL_ACT_NONE, p.bias != NULL);
   int64_t at[FL_MAX_RANK] = {0}, outer = 1;
   for (int d = 0; d + 1 < p.n_batch; d++) outer *= p.dims[d];
-  for (int64_t i = 0; i < outer && !queue->failed; i++) {
-    fl_cuda_note(queue, run_one(&p, queue, at));
+  for (int64_t i = 0; i < outer && !queue->failed && found; i++) {
+    call c = call_at(&p, at);
+    fl_cuda_note(queue, run_one(&c, queue, &found));
     for (int d = p.n_batch - 2; d >= 0 && ++at[d] == p.dims[d]; d--) at[d] = 0;
   }
-  if (!fused && act != FL_ACT_NONE)
+  if (!found)
+    fl_cuda_run_map(a);
+  else if (!fused)
     fl_cuda_act(a, act, fl_attr_float(&p.q->attrs, "act_lo", 0), fl_attr_float(&p.q->attrs, "act_hi", 0));
 }

@@ -23,6 +23,7 @@ const char *fl_cuda_plan_base(const fl_problem *p, fl_arena *arena, fl_kernel_pl
   q->n_in = p->n_in;
   q->n_out = p->n_out;
   memcpy(q->absent, p->absent, sizeof q->absent);
+  memcpy(q->constant, p->constant, sizeof q->constant);
   q->attrs = *p->attrs;
   if (p->program) q->program = *p->program;
   plan->params = q;
@@ -98,18 +99,30 @@ void fl_cuda_copy(const fl_run_args *a) {
   run_map(a, &q);
 }
 
+static fl_op op_of_act(fl_act act) {
+  switch (act) {
+  case FL_ACT_RELU: return FL_OP_RELU;
+  case FL_ACT_CLAMP: return FL_OP_CLAMP;
+  case FL_ACT_GELU: return FL_OP_GELU;
+  case FL_ACT_GELU_TANH: return FL_OP_GELU_TANH;
+  case FL_ACT_SILU: return FL_OP_SILU;
+  case FL_ACT_SIGMOID: return FL_OP_SIGMOID;
+  case FL_ACT_TANH: return FL_OP_TANH;
+  case FL_ACT_HARDSWISH: return FL_OP_HARDSWISH;
+  case FL_ACT_HARDSIGMOID: return FL_OP_HARDSIGMOID;
+  default: return FL_OP_COUNT;
+  }
+}
+
 void fl_cuda_act(const fl_run_args *a, fl_act act, double lo, double hi) {
-  fl_text t = {0};
-  int64_t n = fl_type_numel(&a->out[0].type);
-  const char *type = fl_cg_storage(a->out[0].type.dtype);
-  fl_text_add(&t,
-              "extern \"C\" __global__ void k(%s *y, int *fault) {\n  i64 i = (i64)blockIdx.x * 256 + threadIdx.x;\n",
-              type);
-  fl_text_add(&t, "  if (i >= %" PRId64 ") return;\n  float v = ld(y[i]);\n", n);
-  fl_cg_act(&t, "v", act, lo, hi);
-  fl_text_add(&t, "  st(y[i], v);\n}\n");
-  void *pointers[] = {a->out[0].data, a->fault};
-  fl_cuda_launch(a, &t, (n + 255) / 256, 256, 0, pointers, 2);
+  fl_cuda_params q = {.op = FL_OP_POINTWISE, .n_in = 1, .n_out = 1};
+  fl_dtype t = a->out[0].type.dtype;
+  fl_run_args in_place = *a;
+  if (act == FL_ACT_NONE) return;
+  in_place.in = a->out;
+  q.program = (fl_pw_program){.n_inputs = 1, .n_instrs = 1, .n_outputs = 1, .in_dtype = {t}, .outputs = {1}};
+  q.program.instrs[0] = (fl_pw_instr){op_of_act(act), t, {0, -1, -1}, lo, hi};
+  run_map(&in_place, &q);
 }
 
 /* --- axes --- */
@@ -229,13 +242,54 @@ static int row_kind(fl_op op) {
                                    : 4;
 }
 
+typedef struct row_shape {
+  int64_t d, n;
+  int width, lanes, rows; /* elements of a chunk; threads of a row; rows of a block */
+} row_shape;
+
+/* Axes that lie one after the other, elements adjacent. */
+static bool is_adjacent(const axes *a, const int64_t *strides) {
+  int64_t step = 1;
+  for (int i = a->n - 1; i >= 0; i--) {
+    if (a->dims[i] != 1 && strides[i] != step) return false;
+    step *= a->dims[i];
+  }
+  return true;
+}
+
+/* The largest power of two that divides the row, its distance to others, and fits 16 bytes of aligned memory. */
+static int row_width(const fl_run_args *a, const axes *rows, const axes *elements, int64_t d) {
+  const fl_cuda_params *q = a->params;
+  int64_t width = 16 / (int64_t)fl_dtype_size(a->in[0].type.dtype);
+  if (!is_adjacent(elements, elements->in) || !is_adjacent(elements, elements->out)) return 1;
+  while (width > 1 && d % width) width /= 2;
+  for (int i = 0; i < rows->n; i++)
+    while (rows->dims[i] != 1 && width > 1 && (rows->in[i] % width || rows->out[i] % width)) width /= 2;
+  for (int i = 0; i < q->n_in + 1; i++) {
+    const fl_tensor *t = i < q->n_in ? &a->in[i] : &a->out[0];
+    if (i < q->n_in && q->absent[i]) continue;
+    while (width > 1 && (uintptr_t)t->data % ((size_t)width * fl_dtype_size(t->type.dtype))) width /= 2;
+  }
+  return (int)width;
+}
+
+/* As few threads for a row as keep four chunks each at most; more, up to a warp, where there are few rows. */
+static row_shape shape_rows(const fl_run_args *a, const axes *rows, const axes *elements) {
+  row_shape s = {.d = count_of(elements), .n = count_of(rows), .lanes = 1, .rows = 1};
+  s.width = row_width(a, rows, elements, s.d);
+  int64_t chunks = s.d / s.width;
+  while (s.lanes < 1024 && (chunks > 4 * s.lanes || (s.lanes < 32 && chunks > s.lanes && s.n * s.lanes < 1 << 16)))
+    s.lanes *= 2;
+  while (s.lanes <= 32 && s.rows * s.lanes < 128) s.rows *= 2; /* larger rows exchange through the block */
+  return s;
+}
+
 void fl_cuda_run_rows(const fl_run_args *a) {
   const fl_cuda_params *q = a->params;
   const fl_tensor *x = &a->in[0], *out = &a->out[0];
   axes rows = {0}, elements = {0};
   row_axes(q->op, &q->attrs, &x->type, x->strides, out->strides, &rows, &elements);
-  int64_t d = count_of(&elements), threads = 32;
-  while (threads < 1024 && threads * 8 < d) threads *= 2;
+  row_shape s = shape_rows(a, &rows, &elements);
   bool w = q->n_in > 1 && !q->absent[1], b = q->n_in > 2 && !q->absent[2], dbl = x->type.dtype == FL_F64;
   fl_dtype wt = w ? a->in[1].type.dtype : b ? a->in[2].type.dtype : x->type.dtype;
   int64_t groups = fl_attr_int(&q->attrs, "groups", 1), each = q->op == FL_OP_GROUP_NORM ? x->type.dims[1] / groups : 1;
@@ -243,10 +297,13 @@ void fl_cuda_run_rows(const fl_run_args *a) {
   fl_text_add(&t, "typedef %s T;\ntypedef %s F;\ntypedef %s U;\n", fl_cg_storage(x->type.dtype),
               fl_cg_register(x->type.dtype), fl_cg_storage(wt));
   fl_text_add(&t,
-              "#define KIND %d\n#define D %" PRId64 "\n#define THREADS %" PRId64
-              "\n#define HAS_W %d\n#define HAS_B %d\n"
-              "#define EPS %.17g\n#define GROUPS %" PRId64 "\n#define CPG %" PRId64 "\n#define SPATIAL %" PRId64 "\n",
-              row_kind(q->op), d, threads, w, b, fl_attr_float(&q->attrs, "eps", 0), groups, each, each ? d / each : 1);
+              "#define KIND %d\n#define D %" PRId64 "\n#define N %" PRId64
+              "ll\n#define V %d\n#define LANES %d\n#define ROWS %d\n",
+              row_kind(q->op), s.d, s.n, s.width, s.lanes, s.rows);
+  fl_text_add(&t,
+              "#define HAS_W %d\n#define HAS_B %d\n#define EPS %.17g\n#define GROUPS %" PRId64 "\n#define CPG %" PRId64
+              "\n#define SPATIAL %" PRId64 "\n",
+              w, b, fl_attr_float(&q->attrs, "eps", 0), groups, each, each ? s.d / each : 1);
   fl_text_add(&t, "%s",
               dbl ? "#define EXP exp\n#define LOG log\n#define SQRT sqrt\n"
                   : "#define EXP __expf\n#define LOG logf\n#define SQRT sqrtf\n");
@@ -256,7 +313,7 @@ void fl_cuda_run_rows(const fl_run_args *a) {
   fl_cg_function(&t, "out_el", elements.n, elements.dims, elements.out);
   fl_text_add(&t, "%s", fl_cuda_source_rows);
   void *pointers[] = {x->data, w ? a->in[1].data : NULL, b ? a->in[2].data : NULL, out->data, a->fault};
-  fl_cuda_launch(a, &t, count_of(&rows), (int)threads, 0, pointers, 5);
+  fl_cuda_launch(a, &t, (s.n + s.rows - 1) / s.rows, s.lanes * s.rows, 0, pointers, 5);
 }
 
 /* --- attention --- */

@@ -264,8 +264,9 @@ static fl_status run(fl_engine *e, const void *const *inputs, void *const *outpu
     work.n_after = e->plan->n_outputs;
   }
   c->fresh = true;
-  fl_status s = e->backend->run(c->queue, &work);
-  c->fresh = s != NULL;
+  bool marked = us && !e->backend->immediate;
+  fl_status s = marked ? e->backend->profile(c->queue, &work, (int)c->n_steps, us) : e->backend->run(c->queue, &work);
+  c->fresh = s != NULL || marked; /* a queue's own program is not the one that was profiled */
   give_back_context(e, c);
   return s;
 }
@@ -291,9 +292,17 @@ static void walk_timed(void *arg) {
   }
 }
 
+static void walk_marked(void *arg) {
+  const walk *w = arg;
+  w->backend->mark(w->c->queue, 0);
+  for (size_t i = 0; i < w->c->n_steps; i++) {
+    run_step(w->backend, &w->c->steps[i]);
+    w->backend->mark(w->c->queue, (int)i + 1);
+  }
+}
+
 fl_status fl_engine_profile(fl_engine *e, const void *const *inputs, void *const *outputs, double *us) {
-  if (!e->backend->immediate) return fl_fail(FL_UNSUPPORTED, "engine: steps of %s cannot be timed", e->backend->name);
-  return run(e, inputs, outputs, walk_timed, us);
+  return run(e, inputs, outputs, e->backend->immediate ? walk_timed : walk_marked, us);
 }
 
 /* --- the init program --- */
