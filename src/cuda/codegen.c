@@ -103,7 +103,7 @@ static void signature(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, 
   for (int i = 0; i < p->n_in; i++)
     if (!p->absent[i]) fl_text_add(t, "const %s *x%d, ", fl_cg_storage(in[i].type.dtype), i);
   for (int i = 0; i < p->n_out; i++) fl_text_add(t, "%s *y%d, ", fl_cg_storage(out[i].type.dtype), i);
-  fl_text_add(t, "int *fault) {\n");
+  fl_text_add(t, "int *fault) {\n  FOLLOW;\n");
 }
 
 /* Coordinates c0, c1, ... of thread i, axes closest together in the output's memory fastest; o: its place there. */

@@ -185,7 +185,7 @@ static fl_status run_marked(fl_cuda_queue *q, const fl_work *work, int n, float 
   if (!s) s = transfer(q, work->after, work->n_after, q->stream);
   if (!s) s = fl_cuda_check(api->cuStreamSynchronize(q->stream), "profile");
   api->cuGraphExecDestroy(exec);
-  return s ? s : verdict(q);
+  return s ? s : verdict(q, false);
 }
 
 fl_status fl_cuda_profile(fl_queue *base, const fl_work *work, int n, double *us) {

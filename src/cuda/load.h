@@ -20,6 +20,17 @@ typedef struct fl_cu_module_s *fl_cu_module;
 typedef struct fl_cu_function_s *fl_cu_function;
 typedef uint64_t fl_cu_ptr;
 
+typedef struct fl_cu_launch_attr { /* CUlaunchAttribute */
+  int id, unused;
+  int value[16];
+} fl_cu_launch_attr;
+typedef struct fl_cu_launch { /* CUlaunchConfig */
+  unsigned grid[3], block[3], shared_bytes;
+  fl_cu_stream stream;
+  const fl_cu_launch_attr *attrs;
+  unsigned n_attrs;
+} fl_cu_launch;
+
 typedef struct fl_lt_handle_s *fl_lt_handle;
 typedef struct fl_lt_desc_s *fl_lt_desc;
 typedef struct fl_lt_layout_s *fl_lt_layout;

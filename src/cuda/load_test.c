@@ -8,7 +8,7 @@ FL_TEST(load_tells_what_is_missing_or_works) {
   const fl_cuda_api *api = NULL;
   fl_status first = fl_cuda_load(folders, &api);
   if (!first) {
-    FL_CHECK(api->device_count > 0 && api->driver_version > 0 && api->cuLaunchKernel && api->cudnnBackendExecute);
+    FL_CHECK(api->device_count > 0 && api->driver_version > 0 && api->cuLaunchKernelEx && api->cudnnBackendExecute);
     FL_CHECK_FAILS(fl_cuda_check(1, "a call"), FL_INTERNAL, "a call: CUDA_ERROR_INVALID_VALUE");
     return;
   }

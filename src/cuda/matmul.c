@@ -106,6 +106,11 @@ static void merge_batch(product *p) {
     p->dims[n - 1] = joins ? p->dims[n - 1] * p->dims[i] : p->dims[i];
   }
   p->n_batch = n;
+  if (n == 1 && p->m == 1 && !p->x[0].turned) { /* a row each: how far apart they are is their stride */
+    p->x[0].ld = p->x[0].batch[0] ? p->x[0].batch[0] : p->x[0].ld;
+    p->out.ld = p->out.batch[0];
+    if (p->has_residual) p->residual.ld = p->residual.batch[0];
+  }
   if (n != 1 || p->x[1].batch[0] || p->x[0].turned || p->x[0].batch[0] != p->m * p->x[0].ld ||
       p->out.batch[0] != p->m * p->out.ld || (p->has_residual && p->residual.batch[0] != p->m * p->residual.ld))
     return;

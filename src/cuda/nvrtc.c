@@ -25,7 +25,7 @@ struct fl_cuda_pending {
   fl_status status;
 };
 
-enum { BUCKETS = 256, ATTR_SHARED = 8 };
+enum { BUCKETS = 256, ATTR_SHARED = 8, ATTR_PROGRAMMATIC = 6 };
 
 static struct {
   pthread_mutex_t lock;
@@ -242,6 +242,7 @@ void fl_cuda_launch(const fl_run_args *a, fl_text *source, int64_t grid, int blo
     *source = (fl_text){0};
     return;
   }
+  bool follows = strstr(source->data, "FOLLOW;") != NULL;
   fl_text_free(source);
   if (grid == 0) return;
   if (!f || grid > INT32_MAX) {
@@ -250,7 +251,13 @@ void fl_cuda_launch(const fl_run_args *a, fl_text *source, int64_t grid, int blo
   }
   for (int i = 0; i < n_pointers; i++) params[i] = &pointers[i];
   if (shared_bytes > 48 << 10) api->cuFuncSetAttribute(f, ATTR_SHARED, (int)shared_bytes);
-  fl_cuda_note(q, fl_cuda_check(api->cuLaunchKernel(f, (unsigned)grid, 1, 1, (unsigned)block, 1, 1,
-                                                    (unsigned)shared_bytes, q->stream, params, NULL),
-                                "kernel launch"));
+  /* A kernel that says where it reads what the one before it wrote may be started while that one ends. */
+  const fl_cu_launch_attr early = {.id = ATTR_PROGRAMMATIC, .value = {1}};
+  fl_cu_launch launch = {.grid = {(unsigned)grid, 1, 1},
+                         .block = {(unsigned)block, 1, 1},
+                         .shared_bytes = (unsigned)shared_bytes,
+                         .stream = q->stream,
+                         .attrs = &early,
+                         .n_attrs = follows && q->device->arch >= 90 && api->driver_version >= 12030};
+  fl_cuda_note(q, fl_cuda_check(api->cuLaunchKernelEx(&launch, f, params, NULL), "kernel launch"));
 }

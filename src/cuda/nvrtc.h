@@ -1,6 +1,6 @@
 /* Generated kernels: compiled by NVRTC, kept in a table by their source and on disk by its hash.
  *
- * Sources define one function, `k`. The disk cache lies in $FRAMELIFT_CACHE_DIR, else $XDG_CACHE_HOME/framelift, else
+ * Sources define one function, `k`; one that begins with FOLLOW (prelude.cu) is launched early. The disk cache lies in $FRAMELIFT_CACHE_DIR, else $XDG_CACHE_HOME/framelift, else
  * ~/.cache/framelift; where it cannot be written, kernels are compiled in each process. A file's name holds the hash of source,
  * architecture and compiler version; a file that the driver does not load is compiled anew. */
 #ifndef FL_CUDA_NVRTC_H

@@ -5,6 +5,14 @@ struct f16 { unsigned short v; };
 struct bf16 { unsigned short v; };
 struct b8 { unsigned char v; };
 
+// A kernel whose first statement is FOLLOW may be launched before the one in front of it has ended: it waits there for that
+// one's results, and lets the next one come.
+#if __CUDA_ARCH__ >= 900
+#define FOLLOW asm volatile("griddepcontrol.wait;\n\tgriddepcontrol.launch_dependents;" ::: "memory")
+#else
+#define FOLLOW
+#endif
+
 #define INF __int_as_float(0x7f800000)
 #define NOT_A_NUMBER __int_as_float(0x7fc00000)
 

@@ -51,6 +51,7 @@ __device__ inline bool better(F a, i64 ka, F b, i64 kb) { // whether (a, ka) com
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) k(const T *x, U *y, int *fault) {
+  FOLLOW;
   __shared__ F scratch[33];
   __shared__ i64 places[33];
   const i64 r = WIDE ? (i64)blockIdx.x : (i64)blockIdx.x * THREADS + threadIdx.x;

@@ -28,6 +28,7 @@ __device__ inline F lanes_max(F v) {
 #endif
 
 extern "C" __global__ void __launch_bounds__(LANES *ROWS) k(const T *x, const U *w, const U *b, T *y, int *fault) {
+  FOLLOW;
 #if LANES > 32
   __shared__ F scratch[33];
 #endif
