@@ -7,7 +7,7 @@ import weakref
 from framelift import _C, backends
 from framelift.report import Explanation
 
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "fp16", "bf16")
 FALLBACKS = ("eager", "error")
 DEFAULT_TACTIC_MS = 200.0
 
@@ -37,7 +37,11 @@ def compile(
                difference comes from; "inductor": torch.compile's code generator on each recorded graph; "auto": the
                fastest of all these for each graph, by timing; a name given to register_backend; or a callable
                `backend(gm, example_inputs) -> callable`, gm being a torch.fx.GraphModule of torch.ops.aten calls
-    precision  "fp32"
+    precision  what engines on a GPU compute float32 operators in: "fp32"; "fp16" or "bf16": matrix products,
+               convolutions, attention and what follows them in half precision, inputs, weights and outputs as they are
+               outside. Operators whose results would differ from float32's (cosine under 0.999, overflow) are found
+               while an engine is checked, and stay float32. A model that is already .half() needs no option. Engines on
+               the CPU compute float32 always
     fallback   "eager": a call that cannot be captured runs as plain Python; "error": it raises RuntimeError with the
                reason
     threads    threads of the engine; None: as many as torch.get_num_threads()

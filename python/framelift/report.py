@@ -63,6 +63,8 @@ class Partition:
     steps: int
     arena_bytes: int
     const_bytes: int
+    device: str | None  # of the engine
+    precision: str | None  # "f16", "bf16": what it computes float32 operators in; None: as they were recorded
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Segment:
     dead: int
     parts: tuple
     eager: tuple
+    exact: tuple  # operators that low precision would have made wrong, and that stay float32
     cosine: float | None
     max_rel_err: float | None
     backend: str | None  # what was chosen for it, where a backend was asked
@@ -190,6 +193,11 @@ class Explanation:
         left = [e for s in self.graphs for e in s.eager if e.reason != DEAD]
         return tuple(sorted(left, key=lambda e: -e.count))
 
+    @property
+    def exact(self):
+        """Operators that engines of low precision compute in float32, since they would be wrong otherwise."""
+        return tuple(e for s in self.graphs for e in s.exact)
+
     def to_dict(self):
         summary = ("operators", "lowered", "dead", "coverage", "segments", "engines")
         return {
@@ -239,6 +247,11 @@ class Explanation:
                 [(str(e.count), e.op, e.reason, e.place, e.module or "") for e in self.eager],
             ),
             (
+                "kept in float32",
+                ("count", "operator", "reason", "line", "module"),
+                [(str(e.count), e.op, e.reason, e.place, e.module or "") for e in self.exact],
+            ),
+            (
                 "graph breaks",
                 ("line", "reason", "detail"),
                 [(b.place, b.reason, b.detail or "") for b in self.breaks],
@@ -275,7 +288,7 @@ class Explanation:
                 rows.append(
                     (
                         name,
-                        part.kind,
+                        " ".join(filter(None, (part.kind, part.device, part.precision))),
                         str(part.operators),
                         str(part.nodes) if is_engine else "",
                         str(part.steps) if is_engine else "",
@@ -322,6 +335,7 @@ def _segment(values):
         dead=values.get("dead", 0),
         parts=tuple(_row(Partition, p) for p in values.get("parts", ())),
         eager=tuple(_row(Eager, e) for e in values.get("eager", ())),
+        exact=tuple(_row(Eager, e) for e in values.get("exact", ())),
         cosine=verify.get("cosine"),
         max_rel_err=verify.get("max_rel_err"),
         backend=chosen.get("name"),

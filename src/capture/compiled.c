@@ -266,14 +266,14 @@ static PyObject *generator_state(PyObject *set_to) {
 }
 
 /* Verification runs random operators again: from the state the recording began with, and unseen afterwards. */
-static int verify(fl_rec *r, fl_trace *t, PyObject *generator) {
+static int verify(fl_rec *r, fl_trace *t, PyObject *generator, const fl_build_options *o) {
   PyObject **finals = collect_finals(r, t), *after = NULL;
   if (!finals) return PyErr_NoMemory(), -1;
   int rc = 0;
   if (t->random && !(after = generator_state(generator))) rc = -1;
   struct timespec start, end;
   clock_gettime(CLOCK_MONOTONIC, &start);
-  if (rc == 0) rc = fl_trace_verify(t, r->inputs, finals);
+  if (rc == 0) rc = fl_trace_verify(t, r->inputs, finals, o);
   clock_gettime(CLOCK_MONOTONIC, &end);
   t->build_ms[3] = (double)(end.tv_sec - start.tv_sec) * 1e3 + (double)(end.tv_nsec - start.tv_nsec) * 1e-6;
   if (after) {
@@ -337,8 +337,8 @@ static void finish(call *k, fl_rec *r, PyObject *result, PyObject *generator) {
     note_give_up(c, r);
     return;
   }
-  fl_build_options o = {!c->backend_eager, c->verify, c->tactic_ms, c->pool};
-  bool ok = fl_trace_build(t, &o) && (!c->verify || verify(r, t, generator) == 0);
+  fl_build_options o = {!c->backend_eager, c->verify, c->precision, c->tactic_ms, c->pool};
+  bool ok = fl_trace_build(t, &o) && (!c->verify || verify(r, t, generator, &o) == 0);
   ok = ok && (!c->segment_backend || ask_backend(c, r, t) == 0);
   if (PyErr_Occurred()) PyErr_Clear();
   if (ok && c->traces.len == FL_MAX_TRACES) {
@@ -513,6 +513,9 @@ PyObject *fl_compiled_new(PyObject *target, PyObject *options) {
   c->options = Py_NewRef(options);
   c->backend_eager = option_is(options, "backend", "eager");
   c->fallback_error = option_is(options, "fallback", "error");
+  c->precision = option_is(options, "precision", "fp16")   ? FL_F16
+                 : option_is(options, "precision", "bf16") ? FL_BF16
+                                                           : FL_F32;
   PyObject *backend = PyDict_GetItemString(options, "segment_backend");
   c->segment_backend = backend && backend != Py_None ? Py_NewRef(backend) : NULL;
   c->verify = !verify_on || PyObject_IsTrue(verify_on);

@@ -21,6 +21,7 @@ typedef struct fl_compiled {
   PyObject *target, *options, *weaklist;
   PyObject *segment_backend; /* asked what to do with each segment (fx.h), or NULL */
   bool backend_eager, fallback_error, verify;
+  fl_dtype precision; /* fl_build_options */
   int threads;
   double tactic_ms;
   fl_pool *pool;             /* shared by all callables of as many threads */

@@ -41,7 +41,13 @@ static PyObject *op_counts(const fl_trace *t, const fl_seg_part *p) {
   return d;
 }
 
-static PyObject *part_of(const fl_trace *t, const fl_seg_part *p) {
+static PyObject *device_of(const fl_segment *s) {
+  if (!s->backend) return Py_NewRef(Py_None);
+  if (fl_device_is_cpu(s->device)) return PyUnicode_FromString(s->backend->name);
+  return PyUnicode_FromFormat("%s:%d", s->backend->name, s->device.id);
+}
+
+static PyObject *part_of(const fl_trace *t, const fl_segment *s, const fl_seg_part *p) {
   const fl_plan *plan = p->engine ? fl_engine_plan(p->engine) : NULL;
   PyObject *d = PyDict_New();
   if (!d) return NULL;
@@ -50,6 +56,8 @@ static PyObject *part_of(const fl_trace *t, const fl_seg_part *p) {
       put(d, "reason", text(p->reason)) < 0 || put(d, "nodes", PyLong_FromLong(p->engine_nodes)) < 0 ||
       put(d, "steps", PyLong_FromSize_t(plan ? plan->run.len : 0)) < 0 ||
       put(d, "arena_bytes", PyLong_FromSize_t(plan ? plan->arena_bytes : 0)) < 0 ||
+      put(d, "device", plan ? device_of(s) : Py_NewRef(Py_None)) < 0 ||
+      put(d, "precision", text(plan && s->precision != FL_F32 ? fl_dtype_name(s->precision) : NULL)) < 0 ||
       put(d, "const_bytes", PyLong_FromSize_t(plan ? plan->const_bytes : 0)) < 0)
     Py_CLEAR(d);
   return d;
@@ -75,25 +83,36 @@ static bool runs_eagerly(const fl_segment *s, uint32_t node) {
   return false;
 }
 
-/* Operators left eager, one entry for each (operator, reason, line). */
-static PyObject *eager_of(const fl_trace *t, const fl_tstep *st) {
+typedef const char *(*reason_fn)(const fl_trace *t, const fl_tstep *st, uint32_t node);
+
+static const char *why_eager(const fl_trace *t, const fl_tstep *st, uint32_t i) {
+  return runs_eagerly(st->segment, st->first + i) ? st->segment->reasons[i] : NULL;
+}
+
+static const char *why_exact(const fl_trace *t, const fl_tstep *st, uint32_t i) {
   const fl_segment *s = st->segment;
+  return s->exact && s->exact[i] && !s->reasons[i] ? "its result in low precision is not float32's" : NULL;
+}
+
+/* Operators for which there is a reason, one entry for each (operator, reason, line). */
+static PyObject *nodes_with(const fl_trace *t, const fl_tstep *st, reason_fn why) {
   PyObject *list = PyList_New(0);
   uint32_t *first = fl_malloc((st->n + 1) * sizeof *first), n = 0;
   if (!first) Py_CLEAR(list);
   for (uint32_t i = 0; list && i < st->n; i++) {
     const fl_tnode *node = &t->nodes.data[st->first + i];
     uint32_t k = 0;
-    if (!s->reasons[i] || !runs_eagerly(s, st->first + i)) continue;
+    const char *reason = why(t, st, i);
+    if (!reason) continue;
     for (; k < n; k++) {
       const fl_tnode *o = &t->nodes.data[st->first + first[k]];
       if (o->schema == node->schema && o->line == node->line && same_text(o->file, node->file) &&
-          same_text(s->reasons[i], s->reasons[first[k]]))
+          same_text(reason, why(t, st, first[k])))
         break;
     }
     if (k == n) {
       first[n++] = i;
-      if (add(list, eager_entry(node, s->reasons[i])) < 0) Py_CLEAR(list);
+      if (add(list, eager_entry(node, reason)) < 0) Py_CLEAR(list);
     } else {
       PyObject *d = PyList_GET_ITEM(list, k);
       if (put(d, "count", PyLong_FromLong(PyLong_AsLong(PyDict_GetItemString(d, "count")) + 1)) < 0) Py_CLEAR(list);
@@ -109,11 +128,12 @@ static PyObject *segment_of(const fl_trace *t, const fl_tstep *st) {
   int lowered = 0, dead = s->lowered ? s->lowered->n_dead : 0;
   for (int i = 0; parts && i < s->n_parts; i++) {
     if (s->parts[i].kind == FL_PART_ENGINE) lowered += s->parts[i].n_nodes;
-    if (add(parts, part_of(t, &s->parts[i])) < 0) Py_CLEAR(parts);
+    if (add(parts, part_of(t, s, &s->parts[i])) < 0) Py_CLEAR(parts);
   }
   if (!d || !parts || put(d, "parts", Py_NewRef(parts)) < 0 ||
       put(d, "operators", PyLong_FromUnsignedLong(st->n)) < 0 || put(d, "lowered", PyLong_FromLong(lowered)) < 0 ||
-      put(d, "dead", PyLong_FromLong(dead)) < 0 || put(d, "eager", eager_of(t, st)) < 0)
+      put(d, "dead", PyLong_FromLong(dead)) < 0 || put(d, "eager", nodes_with(t, st, why_eager)) < 0 ||
+      put(d, "exact", nodes_with(t, st, why_exact)) < 0)
     Py_CLEAR(d);
   if (d && s->fx && put(d, "backend", Py_NewRef(s->fx->info)) < 0) Py_CLEAR(d);
   if (d && t->verified &&

@@ -11,10 +11,16 @@ static double now_ms(void) {
   return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
 }
 
+static void drop_parts(fl_segment *s) {
+  for (int i = 0; i < s->n_parts; i++) fl_engine_destroy(s->parts[i].engine);
+  s->n_parts = 0;
+  fl_lowered_destroy(s->lowered);
+  s->lowered = NULL;
+}
+
 void fl_segment_destroy(fl_segment *s) {
   if (!s) return;
-  for (int i = 0; i < s->n_parts; i++) fl_engine_destroy(s->parts[i].engine);
-  fl_lowered_destroy(s->lowered);
+  drop_parts(s);
   fl_aten_graph_destroy(s->aten);
   fl_free(s->values);
   fl_free(s->slots);
@@ -197,6 +203,9 @@ static void build_engine(fl_trace *t, uint32_t step, fl_segment *s, fl_seg_part 
   fl_compile_times times = {0};
   fl_status st = weights ? NULL : fl_oom();
   for (uint32_t i = 0; !st && i < s->n_slots; i++) weights[i] = t->weights.list.data[s->slots[i]].meta.data;
+  g->compute = s->precision;
+  g->exact = s->exact;
+  g->n_exact = s->exact ? t->steps.data[step].n : 0;
   if (!st) {
     Py_BEGIN_ALLOW_THREADS st = fl_engine_compile(g, &po, weights, s->n_slots, &times, &p->engine);
     Py_END_ALLOW_THREADS
@@ -244,6 +253,27 @@ static fl_status build_parts(fl_trace *t, uint32_t step, fl_segment *s, const fl
   return part_drops(t, step, s) ? NULL : fl_oom();
 }
 
+static fl_status lower_segment(fl_trace *t, uint32_t step, fl_segment *s, const fl_build_options *o) {
+  double start = now_ms();
+  fl_lower_options lo = {.supports = fl_plan_supports, .ctx = (void *)(uintptr_t)s->backend};
+  drop_parts(s);
+  FL_TRY(fl_lower(s->aten, &lo, &s->lowered));
+  t->build_ms[0] += now_ms() - start;
+  return build_parts(t, step, s, o);
+}
+
+/* Parts that could not be built in low precision get f32 again. False when there is none. */
+static bool keep_what_lacks_kernels(const fl_trace *t, uint32_t step, fl_segment *s) {
+  bool any = false;
+  for (int i = 0; i < s->n_parts; i++) {
+    const fl_seg_part *p = &s->parts[i];
+    if (p->kind != FL_PART_EAGER || !p->reason) continue;
+    any = true;
+    for (int k = 0; k < p->n_nodes; k++) s->exact[p->nodes[k] - t->steps.data[step].first] = true;
+  }
+  return any;
+}
+
 static fl_status build_segment(fl_trace *t, uint32_t step, fl_segment *s, const fl_build_options *o) {
   double start = now_ms();
   const char *why = NULL;
@@ -251,11 +281,23 @@ static fl_status build_segment(fl_trace *t, uint32_t step, fl_segment *s, const 
   s->backend = fl_device_backend(s->device, &why);
   if (!s->backend) return fl_fail(FL_UNSUPPORTED, "%s", why);
   if (!fl_device_enter(s->backend, s->device)) return fl_fail(FL_UNSUPPORTED, "a CUDA graph is being captured");
+  if (o->precision != FL_F32 && !fl_device_is_cpu(s->device)) {
+    s->precision = o->precision;
+    s->exact = fl_arena_alloc(&s->arena, t->steps.data[step].n + 1);
+    if (!s->exact) return fl_oom();
+  }
   FL_TRY(fl_segment_graph(t, step, s->device, &s->aten, &s->values, &s->slots, &s->n_slots));
-  fl_lower_options lo = {.supports = fl_plan_supports, .ctx = (void *)(uintptr_t)s->backend};
-  FL_TRY(fl_lower(s->aten, &lo, &s->lowered));
   t->build_ms[0] += now_ms() - start;
-  return build_parts(t, step, s, o);
+  FL_TRY(lower_segment(t, step, s, o));
+  return s->exact && keep_what_lacks_kernels(t, step, s) ? lower_segment(t, step, s, o) : NULL;
+}
+
+bool fl_segment_rebuild(fl_trace *t, uint32_t step, const fl_build_options *o) {
+  fl_segment *s = t->steps.data[step].segment;
+  fl_status bad = lower_segment(t, step, s, o);
+  bool ok = !bad || fl_segment_make_eager(t, &t->steps.data[step], keep_text(s, bad));
+  for (int k = 0; ok && k < s->n_parts; k++) t->eager_parts |= s->parts[k].kind == FL_PART_EAGER;
+  return ok;
 }
 
 bool fl_segment_make_eager(fl_trace *t, fl_tstep *st, const char *reason) {

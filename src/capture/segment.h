@@ -8,6 +8,7 @@
 typedef struct fl_build_options {
   bool lower; /* false: everything eager (backend "eager") */
   bool verify;
+  fl_dtype precision; /* what engines compute f32 operators in, where the device has it; FL_F32: as they are */
   double tactic_ms;
   fl_pool *pool; /* outlives the segments */
 } fl_build_options;
@@ -47,13 +48,18 @@ typedef struct fl_segment {
   fl_pool *pool;
   fl_device device; /* of the engines */
   const fl_backend *backend;
-  struct fl_fx *fx; /* what another backend made of it, or NULL (fx.h) */
+  fl_dtype precision; /* f16 or bf16: engines compute f32 operators in it, but for those in `exact` */
+  bool *exact;        /* by node of the segment; NULL unless precision is a low one */
+  struct fl_fx *fx;   /* what another backend made of it, or NULL (fx.h) */
 } fl_segment;
 
 /* Builds all segments of a trace. Never fails the call: what cannot be lowered runs eagerly, with a reason. False when
  * out of memory (no exception). Needs the GIL; releases it while planning. */
 bool fl_trace_build(fl_trace *t, const fl_build_options *options);
 void fl_segment_destroy(fl_segment *s); /* takes; NULL allowed */
+/* Builds the segment of a step anew, after a change of `exact` or of a node's pin. Where that fails, all of it is eager, with
+ * the reason. False when out of memory. */
+bool fl_segment_rebuild(fl_trace *t, uint32_t step, const fl_build_options *options);
 /* One eager part with everything in it, for this reason (kept by reference). False when out of memory. */
 bool fl_segment_make_eager(fl_trace *t, fl_tstep *step, const char *reason);
 
@@ -73,7 +79,7 @@ int fl_part_run(fl_trace *t, fl_segment *s, fl_seg_part *p, PyObject **values);
 
 /* Compares the engines' answers with eager's on these inputs; parts that differ are taken out of use.
  * `finals` holds the recorded results by value (NULL elsewhere). -1 with an exception. */
-int fl_trace_verify(fl_trace *t, PyObject *const *inputs, PyObject *const *finals);
+int fl_trace_verify(fl_trace *t, PyObject *const *inputs, PyObject *const *finals, const fl_build_options *options);
 
 /* *miss of a run that raised after effects had begun. */
 #define FL_RUN_NOT_TWICE "effects were done"

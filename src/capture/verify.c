@@ -104,10 +104,13 @@ static score compare(const fl_tensor_meta *got, const fl_tensor_meta *want) {
   return scored(dot, gg, ww, top, diff, same_holes);
 }
 
-static bool good(const score *s, fl_dtype dtype) {
+static bool is_low(fl_dtype dtype) { return dtype == FL_F16 || dtype == FL_BF16; }
+
+/* `precision`: what the engine computed in. */
+static bool good(const score *s, fl_dtype dtype, fl_dtype precision) {
   if (!s->same_holes) return false;
   if (!fl_dtype_is_float(dtype)) return s->max_rel == 0;
-  bool low = dtype == FL_F16 || dtype == FL_BF16;
+  bool low = is_low(dtype) || is_low(precision);
   return s->max_rel <= (low ? 0.05 : 5e-3) || (s->cosine >= (low ? 0.999 : 0.99999) && s->max_rel <= 0.1);
 }
 
@@ -140,8 +143,13 @@ static bool compare_tensors(fl_pool *pool, PyObject *got, PyObject *want, const 
   return y != NULL;
 }
 
+typedef struct judge {
+  fl_pool *pool;
+  fl_dtype precision; /* of the engines */
+} judge;
+
 /* Adds a comparison of two tensors to cosine and max_rel; false when they differ too much. */
-static bool check_pair(fl_pool *pool, PyObject *got, PyObject *want, float *cosine, float *max_rel) {
+static bool check_pair(const judge *j, PyObject *got, PyObject *want, float *cosine, float *max_rel) {
   fl_tensor_meta a, b;
   if (got == want) return true;
   fl_tensor_read(got, &a);
@@ -149,10 +157,10 @@ static bool check_pair(fl_pool *pool, PyObject *got, PyObject *want, float *cosi
   if (!a.ok || !b.ok) return a.ok == b.ok;
   if (!fl_type_equal(&a.type, &b.type)) return false;
   score s;
-  if (!compare_tensors(pool, got, want, &a, &b, &s)) return false;
+  if (!compare_tensors(j->pool, got, want, &a, &b, &s)) return false;
   if (s.cosine < *cosine) *cosine = (float)s.cosine;
   if (s.max_rel > *max_rel) *max_rel = (float)s.max_rel;
-  return good(&s, b.type.dtype);
+  return good(&s, b.type.dtype, j->precision);
 }
 
 /* --- runs --- */
@@ -201,27 +209,97 @@ static void disable(fl_trace *t, const fl_tstep *step, fl_seg_part *p, float cos
   t->eager_parts = true;
 }
 
+/* Runs an engine part on the operators' own inputs: 1 = it answers like them, 0 = it does not, -1 = exception. */
+static int part_is_right(fl_trace *t, const fl_tstep *step, fl_seg_part *p, PyObject *const *ref, float *cosine,
+                         float *max_rel) {
+  const judge by = {step->segment->pool, step->segment->precision};
+  PyObject **v = fl_calloc(t->values.len + 1, sizeof *v);
+  for (int j = 0; v && j < p->n_in; j++) v[p->in[j]] = Py_XNewRef(ref[p->in[j]]);
+  int got = v ? fl_part_run(t, step->segment, p, v) : (PyErr_NoMemory(), -1);
+  bool same = got == FL_OK;
+  for (int j = 0; same && j < p->n_out; j++) same = check_pair(&by, v[p->out[j]], ref[p->out[j]], cosine, max_rel);
+  values_free(t, v);
+  return got < 0 ? -1 : same;
+}
+
+static int segment_is_right(fl_trace *t, const fl_tstep *step, PyObject *const *ref) {
+  float cosine = 1, max_rel = 0;
+  int right = 1;
+  for (int k = 0; right == 1 && k < step->segment->n_parts; k++)
+    if (step->segment->parts[k].kind == FL_PART_ENGINE)
+      right = part_is_right(t, step, &step->segment->parts[k], ref, &cosine, &max_rel);
+  return right;
+}
+
+/* --- low precision --- */
+
+typedef struct cure {
+  fl_trace *t;
+  uint32_t step;
+  PyObject *const *ref;
+  const fl_build_options *options;
+  bool *pinned; /* operators found to need f32 */
+  int builds;   /* left */
+} cure;
+
+/* With operators below `n` in low precision, but for those pinned, and all others in f32. */
+static int right_below(cure *c, uint32_t n) {
+  fl_tstep *step = &c->t->steps.data[c->step];
+  for (uint32_t i = 0; i < step->n; i++) step->segment->exact[i] = i >= n || c->pinned[i];
+  c->builds--;
+  if (!fl_segment_rebuild(c->t, c->step, c->options)) return PyErr_NoMemory(), -1;
+  return segment_is_right(c->t, step, c->ref);
+}
+
+/* The first operator whose low precision makes the segment wrong is pinned, until it is right: found by bisection over the
+ * order of recording. Where that takes too many builds, or f32 is wrong as well, all of it is f32. */
+static int pin_what_overflows(cure *c) {
+  uint32_t n = c->t->steps.data[c->step].n;
+  int right = right_below(c, 0);
+  if (right != 1) return right;
+  while (c->builds > 0) {
+    uint32_t low = 0, high = n;
+    if ((right = right_below(c, n)) != 0) return right;
+    while (high - low > 1 && c->builds > 0) {
+      uint32_t middle = low + (high - low) / 2;
+      if ((right = right_below(c, middle)) < 0) return -1;
+      *(right ? &low : &high) = middle;
+    }
+    c->pinned[high - 1] = true;
+  }
+  return right_below(c, 0);
+}
+
+enum { MAX_BUILDS = 48 };
+
+static int cure_precision(fl_trace *t, uint32_t step, PyObject *const *ref, const fl_build_options *options) {
+  cure c = {t, step, ref, options, fl_calloc(t->steps.data[step].n + 1, 1), MAX_BUILDS};
+  int right = c.pinned ? pin_what_overflows(&c) : (PyErr_NoMemory(), -1);
+  fl_free(c.pinned);
+  return right;
+}
+
 /* Each engine part on the operators' own inputs: finds the part that is wrong, not those after it. */
-static int verify_parts(fl_trace *t, PyObject *const *inputs) {
+static int verify_parts(fl_trace *t, PyObject *const *inputs, const fl_build_options *options) {
   PyObject **ref = values_new(t, inputs);
   int rc = ref ? 0 : -1;
   for (size_t i = 0; rc == 0 && i < t->steps.len; i++) {
     const fl_tstep *step = &t->steps.data[i];
     rc = run_step(t, step, ref, true);
-    for (int k = 0; rc == 0 && has_engine(step->segment) && k < step->segment->n_parts; k++) {
+    if (rc || !has_engine(step->segment)) continue;
+    if (step->segment->exact) {
+      int right = segment_is_right(t, step, ref);
+      if (right == 0) right = cure_precision(t, (uint32_t)i, ref, options);
+      if (right < 0) rc = -1;
+    }
+    for (int k = 0; rc == 0 && k < step->segment->n_parts; k++) {
       fl_seg_part *p = &step->segment->parts[k];
-      if (p->kind != FL_PART_ENGINE) continue;
-      PyObject **v = fl_calloc(t->values.len + 1, sizeof *v);
-      for (int j = 0; v && j < p->n_in; j++) v[p->in[j]] = Py_XNewRef(ref[p->in[j]]);
-      int got = v ? fl_part_run(t, step->segment, p, v) : -1;
       float cosine = 1, max_rel = 0;
-      bool same = got == FL_OK;
-      for (int j = 0; same && j < p->n_out; j++)
-        same = check_pair(step->segment->pool, v[p->out[j]], ref[p->out[j]], &cosine, &max_rel);
-      values_free(t, v);
-      if (got < 0)
+      if (p->kind != FL_PART_ENGINE) continue;
+      int right = part_is_right(t, step, p, ref, &cosine, &max_rel);
+      if (right < 0)
         rc = -1;
-      else if (!same)
+      else if (!right)
         disable(t, step, p, cosine, max_rel);
     }
   }
@@ -229,11 +307,8 @@ static int verify_parts(fl_trace *t, PyObject *const *inputs) {
   return rc;
 }
 
-int fl_trace_verify(fl_trace *t, PyObject *const *inputs, PyObject *const *finals) {
-  fl_pool *pool = NULL; /* of any engine */
-  for (size_t i = 0; i < t->steps.len; i++)
-    if (has_engine(t->steps.data[i].segment)) pool = t->steps.data[i].segment->pool;
-  if (!pool || t->effects) return 0; /* with effects there is no engine part: rec_dispatch.c */
+/* The whole trace on the recorded inputs: 1, 0, or -1 with an exception. */
+static int trace_is_right(fl_trace *t, const judge *by, PyObject *const *inputs, PyObject *const *finals) {
   PyObject **v = values_new(t, inputs);
   if (!v) return -1;
   int rc = 0;
@@ -241,11 +316,26 @@ int fl_trace_verify(fl_trace *t, PyObject *const *inputs, PyObject *const *final
   for (size_t i = 0; rc == 0 && i < t->steps.len; i++) rc = run_step(t, &t->steps.data[i], v, false);
   bool same = rc == 0;
   for (size_t i = 0; same && i < t->values.len; i++)
-    if (finals[i]) same = v[i] && check_pair(pool, v[i], finals[i], &cosine, &max_rel);
+    if (finals[i]) same = v[i] && check_pair(by, v[i], finals[i], &cosine, &max_rel);
   values_free(t, v);
   if (rc < 0) return -1;
   t->cosine = cosine;
   t->max_rel = max_rel;
   t->verified = same;
-  return same ? 0 : verify_parts(t, inputs);
+  return same;
+}
+
+int fl_trace_verify(fl_trace *t, PyObject *const *inputs, PyObject *const *finals, const fl_build_options *options) {
+  judge by = {0};
+  for (size_t i = 0; i < t->steps.len; i++) {
+    const fl_segment *s = t->steps.data[i].segment;
+    if (!has_engine(s)) continue;
+    by.pool = s->pool;
+    if (s->precision != FL_F32) by.precision = s->precision;
+  }
+  if (!by.pool || t->effects) return 0; /* with effects there is no engine part: rec_dispatch.c */
+  int right = trace_is_right(t, &by, inputs, finals);
+  if (right == 0 && verify_parts(t, inputs, options) == 0 && by.precision != FL_F32)
+    right = trace_is_right(t, &by, inputs, finals);
+  return right < 0 || PyErr_Occurred() ? -1 : 0;
 }

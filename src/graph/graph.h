@@ -62,6 +62,11 @@ typedef struct fl_graph {
   FL_VEC(fl_vid) inputs;
   FL_VEC(fl_vid) outputs;
   uint32_t origin; /* given to nodes added from now on; UINT32_MAX at first */
+  /* For the pass `precision`: what f32 operators are computed in (f16, bf16; FL_F32, as at first: what they are), but for
+   * those of some origins. `exact` is borrowed, n_exact flags. */
+  fl_dtype compute;
+  const bool *exact;
+  uint32_t n_exact;
 } fl_graph;
 
 FL_MUST_USE fl_status fl_graph_create(fl_graph **out_graph);
