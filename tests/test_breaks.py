@@ -7,11 +7,14 @@ natively, or of the break shown in a trace.
 import contextvars
 import copy
 import functools
+import importlib
 import logging
 import math
 import os
 import random
+import sys
 import time
+import typing
 import warnings
 from collections import OrderedDict
 
@@ -55,6 +58,27 @@ def uses_logging(x):
 def uses_warnings(x):
     warnings.warn("careful", stacklevel=1)
     return LIN(x)
+
+
+@case(1, 3, 0)
+def imports_by_name(x):
+    return LIN(x) * len(importlib.import_module("math").__name__)
+
+
+@case(1, 3, 0)  # loaded by the first call, found loaded by the second
+def loads_a_module_by_name(x):
+    return LIN(x) * len(importlib.import_module("colorsys").rgb_to_hsv(0.1, 0.2, 0.3))
+
+
+class Pair(typing.NamedTuple):
+    first: torch.Tensor
+    second: float = 2.0
+
+
+@case(1, 3, 0)
+def uses_named_tuple(x):
+    pair = Pair(LIN(x))
+    return pair.first * pair.second
 
 
 @case(4, 0, 0)
@@ -275,6 +299,8 @@ def test_break(name, capsys, caplog):
         x = torch.randn(3, 4).abs() * (-1) ** (k // 2) * 10 ** (k // 2)
         with torch.no_grad():
             expected = target(x.clone())
+            if k == 0:
+                sys.modules.pop("colorsys", None)
             out, logged = capsys.readouterr().out, len(caplog.records)
             answer = fast(x)
         torch.testing.assert_close(answer, expected, rtol=1e-4, atol=1e-5)

@@ -17,7 +17,7 @@ static size_t table_mask, table_len;
 static destructor subtype_dealloc; /* of classes made by class statements */
 static PyTypeObject *partial_type, *cached_type;
 enum { TORCH_OWN = 4 };
-static PyObject *ops_types[TORCH_OWN], *ops_code[TORCH_OWN];
+static PyObject *ops_types[TORCH_OWN], *ops_code[TORCH_OWN], *import_code;
 static bool ready;
 
 /* The layout of bound slot wrappers is private, and has not changed since Python 2. */
@@ -229,6 +229,16 @@ static void init_torch_own(void) {
   }
 }
 
+/* The code of importlib that loads a module. */
+static void init_import(void) {
+  PyObject *module = PyImport_ImportModule("importlib._bootstrap");
+  PyObject *fn = module ? PyObject_GetAttrString(module, "_find_and_load") : NULL;
+  if (fn && PyFunction_Check(fn)) import_code = Py_NewRef(PyFunction_GET_CODE(fn));
+  Py_XDECREF(fn);
+  Py_XDECREF(module);
+  PyErr_Clear();
+}
+
 int fl_ccalls_init(void) {
   if (ready) return 0;
   fl_eval_pause(1);
@@ -237,6 +247,7 @@ int fl_ccalls_init(void) {
 #include "capture/ccalls.def"
 #undef FL_CCALLS
   init_torch_own();
+  init_import();
   fl_eval_pause(0);
   if (!ok) {
     if (!PyErr_Occurred()) PyErr_NoMemory();
@@ -356,6 +367,7 @@ bool fl_ccall_is_lazy_code(PyObject *code) {
     if (code == ops_code[i]) return true;
   return false;
 }
+bool fl_ccall_is_import_code(PyObject *code) { return code == import_code; }
 bool fl_ccall_is_partial(PyObject *obj) { return partial_type && PyObject_TypeCheck(obj, partial_type); }
 
 /* --- attributes in C --- */

@@ -67,6 +67,7 @@ bool fl_ccall_is_python_class(PyTypeObject *tp); /* made by a class statement */
 bool fl_ccall_is_cached(PyObject *obj);          /* functools.lru_cache's wrapper */
 bool fl_ccall_is_torch_ops(PyTypeObject *tp);    /* torch.ops, its namespaces and operators, which fill themselves in */
 bool fl_ccall_is_lazy_code(PyObject *code);      /* torch's own code of that kind; its C++ enters it too */
+bool fl_ccall_is_import_code(PyObject *code); /* importlib's, called with the name of a module that is to be loaded */
 bool fl_ccall_is_partial(PyObject *obj);
 
 /* C code is given `callable` and may call it: gives up unless what it runs is seen or pure. */

@@ -83,7 +83,8 @@ static PyObject *descr_get(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *
       get == PyClassMethod_Type.tp_descr_get || get == PyStaticMethod_Type.tp_descr_get ||
       get == PyClassMethodDescr_Type.tp_descr_get || get == PyGetSetDescr_Type.tp_descr_get ||
       get == PyMemberDescr_Type.tp_descr_get || get == PyInstanceMethod_Type.tp_descr_get ||
-      get == PyMethod_Type.tp_descr_get || get == PySuper_Type.tp_descr_get || fl_ccall_is_cached(descr))
+      get == PyMethod_Type.tp_descr_get || get == PySuper_Type.tp_descr_get || fl_ccall_is_cached(descr) ||
+      fl_ccall_type_class(dt) == FL_CC_TYPE) /* a named tuple's field */
     return get(descr, obj, type);
   fl_rec_give_up(r, "unknown C descriptor", dt->tp_name);
   return get(descr, obj, type);

@@ -114,6 +114,20 @@ static PyObject *evaluate(PyThreadState *ts, fl_frame *f, int throwflag, fl_rec 
   return res;
 }
 
+/* A module is loaded, by importlib.import_module and the like: unreported (eval_import.c). */
+static PyObject *run_import(PyThreadState *ts, fl_frame *f, int throwflag, fl_rec *r) {
+  PyObject *name = Py_XNewRef(fl_cpy_locals(f)[0]), *modules = PyImport_GetModuleDict();
+  fl_eval_here->r = NULL;
+  PyObject *v = fl_cpy_native(ts, f, throwflag);
+  fl_eval_here->r = r;
+  if (v && name && PyUnicode_CheckExact(name)) {
+    fl_tell(r, fl_rec_read_item(r, modules, name, PyDict_GetItemWithError(modules, name)));
+    PyErr_Clear();
+  }
+  Py_XDECREF(name);
+  return v;
+}
+
 static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
   fl_eval_state *st = fl_eval_here;
   char here;
@@ -129,6 +143,7 @@ static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
     st->paused--;
     return v;
   }
+  if (r && fl_ccall_is_import_code((PyObject *)fl_cpy_code(f))) return run_import(ts, f, throwflag, r);
   switch (fl_cpy_kind(f)) {
   case FL_FRAME_ASYNC: return run_natively(ts, f, throwflag, "async");
   case FL_FRAME_MAKES_GEN: {
