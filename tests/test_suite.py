@@ -85,7 +85,7 @@ def test_wrong_answers_are_seen(monkeypatch):
 
 
 def test_fields_are_shrunk_by_their_names():
-    from framelift.zoo.suite_transformers import _SMALL, _smaller
+    from framelift.zoo.suite_configs import _FEW, _OWN, _smaller
 
     fields = {
         "hidden_size": 768,
@@ -98,8 +98,20 @@ def test_fields_are_shrunk_by_their_names():
         "use_cache": True,
         "text_config": {"model_type": "x", "num_layers": 1, "d_model": 512, "layer_types": ["full"] * 12},
     }
-    small = _smaller(fields, _SMALL)
+    small = _smaller(fields, _OWN, False)
     assert small["hidden_size"] == 64 and small["num_hidden_layers"] == 2 and small["vocab_size"] == 512
     assert small["hidden_size"] % small["num_attention_heads"] == 0
     assert "pad_token_id" not in small and small["eos_token_id"] < 512 and small["use_cache"] is False
     assert small["text_config"] == {"model_type": "x", "num_layers": 1, "d_model": 64}
+    scaled = _smaller(fields, _FEW, True)  # by the factor that leaves two heads of the size they had
+    assert (scaled["num_attention_heads"], scaled["hidden_size"], scaled["num_hidden_layers"]) == (2, 128, 2)
+
+
+def test_arguments_are_repaired_by_what_an_error_says():
+    from framelift.zoo.suite_arguments import repaired
+
+    sound = {"input_features": torch.randn(1, 64, 80)}
+    wider = repaired(sound, RuntimeError("mat1 and mat2 shapes cannot be multiplied (64x80 and 128x64)"))
+    assert wider["input_features"].shape == (1, 64, 128)
+    ids = repaired({"input_ids": torch.tensor([[9, 400]])}, IndexError("index out of range in self"))
+    assert ids["input_ids"].max() < 8 and repaired(sound, ValueError("no")) is None

@@ -87,7 +87,9 @@ static uint32_t add_value(fl_rec *r, const fl_tval *v, PyObject *tensor) {
   fl_tval n = *v;
   if (n.storage == UINT32_MAX) {
     n.storage = (uint32_t)r->storage_head.len;
-    if (!FL_PUSH(&r->storage_head, UINT32_MAX) || !FL_PUSH(&r->storage_kind, (uint8_t)n.kind))
+    fl_base base = {FL_NO_TVAL, NULL};
+    if (!FL_PUSH(&r->storage_head, UINT32_MAX) || !FL_PUSH(&r->storage_kind, (uint8_t)n.kind) ||
+        !FL_PUSH(&r->storage_base, base))
       return oom(r), FL_NO_TVAL;
   }
   if (!FL_PUSH(&t->values, n)) return oom(r), FL_NO_TVAL;
@@ -123,7 +125,7 @@ uint32_t fl_rec_value_of(fl_rec *r, PyObject *tensor, const fl_schema *schema) {
     fl_rec_give_up(r, "a tensor made without an operator", schema->name);
     return FL_NO_TVAL;
   }
-  fl_tval v = {FL_TVAL_WEIGHT, index, w->meta, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX};
+  fl_tval v = {FL_TVAL_WEIGHT, index, w->meta, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX, false};
   return add_value(r, &v, tensor);
 }
 
@@ -134,16 +136,22 @@ uint32_t fl_rec_own(fl_rec *r, PyObject *tensor) {
     fl_rec_give_up(r, "a tensor that cannot be followed", why);
     return FL_NO_TVAL;
   }
-  fl_tval v = {FL_TVAL_WEIGHT, index, r->trace->weights.list.data[index].meta, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX};
+  fl_tval v = {FL_TVAL_WEIGHT, index, r->trace->weights.list.data[index].meta, FL_NO_TVAL, FL_NO_TVAL,
+               UINT32_MAX,     false};
   return add_value(r, &v, tensor);
 }
 
 uint32_t fl_rec_result(fl_rec *r, PyObject *tensor, uint32_t node, uint32_t view_of, uint32_t alias_of) {
-  fl_tval v = {FL_TVAL_RESULT, node, {0}, view_of, alias_of, UINT32_MAX};
+  fl_tval v = {FL_TVAL_RESULT, node, {0}, view_of, alias_of, UINT32_MAX, false};
   fl_tensor_read(tensor, &v.meta);
+  const char *data = v.meta.data;
   v.meta.data = NULL;
   if (alias_of != FL_NO_TVAL) v.storage = r->trace->values.data[alias_of].storage;
-  return add_value(r, &v, tensor);
+  uint32_t id = add_value(r, &v, tensor);
+  if (id == FL_NO_TVAL || view_of != FL_NO_TVAL) return id;
+  /* New memory, or written in place while nobody else looks on: all there is of it. */
+  r->storage_base.data[r->trace->values.data[id].storage] = (fl_base){id, data};
+  return id;
 }
 
 int fl_rec_aliases(fl_rec *r, uint32_t value) {
@@ -408,7 +416,7 @@ fl_rec *fl_rec_begin(PyObject *target, PyObject *const *args, size_t n_pos, PyOb
   if (!(*why_not = fl_torch_state_why_not(&t->state)))
     *why_not = fl_argspec_make(&t->args, &t->arena, args, n_pos, kwnames, r->inputs, &r->covered);
   for (int i = 0; !*why_not && i < t->args.n_inputs; i++) {
-    fl_tval v = {FL_TVAL_INPUT, (uint32_t)i, t->args.inputs[i].meta, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX};
+    fl_tval v = {FL_TVAL_INPUT, (uint32_t)i, t->args.inputs[i].meta, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX, false};
     v.meta.data = NULL;
     if (add_value(r, &v, r->inputs[i]) == FL_NO_TVAL) *why_not = "out of memory";
   }
@@ -434,7 +442,8 @@ static bool ask_tensor(void *ctx, PyObject *tensor, uint32_t *out_value) {
   uint32_t index;
   if (!fl_ptrmap_get(&r->known, tensor, NULL) || fl_weights_add(&r->trace->weights, tensor, false, &index))
     return false;
-  fl_tval v = {FL_TVAL_WEIGHT, index, r->trace->weights.list.data[index].meta, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX};
+  fl_tval v = {FL_TVAL_WEIGHT, index, r->trace->weights.list.data[index].meta, FL_NO_TVAL, FL_NO_TVAL,
+               UINT32_MAX,     false};
   *out_value = add_value(r, &v, tensor);
   return *out_value != FL_NO_TVAL;
 }
@@ -485,6 +494,7 @@ void fl_rec_free(fl_rec *r) {
   fl_free(r->live.data);
   fl_free(r->storage_head.data);
   fl_free(r->storage_kind.data);
+  fl_free(r->storage_base.data);
   fl_free(r->pending.data);
   fl_free(r->module_names.data);
   fl_free(r->module_stack.data);

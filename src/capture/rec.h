@@ -14,6 +14,12 @@ typedef struct fl_live {
   uint32_t next;  /* another live tensor of the same storage, or UINT32_MAX */
 } fl_live;
 
+/* The value that holds all of a storage now, and where that lies; value FL_NO_TVAL: there is none. */
+typedef struct fl_base {
+  uint32_t value;
+  const char *data; /* address only */
+} fl_base;
+
 typedef struct fl_pending { /* a place that existed before and was written to: rec_effects.c */
   fl_write_kind kind;
   PyObject *obj, *key; /* strong; of a container written as a whole the key is NULL */
@@ -41,7 +47,8 @@ struct fl_rec {
   fl_reason why;
   fl_ptrmap live_of; /* tensor address -> live entry */
   FL_VEC(fl_live) live;
-  FL_VEC(uint32_t) storage_head;   /* storage -> first live entry */
+  FL_VEC(uint32_t) storage_head; /* storage -> first live entry */
+  FL_VEC(fl_base) storage_base;
   FL_VEC(uint8_t) storage_kind;    /* fl_tval_kind of the tensor that owns the memory */
   fl_ptrmap fresh, covered, known; /* made in this call / in the arguments / read through a guard */
   FL_VEC(fl_pending) pending;
@@ -77,6 +84,11 @@ uint32_t fl_rec_result(fl_rec *r, PyObject *tensor, uint32_t node, uint32_t view
 /* How many other tensors still alive share this value's memory. */
 int fl_rec_aliases(fl_rec *r, uint32_t value);
 const char *fl_rec_module(const fl_rec *r);
+
+/* rec_writes.c: an operator writes to a tensor made in the call whose memory others share. True when that can be said by
+ * values: then, once the operator's node `by` and its result are recorded, fl_rec_view_written says it. */
+bool fl_rec_view_write(fl_rec *r, PyObject *tensor, fl_base *out_base);
+void fl_rec_view_written(fl_rec *r, PyObject *tensor, fl_base base, const fl_tnode *by);
 
 /* The dispatch mode's object (one for the process) and its method. New reference. */
 PyObject *fl_rec_mode_new(void);

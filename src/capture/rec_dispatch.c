@@ -17,7 +17,8 @@ typedef struct op_call {
     uint32_t value;
     const char *lo, *hi;
   } tensors[MAX_TENSORS];
-  const char *pin;
+  PyObject *written; /* what it writes, where others share that memory and values can say so */
+  fl_base base;      /* of that memory */
 } op_call;
 
 static PyObject *arg_of(const op_call *c, int i) {
@@ -153,10 +154,14 @@ static void note_write(op_call *c, PyObject *tensor, PyObject *result) {
   } else if (kind == FL_TVAL_INPUT) {
     r->effects = true;
     run_eagerly(r, "writes to an argument");
-  } else if (fl_rec_aliases(r, v))
-    run_eagerly(r, "writes to memory that other tensors share");
-  else if (!given_back(result, tensor))
+  } else if (!given_back(result, tensor))
     run_eagerly(r, "changes a tensor without giving it back");
+  else if (!fl_rec_aliases(r, v))
+    return;
+  else if (!c->written && fl_rec_view_write(r, tensor, &c->base))
+    c->written = tensor;
+  else
+    run_eagerly(r, "writes to memory that other tensors share");
 }
 
 static void watch(op_call *c, PyObject *tensor) {
@@ -299,6 +304,7 @@ static void record(op_call *c, fl_tnode *n, PyObject *result) {
   }
   int at = 0;
   take_result(c, result, id, n->outs, &at);
+  if (c->written && !r->gave_up) fl_rec_view_written(r, c->written, c->base, n);
 }
 
 /* A tensor made from Python values: each replay gets its own copy of a constant, as each call made its own tensor. */

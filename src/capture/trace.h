@@ -28,6 +28,7 @@ typedef struct fl_tval {
   uint32_t view_of;    /* the value it is a view of in eager, or FL_NO_TVAL */
   uint32_t alias_of;   /* view_of, or the value an in-place operator renamed to this */
   uint32_t storage;    /* the same number: memory shared in eager */
+  bool whole;          /* known to begin where its memory does */
 } fl_tval;
 
 /* An argument of a recorded operator as it was given. */

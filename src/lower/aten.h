@@ -52,6 +52,7 @@ typedef struct fl_aten_value {
   int64_t strides[FL_MAX_RANK];
   uint32_t index;    /* INPUT: position in inputs; WEIGHT: weight slot; RESULT: node */
   const void *data;  /* WEIGHT: borrowed, valid during lowering and building; else NULL */
+  bool whole;        /* known to begin where its memory does: its storage offset is 0 */
   uint32_t alias_of; /* the value this one shares memory with in eager (view, in-place), or FL_ATEN_NONE */
 } fl_aten_value;
 

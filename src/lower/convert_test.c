@@ -133,6 +133,18 @@ FL_TEST(views) {
   check_graph("x = input f32[2,4,6]\na, b, c = aten.split.Tensor(self=x, split_size=3, dim=-1) : f32[2,4,3] of x, "
               "f32[2,4,3] of x, f32[2,4,0] of x\nr = aten.add.Tensor(self=a, other=b) : f32[2,4,3]\nreturn r\n",
               "start=0 stop=3|start=3 stop=6|add(");
+  /* y[:, 1:3, ::2] of a fresh y, and back into it; what an argument's memory begins with is not known */
+  check_graph("x = input f32[2,4,6]\ny = aten.clone.default(self=x) : f32[2,4,6]\n"
+              "v = aten.as_strided.default(self=y, size=[2,2,3], stride=[24,6,2], storage_offset=6) : f32[2,2,3] of y\n"
+              "w = aten.add_.Tensor(self=v, other=1, alpha=1) : f32[2,2,3] of v\n"
+              "r = aten.as_strided_scatter.default(self=y, src=w, size=[2,2,3], stride=[24,6,2], storage_offset=6) : "
+              "f32[2,4,6]\nreturn r\n",
+              "dims=[2,4,3,2]|start=1 stop=3|start=0 stop=1|add(|cat(|cat(|dims=[2,4,6]");
+  check_declined(
+      "x = input f32[2,4,6]\ny = aten.relu.default(self=x) : f32[2,4,6]\n"
+      "r = aten.as_strided_scatter.default(self=x, src=y, size=[2,4,6], stride=[24,6,1], storage_offset=0) : "
+      "f32[2,4,6]\nreturn r\n",
+      "strides set by hand");
   check_graph("x = input f32[2,9,4,4]\nr = aten.pixel_shuffle.default(self=x, upscale_factor=3) : f32[2,1,12,12]\n"
               "return r\n",
               "dims=[2,1,3,3,4,4]|perm=[0,1,4,2,5,3]|dims=[2,1,12,12]");

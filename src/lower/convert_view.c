@@ -276,19 +276,3 @@ void fl_convert_dropout(fl_cv *c) {
   if (train && fl_cv_float(c, "p", 0.5) != 0) fl_cv_decline(c, "dropout in training mode is random");
   fl_cv_result(c, 0, fl_cv_arg(c, fl_cv_has(c, "input") ? "input" : "self"));
 }
-
-/* Strides that change nothing: only axes of one element differ, as pooling code writes them. */
-void fl_convert_as_strided(fl_cv *c) {
-  fl_vid x = fl_cv_arg(c, "self");
-  int64_t size[FL_MAX_RANK], stride[FL_MAX_RANK];
-  int n = fl_cv_ints(c, "size", size, FL_MAX_RANK), m = fl_cv_ints(c, "stride", stride, FL_MAX_RANK);
-  if (!fl_cv_ok(c)) return;
-  const fl_aten_value *self = &c->aten->values.data[fl_aten_arg(c->node, "self")->v.value];
-  /* The offset of a fresh tensor is 0; that of a view was not recorded. */
-  bool same = n == self->type.rank && m == n;
-  if (fl_cv_has(c, "storage_offset")) same &= self->alias_of == FL_ATEN_NONE && !fl_cv_int(c, "storage_offset", 0);
-  for (int i = 0; i < n && same; i++)
-    same = size[i] == self->type.dims[i] && (size[i] == 1 || stride[i] == self->strides[i]);
-  if (!same) fl_cv_decline(c, "strides set by hand");
-  fl_cv_result(c, 0, x);
-}

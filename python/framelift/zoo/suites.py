@@ -40,17 +40,23 @@ def first_line(error):
     return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__
 
 
-def accepted(model, candidates):
-    """The first keyword arguments that a model takes; NotBuilt with the first candidate's error where it takes none."""
+def accepted(model, candidates, repaired=lambda kwargs, error: None):
+    """The first (args, kwargs) that a model takes; NotBuilt with the first candidate's error where it takes none.
+
+    repaired(kwargs, error) may give other arguments to try after an error.
+    """
     errors = []
-    for candidate in candidates:
-        args, kwargs = candidate
-        try:
-            with torch.no_grad():
-                model(*args, **kwargs)
-            return candidate
-        except Exception as error:  # whatever a model's code raises about its arguments
-            errors.append(first_line(error))
+    for args, kwargs in candidates:
+        for _ in range(3):
+            try:
+                with torch.no_grad():
+                    model(*args, **kwargs)
+                return args, kwargs
+            except Exception as error:  # whatever a model's code raises about its arguments
+                errors.append(first_line(error))
+                kwargs = repaired(kwargs, error)
+            if kwargs is None:
+                break
     raise NotBuilt(f"no arguments fit: {errors[0] if errors else 'none are known for its signature'}")
 
 

@@ -1,0 +1,165 @@
+"""Arguments for a model of transformers, guessed from the names of forward()'s parameters and its configuration."""
+
+import inspect
+import re
+
+import torch
+
+from framelift.zoo.suite_configs import VOCABULARY
+
+LENGTH = 16
+FRAMES = 64
+GRID = 4  # patches each way of an image given as patches
+_PARTS = ("text_config", "vision_config", "audio_config", "encoder", "encoder_config", "decoder", "backbone_config")
+_IMAGES = ("pixel_values", "pixel_values_videos", "input_values", "input_features")
+
+
+def candidates(model, config):
+    """(args, kwargs) to try, those with most inputs first."""
+    parameters = inspect.signature(model.forward).parameters
+    main = model.main_input_name
+    mains = [main] if isinstance(main, str) else list(main)
+    texts, decoder = _texts(parameters, config)
+    found = []
+    for name in _IMAGES:
+        for value in _media(name, config) if name in parameters else ():
+            found.append({name: value, **decoder})
+            if texts:
+                found.append({**texts, name: value, **decoder})
+    text = [{**texts, **decoder}] if texts else []
+    both = [c for c in found if "input_ids" in c]
+    alone = [c for c in found if "input_ids" not in c]
+    ordered = both + text + alone if "input_ids" in mains else alone + both + text
+    rest = [{**c, **extra} for c in [*text, *alone, {}] for extra in _others(parameters, config, c)]
+    return [((), kwargs) for kwargs in ordered + rest if kwargs]
+
+
+def repaired(kwargs, error):
+    """The same arguments with what an error message asks for, or None."""
+    text = str(error)
+    widths = re.search(r"cannot be multiplied \(\d+x\d+ and (\d+)x\d+\)|normalized_shape=\[(\d+)\]", text)
+    audio = next((n for n in ("input_features", "input_values") if n in kwargs), None)
+    if widths and audio and kwargs[audio].ndim == 3:
+        width = int(widths[1] or widths[2])
+        if width <= 1024 and kwargs[audio].shape[-1] != width:
+            return {**kwargs, audio: torch.randn(1, FRAMES, width)}
+    if "index out of range" in text and "input_ids" in kwargs and kwargs["input_ids"].max() > 8:
+        return {k: v % 7 + 1 if k.endswith("input_ids") else v for k, v in kwargs.items()}
+    return None
+
+
+def _texts(parameters, config):
+    size = config.get_text_config().vocab_size if hasattr(config.get_text_config(), "vocab_size") else VOCABULARY
+    size = min(size, VOCABULARY - 40) if isinstance(size, int) and size > 6 else VOCABULARY - 40
+    ids = torch.randint(min(5, size - 2), size, (2, 1, LENGTH))
+    decoder = "decoder_input_ids" in parameters and getattr(config, "is_encoder_decoder", False)
+    return {"input_ids": ids[0]} if "input_ids" in parameters else {}, {"decoder_input_ids": ids[1]} if decoder else {}
+
+
+def _field(config, *keys, default, kind=(int,)):
+    """The first of these fields that is set, in the configuration or in a part of it."""
+    for part in [config, *(getattr(config, part, None) for part in _PARTS)]:
+        for key in keys:
+            value = part.get(key) if isinstance(part, dict) else getattr(part, key, None)
+            if isinstance(value, kind) and not isinstance(value, bool) and value:
+                return value
+    return default
+
+
+def _others(parameters, config, given):
+    """Further arguments: all that are required and known, then with masks, then with the other optional ones."""
+    required = {n for n, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
+    known = {n: make for n, make in _KNOWN.items() if n in parameters and n not in given}
+    made = {n: make(config) for n, make in known.items()}
+    needed = {n: made[n] for n in required if n in made}
+    if not required <= {*needed, *given} and required != {"kwargs"}:
+        return []
+    masks = {n: v for n, v in made.items() if "mask" in n or "types" in n or n.endswith("type_ids")}
+    patches = _patches(config)
+    found = [needed, needed | masks, needed | made]
+    if "grid_thw" in required:
+        tokens = {"hidden_states": patches} if "hidden_states" in parameters else {"pixel_values": patches}
+        found.insert(0, needed | tokens)
+    if "spatial_shapes" in required:
+        mask = torch.ones(1, GRID * GRID, dtype=torch.long)
+        found.insert(0, needed | {"pixel_values": patches[None], "pixel_attention_mask": mask})
+    return found
+
+
+def _patches(config):
+    patch = _field(config, "patch_size", default=16)
+    temporal = _field(config, "temporal_patch_size", default=1)
+    channels = _field(config, "in_channels", "num_channels", "in_chans", default=3)
+    return torch.randn(GRID * GRID, channels * temporal * patch * patch)
+
+
+def _hidden(config, length=8):
+    return torch.randn(1, length, _field(config, "hidden_size", "d_model", default=64))
+
+
+def _series(config):
+    length = _field(config, "context_length", default=32)
+    lags = _field(config, "lags_sequence", default=[0], kind=(list,))
+    channels = _field(config, "num_input_channels", "input_size", default=1)
+    values = torch.randn(1, length + max(lags), channels)
+    return values[..., 0] if hasattr(config, "lags_sequence") and channels == 1 else values
+
+
+def _time(length):
+    def make(config):
+        steps = length(config)
+        return torch.randn(1, steps, _field(config, "num_time_features", default=1))
+
+    return make
+
+
+_KNOWN = {
+    "attention_mask": lambda c: torch.ones(1, LENGTH, dtype=torch.long),
+    "decoder_attention_mask": lambda c: torch.ones(1, LENGTH, dtype=torch.long),
+    "mm_token_type_ids": lambda c: torch.zeros(1, LENGTH, dtype=torch.int),
+    "token_type_ids": lambda c: torch.zeros(1, LENGTH, dtype=torch.long),
+    "input_features_mask": lambda c: torch.ones(1, FRAMES, dtype=torch.long),
+    "grid_thw": lambda c: torch.tensor([[1, GRID, GRID]]),
+    "spatial_shapes": lambda c: torch.tensor([[GRID, GRID]]),
+    "visual_feats": lambda c: torch.randn(1, 8, _field(c, "visual_feat_dim", default=64)),
+    "visual_pos": lambda c: torch.rand(1, 8, _field(c, "visual_pos_dim", default=4)),
+    "query_embeds": _hidden,
+    "noise_embeds": _hidden,
+    "context_hidden_states": _hidden,
+    "encoder_hidden_states": _hidden,
+    "hidden_states": lambda c: _hidden(c, LENGTH),
+    "inputs_embeds": lambda c: _hidden(c, LENGTH),
+    "past_values": _series,
+    "past_observed_mask": lambda c: torch.ones_like(_series(c)),
+    "past_time_features": _time(lambda c: _series(c).shape[1]),
+    "future_time_features": _time(lambda c: _field(c, "prediction_length", default=1)),
+    "future_values": lambda c: torch.randn(1, _field(c, "prediction_length", default=1)),
+    "input": lambda c: torch.randn(1, 3, 64, 64),
+    "input_points": lambda c: torch.tensor([[[[20.0, 30.0]]]]),
+    "bbox": lambda c: torch.zeros(1, LENGTH, 4, dtype=torch.long),
+    "audio_codes": lambda c: torch.zeros(1, 8, LENGTH, dtype=torch.long),
+}
+
+
+def _media(name, config):
+    """Tensors that an image, video or audio input may be."""
+    if name.startswith("pixel_values"):
+        kinds = (int, list, tuple)
+        size = _field(config, "image_size", "input_size", "img_size", default=64, kind=kinds)
+        height, width = (size, size) if isinstance(size, int) else (size[-2], size[-1])
+        channels = _field(config, "num_channels", "in_channels", "in_chans", default=3)
+        sizes = dict.fromkeys([(height, width), (64, 64), (224, 224)])
+        images = [torch.randn(1, channels, h, w) for h, w in sizes]
+        frames = _field(config, "num_frames", "frames_per_clip", default=4)
+        videos = [torch.randn(1, frames, channels, height, width)]
+        return videos + images if name.endswith("videos") else images + videos
+    keys = ("num_mel_bins", "feature_size", "input_feat_per_channel", "num_mels", "feature_projection_input_dim")
+    mels = _field(config, *keys, default=80)
+    frames = min(_field(config, "max_length", "num_frames", default=FRAMES), 1024)
+    positions = _field(config, "max_source_positions", default=32)
+    wave = torch.randn(1, 8000)
+    if name == "input_values":
+        return [wave, torch.randn(1, frames, mels), wave[:, None]]
+    bins = dict.fromkeys([mels, 128, 80, 160, 64])
+    rows = [torch.randn(1, length, m) for m in bins for length in dict.fromkeys([FRAMES, frames])]
+    return [rows[0], torch.randn(1, mels, 2 * positions), *rows[1:], *(torch.randn(1, m, FRAMES) for m in bins)]
