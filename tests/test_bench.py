@@ -10,6 +10,7 @@ import torch
 
 from framelift import zoo
 from framelift.bench import compare, interleave, peers, run
+from framelift.zoo import text, vision
 
 TINY = "tiny_model:tiny"
 
@@ -140,6 +141,34 @@ def test_zoo_knows_its_names():
         zoo.load("resnet18", 0)
     with pytest.raises(ValueError, match="tiny_model:absent"):
         zoo.load("tiny_model:absent")
+
+
+def test_zoo_has_sizes_for_gpus_and_for_tests():
+    assert set(zoo.GPU) <= set(zoo.names())
+    model, (image,) = vision.BUILDERS["squeezenet1_1"](zoo.Scale(gpu=True))
+    assert image.shape == (16, 3, 224, 224) and not model.training
+    assert zoo.load("squeezenet1_1").args[0].shape == (1, 3, 224, 224)
+    small = zoo.load("hf_T5", small=True, dtype="fp16")
+    assert {p.dtype for p in small.model.parameters()} == {torch.float16}
+    assert {k: (v.dtype, tuple(v.shape)) for k, v in small.kwargs.items()} == {
+        "input_ids": (torch.int64, (1, 16)),
+        "decoder_input_ids": (torch.int64, (1, 16)),
+    }
+    _, (ids,) = text.BUILDERS["hf_GPT2"](zoo.Scale(batch=2, gpu=True))
+    assert ids.shape == (2, 1024)
+    with pytest.raises(ValueError, match="dtype is 'fp8'; must be one of fp32, fp16, bf16"):
+        zoo.load("resnet18", dtype="fp8")
+
+
+def test_zoo_lets_nothing_hide_behind_zeros():
+    """timm and torchvision can begin with zeros as the last scale of each residual branch."""
+    for name in ("resnet50", "timm_regnet", "timm_nfnet"):
+        entry = zoo.load(name, small=True)
+        for key, parameter in entry.model.named_parameters():
+            assert parameter.any() or key.endswith("bias"), f"{name}: {key}"
+        with torch.inference_mode():
+            answer = entry.model(*entry.args)
+        assert 1e-3 < answer.std() < 10
 
 
 def test_zoo_repeats_itself():

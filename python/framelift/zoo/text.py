@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -10,20 +11,83 @@ import torch
 
 from framelift.zoo.torchvision_import import import_torchvision
 
-# name -> (model class, config class, config arguments, sequence length); default configurations are the base sizes
+CPU_LENGTH = 128
+SMALL_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model of transformers: its classes there, and its size; default configurations are the base sizes."""
+
+    model: str
+    config: str
+    options: dict = field(default_factory=dict)
+    gpu_length: int = 512  # tokens, as in TorchBench
+    small: dict = field(default_factory=dict)  # options of the small one
+    decoder: bool = False  # takes decoder_input_ids too
+
+
+_SMALL_BERT = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "vocab_size": 512,
+}
+_SMALL_BART = {"d_model": 64, "vocab_size": 512} | {
+    f"{side}_{key}": value
+    for side in ("encoder", "decoder")
+    for key, value in (("layers", 2), ("ffn_dim", 128), ("attention_heads", 4))
+}
+# facebook/bart-base; the default configuration is bart-large's
+_BART_BASE = {"d_model": 768} | {
+    f"{side}_{key}": value
+    for side in ("encoder", "decoder")
+    for key, value in (("layers", 6), ("ffn_dim", 3072), ("attention_heads", 12))
+}
 TRANSFORMERS = {
-    "hf_Bert": ("BertForMaskedLM", "BertConfig", {}, 128),
-    "hf_DistilBert": ("DistilBertForMaskedLM", "DistilBertConfig", {}, 128),
-    "hf_Roberta": ("RobertaForMaskedLM", "RobertaConfig", {}, 128),
-    "hf_Albert": (
+    "hf_Bert": Row("BertForMaskedLM", "BertConfig", small=_SMALL_BERT),
+    "hf_DistilBert": Row(
+        "DistilBertForMaskedLM",
+        "DistilBertConfig",
+        small={"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128, "vocab_size": 512},
+    ),
+    "hf_Roberta": Row("RobertaForMaskedLM", "RobertaConfig", small=_SMALL_BERT),
+    "hf_Albert": Row(
         "AlbertForMaskedLM",
         "AlbertConfig",
         {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
-        128,
+        small=_SMALL_BERT | {"embedding_size": 32},
     ),
-    "hf_Electra": ("ElectraForMaskedLM", "ElectraConfig", {}, 128),
-    "hf_GPT2": ("GPT2LMHeadModel", "GPT2Config", {"use_cache": False}, 128),
-    "hf_OPT": ("OPTForCausalLM", "OPTConfig", {"use_cache": False}, 128),
+    "hf_Electra": Row("ElectraForMaskedLM", "ElectraConfig", small=_SMALL_BERT | {"embedding_size": 32}),
+    "hf_GPT2": Row(
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        {"use_cache": False},
+        gpu_length=1024,
+        small={"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 512},
+    ),
+    "hf_OPT": Row(
+        "OPTForCausalLM",
+        "OPTConfig",
+        {"use_cache": False},
+        small=_SMALL_BERT | {"ffn_dim": 128, "word_embed_proj_dim": 64},
+    ),
+    "hf_Bart": Row(
+        "BartForConditionalGeneration",
+        "BartConfig",
+        {"use_cache": False} | _BART_BASE,
+        small=_SMALL_BART,
+        decoder=True,
+    ),
+    "hf_T5": Row(
+        "T5ForConditionalGeneration",
+        "T5Config",
+        {"use_cache": False, "decoder_start_token_id": 0},
+        gpu_length=2048,
+        small={"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "vocab_size": 512},
+        decoder=True,
+    ),
 }
 SENTENCES = (
     "A graph compiler turns a model into a plan of kernels.",
@@ -64,31 +128,24 @@ def load_minilm():
     return tokenizer, transformers.AutoModel.from_pretrained(folder).eval()
 
 
-def _minilm(batch):
+def _minilm(scale):
     tokenizer, model = load_minilm()
-    count = batch or 4
-    sentences = [SENTENCES[i % len(SENTENCES)] for i in range(count)]
+    sentences = [SENTENCES[i % len(SENTENCES)] for i in range(scale.batch or 4)]
     return model, (), dict(tokenizer(sentences, padding=True, return_tensors="pt"))
 
 
-def _masked_or_causal(name, batch):
+def _made(name, scale):
     transformers = _transformers()
-    model_class, config_class, options, length = TRANSFORMERS[name]
-    config = getattr(transformers, config_class)(**options)
-    model = getattr(transformers, model_class)(config).eval()
-    return model, (torch.randint(5, config.vocab_size, (batch or 1, length)),)
-
-
-def _t5(batch):
-    transformers = _transformers()
-    config = transformers.T5Config(use_cache=False, decoder_start_token_id=0)
-    model = transformers.T5ForConditionalGeneration(config).eval()
-    ids = torch.randint(5, config.vocab_size, (2, batch or 1, 128))
+    row = TRANSFORMERS[name]
+    options = row.options | row.small if scale.small else row.options
+    config = getattr(transformers, row.config)(**options)
+    model = getattr(transformers, row.model)(config).eval()
+    length = SMALL_LENGTH if scale.small else row.gpu_length if scale.gpu else CPU_LENGTH
+    shape = (scale.batch or 1, length)
+    if not row.decoder:
+        return model, (torch.randint(5, config.vocab_size, shape),)
+    ids = torch.randint(5, config.vocab_size, (2, *shape))
     return model, (), {"input_ids": ids[0], "decoder_input_ids": ids[1]}
 
 
-BUILDERS = {
-    "minilm": _minilm,
-    **{name: partial(_masked_or_causal, name) for name in TRANSFORMERS},
-    "hf_T5": _t5,
-}
+BUILDERS = {"minilm": _minilm, **{name: partial(_made, name) for name in TRANSFORMERS}}
