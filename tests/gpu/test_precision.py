@@ -66,14 +66,15 @@ class Overflows(nn.Module):
         self.a, self.b, self.c = (nn.Linear(64, 64) for _ in range(3))
 
     def forward(self, x):
-        x = torch.relu(self.a(x))
-        big = self.b(x * 3000) * 3000  # beyond 65504
-        return self.c(big / 9e6)
+        big = self.b(torch.relu(self.a(x)))  # beyond 65504
+        return self.c(big / 1e6)
 
 
 def test_what_overflows_stays_float32():
     torch.manual_seed(0)
     m = Overflows().cuda().eval()
+    with torch.no_grad():
+        m.b.weight.mul_(1e6)
     fast = framelift.compile(m, precision="fp16")
     with torch.inference_mode():
         for _ in range(3):
@@ -81,8 +82,8 @@ def test_what_overflows_stays_float32():
             y, want = fast(x), m(x)
             assert torch.isfinite(y).all() and cosine(y, want) > 0.999
     e = framelift.explain(fast)
-    assert 1 <= len(e.exact) <= 4 and e.engines == 1, str(e)
-    assert any("mul" in x.op or "linear" in x.op for x in e.exact)
+    assert 1 <= len(e.exact) <= 2 and e.engines == 1, str(e)
+    assert "linear" in e.exact[0].op
     assert "kept in float32" in str(e)
 
 
