@@ -10,6 +10,11 @@ import torch
 import framelift
 from framelift.bench import compare
 
+if os.environ.get("FRAMELIFT_TEST_DEVICE") == "cuda":
+    # Programs that name no device make their tensors on the GPU. (A default device would be a function mode.)
+    torch.set_default_tensor_type(torch.cuda.FloatTensor)
+    torch.backends.cudnn.allow_tf32 = False
+
 MIN_COSINE = 0.99999
 MAX_REL_ERR = 1e-3
 

@@ -42,7 +42,7 @@ static struct {
   PyObject *is_conj, *is_neg;
   PyObject *set_grad, *grad_on, *inference_on, *autocast_on, *default_dtype, *function_depth, *dispatch_depth;
   PyObject *function_on, *deterministic, *functorch_peek, *tracing;
-  PyObject *push, *pop, *threads;
+  PyObject *push, *pop, *threads, *tf32_matmul, *tf32_conv;
   PyObject *compiler_dict, *compiling_name;
 } T;
 
@@ -123,6 +123,8 @@ int fl_interop_init(void) {
       {&T.push, "_C._push_on_torch_dispatch_stack"},
       {&T.pop, "_C._pop_torch_dispatch_stack"},
       {&T.threads, "get_num_threads"},
+      {&T.tf32_matmul, "_C._get_cublas_allow_tf32"},
+      {&T.tf32_conv, "_C._get_cudnn_allow_tf32"},
   };
   for (size_t i = 0; i < sizeof table / sizeof *table; i++)
     if (!(*table[i].to = path(torch, table[i].from))) goto fail;
@@ -403,6 +405,13 @@ int fl_torch_threads(void) {
   int n = 1;
   if (call_int(T.threads, &n) < 0) PyErr_Clear();
   return n > 0 ? n : 1;
+}
+
+int fl_torch_tf32(void) {
+  int matmul = call_true(T.tf32_matmul, NULL), conv = call_true(T.tf32_conv, NULL);
+  if (matmul < 0 || conv < 0)
+    PyErr_Clear(); /* set in torch's old way and in its new one: what is not allowed is right */
+  return (matmul > 0 ? FL_TF32_MATMUL : 0) | (conv > 0 ? FL_TF32_CONV : 0);
 }
 
 bool fl_torch_state_covers(PyObject *c) {

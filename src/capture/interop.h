@@ -64,6 +64,10 @@ int fl_torch_state_read(fl_torch_state *out); /* 0, or -1 with an exception */
 const char *fl_torch_state_why_not(const fl_torch_state *s);
 bool fl_torch_state_equal(const fl_torch_state *a, const fl_torch_state *b);
 
+/* Whether f32 may be multiplied as TF32 on a GPU, as the program has set it: FL_TF32_* bits. No exception. */
+enum { FL_TF32_MATMUL = 1, FL_TF32_CONV = 2 };
+int fl_torch_tf32(void);
+
 int fl_grad_enabled(void);     /* 1, 0, or -1 */
 int fl_grad_set(bool enabled); /* 0 or -1 */
 int fl_torch_threads(void);    /* torch.get_num_threads(); at least 1 */

@@ -33,6 +33,7 @@ typedef struct fl_problem {
   bool constant[FL_MAX_OPERANDS]; /* known before the first run: may be packed */
   fl_type out[FL_PW_MAX_OUTPUTS];
   int threads;
+  bool tf32;                        /* products of f32 may be rounded to TF32 on the way, where a GPU has it */
   const struct fl_backend *backend; /* whose kernel is asked; NULL on the CPU is fine */
 } fl_problem;
 

@@ -11,6 +11,7 @@ typedef struct fl_cuda_params {
   fl_op op;
   int n_in, n_out;
   bool absent[FL_MAX_OPERANDS], constant[FL_MAX_OPERANDS];
+  bool tf32; /* fl_problem.tf32 */
   fl_attrs attrs;
   fl_pw_program program; /* FL_OP_POINTWISE */
 } fl_cuda_params;

@@ -14,6 +14,7 @@ enum { /* cublasLt.h, cublas_api.h, library_types.h */
        R_16F = 2,
        R_16BF = 14,
        COMPUTE_32F = 68,
+       COMPUTE_32F_FAST_TF32 = 77,
        DESC_TRANSA = 3,
        DESC_TRANSB = 4,
        DESC_EPILOGUE = 7,
@@ -172,12 +173,16 @@ static fl_status set_preferences(const call *c, const fl_cuda_api *api, objects 
 static int op_a(const product *p) { return p->trans_b != p->x[1].turned; }
 static int op_b(const product *p) { return p->x[0].turned; }
 
+static int compute_of(const product *p) {
+  return p->q->tf32 && p->a->out[0].type.dtype == FL_F32 ? COMPUTE_32F_FAST_TF32 : COMPUTE_32F;
+}
+
 static fl_status set_up(const call *c, const fl_cuda_api *api, objects *o) {
   const product *p = c->p;
   int type = type_of(p->a->out[0].type.dtype), a = op_a(p), b = op_b(p);
   int64_t rows[4] = {p->trans_b ? p->k : p->n, p->k, p->n, p->n},
           cols[4] = {p->trans_b ? p->n : p->k, p->m, p->m, p->m};
-  FL_TRY(lt(api->cublasLtMatmulDescCreate(&o->desc, COMPUTE_32F, R_32F), "description"));
+  FL_TRY(lt(api->cublasLtMatmulDescCreate(&o->desc, compute_of(p), R_32F), "description"));
   FL_TRY(lt(api->cublasLtMatmulDescSetAttribute(o->desc, DESC_TRANSA, &a, sizeof a), "transpose"));
   FL_TRY(lt(api->cublasLtMatmulDescSetAttribute(o->desc, DESC_TRANSB, &b, sizeof b), "transpose"));
   FL_TRY(lt(api->cublasLtMatmulDescSetAttribute(o->desc, DESC_EPILOGUE, &p->epilogue, sizeof p->epilogue), "epilogue"));
@@ -218,10 +223,11 @@ static struct {
 
 static void write_key(fl_text *t, const call *c, const fl_cuda_device *d) {
   const product *p = c->p;
-  fl_text_add(
-      t, "matmul lt %zu type %d m %" PRId64 " n %" PRId64 " k %" PRId64 " ops %d%d epilogue %d bias %d residual %d",
-      d->api->cublaslt_version, (int)p->a->out[0].type.dtype, p->m, p->n, p->k, op_a(p), op_b(p), p->epilogue,
-      p->bias != NULL, p->has_residual);
+  fl_text_add(t,
+              "matmul lt %zu type %d compute %d m %" PRId64 " n %" PRId64 " k %" PRId64
+              " ops %d%d epilogue %d bias %d residual %d",
+              d->api->cublaslt_version, (int)p->a->out[0].type.dtype, compute_of(p), p->m, p->n, p->k, op_a(p), op_b(p),
+              p->epilogue, p->bias != NULL, p->has_residual);
   fl_text_add(t, " cold %d%d batch %d", p->q->constant[0], p->q->constant[1], c->count);
   for (int i = 0; i < 4; i++) {
     fl_text_add(t, " ld %" PRId64 " align %u", c->sides[i]->ld, alignment_of(c->data[i]));

@@ -22,6 +22,7 @@ const char *fl_cuda_plan_base(const fl_problem *p, fl_arena *arena, fl_kernel_pl
   q->op = p->op;
   q->n_in = p->n_in;
   q->n_out = p->n_out;
+  q->tf32 = p->tf32;
   memcpy(q->absent, p->absent, sizeof q->absent);
   memcpy(q->constant, p->constant, sizeof q->constant);
   q->attrs = *p->attrs;

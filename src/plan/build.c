@@ -180,6 +180,7 @@ static fl_status new_problem(fl_builder *b, const fl_node *n, fl_problem **out) 
   fl_problem *p = fl_arena_alloc(&b->plan->arena, sizeof *p);
   if (!p) return fl_oom();
   fill_problem(b->g, n, b->locs, program_of(b, n) == FL_RUN, b->options->threads, b->plan->backend, p);
+  p->tf32 = n->op == FL_OP_MATMUL ? b->options->tf32_matmul : b->options->tf32_conv;
   p->attrs = fl_arena_memdup(&b->plan->arena, &n->attrs, sizeof n->attrs);
   if (!p->attrs) return fl_oom();
   if (is_pointwise(n)) {

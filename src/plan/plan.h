@@ -69,8 +69,9 @@ typedef struct fl_plan {
 typedef struct fl_plan_options {
   const fl_backend *backend; /* NULL = fl_backend_cpu */
   int threads;
-  double tactic_budget_ms; /* time to spend on measuring kernels against each other; 0 = cost model alone */
-  fl_pool *pool;           /* what tactics are measured with; NULL = one thread */
+  double tactic_budget_ms;     /* time to spend on measuring kernels against each other; 0 = cost model alone */
+  fl_pool *pool;               /* what tactics are measured with; NULL = one thread */
+  bool tf32_matmul, tf32_conv; /* fl_problem.tf32 of matrix products, and of convolutions */
   const int64_t (*out_strides)[FL_MAX_RANK]; /* of each graph output: dense, in any order. NULL = contiguous */
 } fl_plan_options;
 

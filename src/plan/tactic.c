@@ -18,7 +18,8 @@ static bool operands_equal(const fl_problem *a, const fl_problem *b, int i) {
 }
 
 bool fl_problem_equal(const fl_problem *a, const fl_problem *b) {
-  if (a->op != b->op || a->n_in != b->n_in || a->n_out != b->n_out || a->threads != b->threads) return false;
+  if (a->op != b->op || a->n_in != b->n_in || a->n_out != b->n_out || a->threads != b->threads || a->tf32 != b->tf32)
+    return false;
   if (!a->program != !b->program || (a->program && !fl_pw_equal(a->program, b->program))) return false;
   for (int i = 0; i < a->n_in; i++)
     if (!operands_equal(a, b, i)) return false;

@@ -206,3 +206,25 @@ def test_several_devices():
                 x = torch.randn(4, 3, 32, 32, device=f"cuda:{i}", dtype=torch.float16)
                 close(fast(x), model(x))
             whole(fast)
+
+
+def test_tf32_as_the_program_allows():
+    model = nn.Linear(512, 512, bias=False).cuda()
+    fast = framelift.compile(model)
+    x = torch.randn(64, 512, device="cuda")
+    want = x.double() @ model.weight.double().t()
+
+    def error():
+        return ((fast(x).double() - want).abs().max() / want.abs().max()).item()
+
+    with torch.inference_mode():
+        error()
+        assert error() < 2e-6
+        torch.backends.cuda.matmul.allow_tf32 = True
+        try:
+            error()
+            assert 1e-5 < error() < 5e-3
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = False
+        assert error() < 2e-6
+    assert framelift.explain(fast).recorded == 2
