@@ -212,7 +212,8 @@ void fl_impl_take(PyObject *tensor, int rank, fl_impl_snapshot *out) {
   out->storage = fl_impl_pointer(out->body + l->storage);
   out->counter = fl_impl_pointer(out->body + l->counter);
   if (!out->storage || !out->counter) return;
-  memcpy(out->bytes, out->body + l->first, l->length);
+  memset(&out->bytes, 0, sizeof out->bytes);
+  memcpy(&out->bytes, out->body + l->first, l->length);
   out->data = (void *)(uintptr_t)fl_impl_pointer(out->storage + l->data);
   memcpy(&out->version, out->counter + l->version, sizeof out->version);
   out->ok = true;

@@ -13,7 +13,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { FL_IMPL_BYTES = 256 };
+enum { FL_IMPL_BYTES = 192 };
 
 /* Byte offsets; usable when `ok`. */
 typedef struct fl_impl_layout {
@@ -31,12 +31,16 @@ extern fl_impl_layout fl_impl_at;
 
 void fl_impl_init(void); /* once, after torch is imported; leaves no exception */
 
+typedef struct fl_impl_bytes {
+  uint64_t word[FL_IMPL_BYTES / sizeof(uint64_t)];
+} fl_impl_bytes;
+
 typedef struct fl_impl_snapshot {
   bool ok;
   const char *body, *storage, *counter;
   void *data;
   uint32_t version;
-  unsigned char bytes[FL_IMPL_BYTES];
+  fl_impl_bytes bytes;
 } fl_impl_snapshot;
 
 void fl_impl_take(PyObject *tensor, int rank, fl_impl_snapshot *out);
@@ -52,7 +56,7 @@ static inline bool fl_impl_same(PyObject *tensor, const fl_impl_snapshot *s) {
   const fl_impl_layout *l = &fl_impl_at;
   uint32_t version;
   if (!s->ok || fl_impl_pointer((const char *)tensor + l->impl) != s->body) return false;
-  if (memcmp(s->body + l->first, s->bytes, l->length)) return false;
+  if (memcmp(s->body + l->first, &s->bytes, l->length)) return false;
   memcpy(&version, s->counter + l->version, sizeof version);
   return version == s->version && fl_impl_pointer(s->storage + l->data) == (const char *)s->data;
 }

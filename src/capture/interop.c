@@ -43,7 +43,7 @@ static struct {
   PyGetSetDef *requires_grad, *version;
   PyObject *is_conj, *is_neg;
   PyObject *set_grad, *grad_on, *inference_on, *autocast_on, *default_dtype, *function_depth, *dispatch_depth;
-  PyObject *function_on, *deterministic, *functorch_peek, *tracing;
+  PyObject *function_on, *deterministic, *functorch_peek, *tracing, *is_tracing;
   PyObject *push, *pop, *threads, *tf32_matmul, *tf32_conv;
   PyObject *compiler_dict, *compiling_name;
 } T;
@@ -122,6 +122,7 @@ int fl_interop_init(void) {
       {&T.deterministic, "_C._get_deterministic_algorithms"},
       {&T.functorch_peek, "_C._functorch.peek_interpreter_stack"},
       {&T.tracing, "_C._get_tracing_state"},
+      {&T.is_tracing, "_C._is_tracing"},
       {&T.push, "_C._push_on_torch_dispatch_stack"},
       {&T.pop, "_C._pop_torch_dispatch_stack"},
       {&T.threads, "get_num_threads"},
@@ -440,8 +441,9 @@ int fl_torch_tf32(void) {
 }
 
 bool fl_torch_state_covers(PyObject *c) {
-  PyObject *const known[] = {T.grad_on,        T.inference_on, T.autocast_on,    T.default_dtype, T.function_depth,
-                             T.dispatch_depth, T.function_on,  T.functorch_peek, T.tracing,       T.deterministic};
+  PyObject *const known[] = {T.grad_on,        T.inference_on,   T.autocast_on,  T.default_dtype,
+                             T.function_depth, T.dispatch_depth, T.function_on,  T.functorch_peek,
+                             T.tracing,        T.is_tracing,     T.deterministic};
   for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
     if (c == known[i]) return true;
     /* Builtin functions reached under two names are two objects with one definition. */

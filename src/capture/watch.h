@@ -30,9 +30,18 @@ static inline bool fl_watch_add(fl_watches *w, const void *at, uint64_t want) {
 }
 
 static inline bool fl_watch_same(const fl_watches *w) {
-  uint64_t differ = 0;
-  for (size_t i = 0; i < w->len; i++) differ |= fl_word(w->data[i].at) ^ w->data[i].want;
-  return !differ;
+  const fl_watch *x = w->data;
+  uint64_t a = 0, b = 0;
+  size_t i = 0;
+  /* Two chains; vectors would only gather what is loaded word by word anyway. */
+  for (; i + 2 <= w->len; i += 2) {
+    uint64_t one = fl_word(x[i].at), two = fl_word(x[i + 1].at);
+    a |= one ^ x[i].want;
+    b |= two ^ x[i + 1].want;
+    __asm__("" : "+r"(a), "+r"(b));
+  }
+  if (i < w->len) a |= fl_word(x[i].at) ^ x[i].want;
+  return !(a | b);
 }
 
 #endif
