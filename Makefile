@@ -21,11 +21,15 @@ SOURCES := CMakeLists.txt pyproject.toml $(shell find src include python cli -ty
 PY_DIRS := $(wildcard python tests tools bench fuzz)
 C_FILES = $(shell find src include cli tests -type f -name '*.[ch]' 2>/dev/null)
 
-.PHONY: help setup demo test ctest pytest lint format fuzz conformance bench dev clean distclean
+# A Python whose PyTorch sees the GPU; nothing is installed for it.
+GPU_PYTHON ?= $(if $(wildcard $(PY)),$(PY),$(PYTHON))
+DTYPE ?= fp16
+
+.PHONY: help setup demo test ctest pytest lint format fuzz conformance bench gpu-test gpu-bench gpu-build dev clean distclean
 .DEFAULT_GOAL := help
 
 help: ## print this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 # --- what is installed ---
 
@@ -102,6 +106,26 @@ conformance: setup ## CPython's own tests under our evaluator, each Python found
 
 bench: $(VENV)/.framelift $(VENV)/.bench ## every model against eager, torch.compile, OpenVINO, ONNX Runtime (ARGS=...)
 	$(PY) -m framelift bench $(ARGS)
+
+# Without a GPU both say so and fail; ALLOW_NO_GPU=1 lets them pass.
+NO_GPU = $(GPU_PYTHON) -c 'import torch; print("no GPU:" if torch.version.cuda else "no CUDA in", "PyTorch", \
+           torch.__version__); raise SystemExit(not torch.cuda.is_available())'
+WITH_GPU = if ! why=$$($(NO_GPU)); then echo "make $@: $$why ($(GPU_PYTHON)); GPU_PYTHON names another Python"; \
+             [ -n "$(ALLOW_NO_GPU)" ]; exit; fi; set -e;
+
+gpu-build:
+	@cmake -S . -B $(BUILD)/gpu -GNinja --log-level=WARNING -DFL_TESTS=ON \
+	  -DPython_EXECUTABLE=$$($(GPU_PYTHON) -c 'import sys; print(sys.executable)')
+	@cmake --build $(BUILD)/gpu -j $(JOBS)
+
+gpu-test: ## kernels and models on a CUDA device (ALLOW_NO_GPU=1 passes without one)
+	@$(WITH_GPU) $(MAKE) --no-print-directory gpu-build; $(BUILD)/gpu/cuda_test; \
+	PYTHONPATH=python $(GPU_PYTHON) -m pytest tests/gpu $(ARGS)
+
+gpu-bench: ## models of TorchBench on a CUDA device, beside eager and torch.compile (DTYPE=fp16, ARGS=...)
+	@$(WITH_GPU) $(MAKE) --no-print-directory gpu-build; export PYTHONPATH=python; \
+	$(GPU_PYTHON) -m framelift bench --device cuda --dtype $(DTYPE) --json $(BUILD)/gpu/rows.json $(ARGS) || failed=1; \
+	$(GPU_PYTHON) bench/gpu_table.py $(BUILD)/gpu/rows.json; exit $${failed:-0}
 
 dev: $(VENV)/.base ## build the extension into python/framelift, for PYTHONPATH=python
 	cmake -S . -B $(BUILD)/dev -GNinja --log-level=WARNING -DFL_TESTS=ON \

@@ -1,16 +1,20 @@
 """The command `framelift`: bench, explain, ops."""
 
 import argparse
-import contextlib
 import json
 import os
 import sys
+import time
 
 import framelift
 
 
+class _WrongUse(Exception):
+    """Options that do not go together, or not with this machine."""
+
+
 def main(argv=None):
-    """Runs the command and returns its exit status: 0 done, 1 failed, 2 wrong use (from argparse), 130 interrupted."""
+    """Runs the command and returns its exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
     args = _parser().parse_args(argv)
     try:
         return args.run(args)
@@ -20,6 +24,9 @@ def main(argv=None):
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except _WrongUse as error:
+        print(f"framelift: error: {error}", file=sys.stderr)
+        return 2
     except (ValueError, RuntimeError, ImportError, OSError) as error:
         print(f"framelift: error: {error}", file=sys.stderr)
         return 1
@@ -50,14 +57,18 @@ def _add_bench(commands):
     )
     bench.add_argument("--list", action="store_true", help="print the names of the models and stop")
     bench.add_argument("--batch", type=_positive, metavar="N", help="batch size (default: the model's own)")
-    bench.add_argument("--dtype", choices=["fp32"], default="fp32")
-    bench.add_argument("--device", choices=["cpu"], default="cpu")
+    bench.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="cuda: other models, in the sizes that suit it (cpu)"
+    )
+    bench.add_argument(
+        "--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="of model and inputs, on cuda (fp32)"
+    )
     bench.add_argument(
         "--against",
         type=_peer_names,
         metavar="PEERS",
         help="compile,openvino,onnxruntime, all or none; eager always takes part and may be named "
-        "(default: those installed)",
+        "(default: those installed; on cuda there is compile)",
     )
     bench.add_argument("--rounds", type=_positive, default=10, metavar="N", help="turns of each contender (10)")
     bench.add_argument("--threads", type=_positive, metavar="N", help="threads of each contender (torch's default)")
@@ -67,7 +78,12 @@ def _add_bench(commands):
         nargs="?",
         const="-",
         metavar="FILE",
-        help="one JSON object per line: to FILE, beside the table, or without FILE to stdout, instead of it",
+        help="one JSON object per line: to FILE, beside the table, or without FILE to stdout, instead of it; "
+        "a model that FILE has is not measured again",
+    )
+    bench.add_argument("--fresh", action="store_true", help="measure models again that FILE has")
+    bench.add_argument(
+        "--budget", type=_positive, metavar="S", help="begin no model that would not be done after S seconds in all"
     )
     bench.add_argument(
         "--suite",
@@ -102,36 +118,32 @@ def _add_explain(commands):
 
 def _bench(args):
     from framelift import zoo
-    from framelift.bench import run
+    from framelift.bench.rows import Rows
 
     if args.suite:
         return _suite(args)
+    default = zoo.GPU if args.device == "cuda" else zoo.names()
     if args.list:
-        print("\n".join(zoo.names()))
+        print("\n".join(default))
         return 0
-    names = args.only or zoo.names()
+    names = args.only or default
     unknown = [n for n in names if ":" not in n and n not in zoo.names()]
     if unknown:
         raise ValueError(f"no model is named {unknown[0]!r}; `framelift bench --list` prints the names")
-    against = run.available_peers() if args.against is None else args.against
-    options = {"batch": args.batch, "against": against, "rounds": args.rounds, "threads": args.threads}
-    rows = []
+    measure, against = _measurement(args)
     to_stdout = args.json == "-"
-    with (
-        contextlib.nullcontext(sys.stdout if to_stdout else None)
-        if to_stdout or args.json is None
-        else open(args.json, "w", encoding="utf-8") as lines,
-        _Progress(len(names), quiet=to_stdout) as progress,
-    ):
-        for name in names:
-            progress.start(name)
-            if args.in_process:
-                row = run.measure(name, on_stage=progress.stage, **options)
-            else:
-                row = run.measure_apart(name, timeout=args.timeout, **options)
+    kept = Rows(None if to_stdout else args.json)
+    rows = []
+    with _Progress(len(names), quiet=to_stdout) as progress:
+        for name in _within_budget(args, names, against, kept):
+            row = None if args.fresh else kept.get(name, args.device, args.dtype, args.batch)
+            if row is None:
+                progress.start(name)
+                row = measure(name, progress)
+                kept.add(row)
             rows.append(row)
-            if lines:
-                print(json.dumps(row), file=lines, flush=True)
+            if to_stdout:
+                print(json.dumps(row), flush=True)
     if not to_stdout:
         _print_bench(rows, against)
     for row in rows:
@@ -141,9 +153,66 @@ def _bench(args):
     return 1 if any("error" in row for row in rows) else 0
 
 
+def _measurement(args):
+    """(measure(name, progress), peers) of a device; _WrongUse where it cannot be had here."""
+    from framelift.bench import peers, run
+
+    known = peers.PEERS if args.device == "cpu" else peers.CUDA_PEERS
+    for peer in args.against or ():
+        if peer not in known:
+            raise _WrongUse(f"--against {peer}: on {args.device} the peers are eager, {', '.join(known)}")
+    against = args.against
+    if args.device == "cpu":
+        if args.dtype != "fp32":
+            raise _WrongUse(f"--dtype {args.dtype}: the CPU is measured in fp32; add --device cuda")
+        against = run.available_peers() if against is None else against
+        options = {"batch": args.batch, "against": against, "rounds": args.rounds, "threads": args.threads}
+
+        def measure(name, progress):
+            if args.in_process:
+                return run.measure(name, on_stage=progress.stage, **options)
+            return run.measure_apart(name, timeout=args.timeout, **options)
+
+        return measure, against
+    from framelift.bench import gpu
+
+    reason = gpu.why_not(args.dtype)
+    if reason:
+        raise _WrongUse(f"--device cuda: {reason}")
+    against = list(known) if against is None else against
+    options = {"dtype": args.dtype, "batch": args.batch, "against": against, "rounds": args.rounds}
+
+    def measure_on_gpu(name, progress):
+        if args.in_process:
+            return {"model": name, "device": "cuda", "dtype": args.dtype, **gpu.measure(name, **options)}
+        return gpu.measure_apart(name, timeout=args.timeout, **options)
+
+    return measure_on_gpu, against
+
+
+def _within_budget(args, names, against, kept):
+    """The names, until one is not expected to be measured before --budget seconds are over."""
+    start = time.monotonic()
+    for i, name in enumerate(names):
+        if args.budget and (args.fresh or not kept.get(name, args.device, args.dtype, args.batch)):
+            left = start + args.budget - time.monotonic()
+            need = kept.expected_seconds(name, args.device, args.dtype, len(against))
+            if need > left:
+                print(
+                    f"framelift: {name} would take {need:.0f} s of the {max(left, 0):.0f} s left of --budget; "
+                    f"{len(names) - i} models are not measured",
+                    file=sys.stderr,
+                )
+                return
+        yield name
+
+
 def _suite(args):
     from framelift.bench import suite
     from framelift.zoo import suites
+
+    if args.device != "cpu":
+        raise _WrongUse("--suite: suites are run on the CPU")
 
     names = suite.shard(suites.names(args.suite), args.shard)
     if args.only:
@@ -187,7 +256,7 @@ def _print_bench(rows, against):
                 f"{row['cosine']:.7f}",
                 f"{row['max_rel_err']:.1e}",
                 f"{row['first_call_s']:.2f} s",
-                *(_ms(row[f"{contender}_ms"]) for contender in ("eager", *against, "framelift")),
+                *(_ms(row, contender) for contender in ("eager", *against, "framelift")),
                 f"{row['speedup']:.2f}x",
             ]
         )
@@ -203,8 +272,11 @@ def _print_bench(rows, against):
         print()
 
 
-def _ms(milliseconds):
-    return "failed" if milliseconds is None else f"{milliseconds:.2f} ms"
+def _ms(row, contender):
+    if contender in row.get("peer_errors", {}):
+        return "failed"
+    milliseconds = row.get(f"{contender}_ms")
+    return "" if milliseconds is None else f"{milliseconds:.2f} ms"
 
 
 def _explain(args):

@@ -11,18 +11,24 @@ def tensors(answer):
     return [leaf for leaf in _pytree.tree_leaves(answer) if isinstance(leaf, torch.Tensor)]
 
 
-def compare(answer, reference):
+def nonfinite(answer):
+    """How many elements of an answer are infinite or NaN."""
+    return sum(int((~t.isfinite()).sum()) for t in tensors(answer) if t.is_floating_point())
+
+
+def compare(answer, reference, *, same_dtype=True):
     """(cosine, max_rel_err) over all floating-point tensors of two answers, computed in fp64.
 
     max_rel_err is the largest difference in a tensor over the largest magnitude in its reference. Other tensors must
-    be equal. ValueError if the answers differ in structure, shape or dtype, or in where they are not finite.
+    be equal. ValueError if the answers differ in structure, shape or, with same_dtype, dtype, or in where they are not
+    finite.
     """
     ours, theirs = tensors(answer), tensors(reference)
     if len(ours) != len(theirs):
         raise ValueError(f"the answer has {len(ours)} tensors, the reference {len(theirs)}")
     dot = norm_ours = norm_theirs = worst = 0.0
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-        if a.shape != b.shape or a.dtype != b.dtype:
+        if a.shape != b.shape or (same_dtype and a.dtype != b.dtype):
             raise ValueError(f"tensor {i} is {_described(a)}, the reference {_described(b)}")
         if not (a.is_floating_point() or a.is_complex()):
             if not torch.equal(a, b):

@@ -12,10 +12,12 @@ import warnings
 
 import torch
 
+from framelift.bench.accuracy import tensors
+
 
 def eager(entry, threads):
     """PyTorch as it is, under inference_mode."""
-    return _inference(entry.model, entry.args, entry.kwargs)
+    return inference(entry.model, entry.args, entry.kwargs)
 
 
 def eager_channels_last(entry, threads):
@@ -27,14 +29,14 @@ def eager_channels_last(entry, threads):
         a.contiguous(memory_format=torch.channels_last) if isinstance(a, torch.Tensor) and a.dim() == 4 else a
         for a in entry.args
     )
-    return _inference(model, args, entry.kwargs)
+    return inference(model, args, entry.kwargs)
 
 
 def torch_compile(entry, threads):
     """torch.compile with weights frozen into the graph, its fastest way on a CPU."""
     torch._dynamo.reset()
     compiled = torch.compile(copy.deepcopy(entry.model), options={"freezing": True})
-    function = _inference(compiled, entry.args, entry.kwargs)
+    function = inference(compiled, entry.args, entry.kwargs)
     function()
     return function
 
@@ -77,11 +79,29 @@ def onnxruntime(entry, threads):
     return lambda: session.run(None, feed)
 
 
+def torch_compile_on_cuda(entry, threads):
+    """torch.compile with CUDA graphs. The next call overwrites its answer, so a copy is handed out, as others do."""
+    torch._dynamo.reset()
+    compiled = torch.compile(copy.deepcopy(entry.model), mode="reduce-overhead")
+    args, kwargs = entry.args, entry.kwargs
+
+    def call():
+        torch.compiler.cudagraph_mark_step_begin()
+        with torch.inference_mode():
+            answer = compiled(*args, **kwargs)
+            return answer.clone() if isinstance(answer, torch.Tensor) else [t.clone() for t in tensors(answer)]
+
+    return call
+
+
 # name -> prepare; the names are those of `framelift bench --against` and of the results' "<name>_ms"
 PEERS = {"compile": torch_compile, "openvino": openvino, "onnxruntime": onnxruntime}
+CUDA_PEERS = {"compile": torch_compile_on_cuda}
 
 
-def _inference(model, args, kwargs):
+def inference(model, args, kwargs):
+    """function() that calls a model under inference_mode."""
+
     def call():
         with torch.inference_mode():
             return model(*args, **kwargs)

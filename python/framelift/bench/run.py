@@ -33,7 +33,7 @@ def measure(name, *, batch=None, against=(), rounds=10, threads=None, on_stage=l
     threads = torch.get_num_threads()
     on_stage("load")
     entry = zoo.load(name, batch)
-    row = {"model": name, "threads": threads}
+    row = {"model": name, "device": "cpu", "dtype": "fp32", "batch": batch, "threads": threads}
 
     on_stage("first call")
     fast = framelift.compile(entry.model)
@@ -43,7 +43,7 @@ def measure(name, *, batch=None, against=(), rounds=10, threads=None, on_stage=l
         row["eager_first_call_s"], reference = _timed(lambda: eager_model(*entry.args, **entry.kwargs))
         answer = fast(*entry.args, **entry.kwargs)
     row["cosine"], row["max_rel_err"] = compare(answer, reference)
-    row.update(_counts(framelift.explain(fast)))
+    row.update(counts(framelift.explain(fast)))
 
     contenders = {"eager": peers.eager(entry, threads)}
     channels_last = peers.eager_channels_last(entry, threads)
@@ -58,7 +58,7 @@ def measure(name, *, batch=None, against=(), rounds=10, threads=None, on_stage=l
             row[f"{peer}_first_call_s"] = time.perf_counter() - start
         except Exception as error:  # a peer that cannot take the model is a result, not our failure
             failed[peer] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-    contenders["framelift"] = peers._inference(fast, entry.args, entry.kwargs)
+    contenders["framelift"] = peers.inference(fast, entry.args, entry.kwargs)
 
     best = interleave(contenders, rounds, lambda i: on_stage(f"round {i}/{rounds}"))
     eager_names = [n for n in best if n.startswith("eager")]
@@ -106,10 +106,11 @@ def _timed(function):
     return time.perf_counter() - start, result
 
 
-def _counts(explanation):
-    counts = ("operators", "lowered", "dead", "segments", "engines")
+def counts(explanation):
+    """What a row says of an explanation."""
+    names = ("operators", "lowered", "dead", "segments", "engines")
     return {
-        **{name: getattr(explanation, name) for name in counts},
+        **{name: getattr(explanation, name) for name in names},
         "breaks": len(explanation.breaks),
         "partitions": len(explanation.partitions),
         "native_reason": explanation.native_reason,

@@ -1,0 +1,93 @@
+"""Prints the tables of a GPU's rows as Markdown.
+
+python bench/gpu_table.py FILE ... takes the files that `framelift bench --device cuda --json FILE` wrote. A later
+file's row stands in place of an earlier one's of the same model and dtype. Ratios are to eager's faster layout.
+"""
+
+import json
+import sys
+
+from framelift.bench.rows import key
+from framelift.bench.run import geomean
+
+HEADER = ("model", "batch", "eager", "torch.compile", "framelift", "over eager", "over torch.compile")
+HEADER += ("first call, cold and warm", "torch.compile's", "MiB: eager, torch.compile, framelift", "cosine")
+MACHINE = (("gpu", ""), ("driver", "driver "), ("torch", "PyTorch "), ("cuda", "CUDA "), ("cudnn", "cuDNN "))
+
+
+def main(paths):
+    rows = {}
+    for path in paths:
+        with open(path, encoding="utf-8") as file:
+            rows |= {key(row): row for row in map(json.loads, file)}
+    on_gpu = [row for row in rows.values() if row.get("device") == "cuda"]
+    if not on_gpu:
+        sys.exit(f"gpu_table: no rows of a GPU in {' '.join(paths)}")
+    for dtype in dict.fromkeys(row["dtype"] for row in on_gpu):
+        print("\n".join(table(dtype, [row for row in on_gpu if row["dtype"] == dtype])))
+
+
+def table(dtype, rows):
+    """The lines of one dtype's table."""
+    done = [row for row in rows if "error" not in row]
+    for machine in dict.fromkeys(_machine(row) for row in done):
+        yield f"{dtype}, {machine}. Milliseconds per call."
+    yield ""
+    yield f"| {' | '.join(HEADER)} |"
+    yield "|---" * len(HEADER) + "|"
+    for row in done:
+        yield f"| {' | '.join(_cells(row))} |"
+    yield ""
+    yield _means(done)
+    whole = sum(_is_whole(row) for row in done)
+    yield f"One segment, one engine, nothing eager: {whole} of {len(done)} models."
+    for row in rows:
+        if "error" in row:
+            yield f"Not measured: {row['model']}: {row['error']}"
+    yield ""
+
+
+def _machine(row):
+    return ", ".join(f"{prefix}{row[name]}" for name, prefix in MACHINE if row.get(name))
+
+
+def _cells(row):
+    yield row["model"]
+    yield str(row["batch"])
+    for contender in ("eager", "compile", "framelift"):
+        yield _number(row.get(f"{contender}_ms"), ".3f")
+    for contender in ("eager", "compile"):
+        yield _number(_ratio(row, contender), ".2f", "x")
+    yield f"{row['first_call_s']:.2f} s, {row['first_call_warm_s']:.2f} s"
+    yield _number(row.get("compile_first_call_s"), ".1f", " s")
+    eager = row.get(f"{row['eager_layout']}_mib")
+    yield ", ".join(_number(m, ".0f") for m in (eager, row.get("compile_mib"), row.get("framelift_mib")))
+    holes = f", {row['nonfinite']} not finite" if row["nonfinite"] or row["eager_nonfinite"] else ""
+    yield f"{row['cosine']:.6f}{holes}"
+
+
+def _number(value, form, unit=""):
+    return "-" if value is None else f"{value:{form}}{unit}"
+
+
+def _ratio(row, contender):
+    other = row.get(f"{contender}_ms")
+    return other / row["framelift_ms"] if other else None
+
+
+def _means(rows):
+    parts = []
+    for contender, name in (("eager", "eager"), ("compile", "torch.compile")):
+        ratios = [ratio for ratio in (_ratio(row, contender) for row in rows) if ratio]
+        if ratios:
+            parts.append(f"{geomean(ratios):.2f}x {name} ({len(ratios)} models, least {min(ratios):.2f}x)")
+    return f"Geometric mean: {', '.join(parts)}." if parts else "No model was measured."
+
+
+def _is_whole(row):
+    one = row["segments"] == row["engines"] == row["partitions"] == 1
+    return one and not row["breaks"] and row["lowered"] + row["dead"] == row["operators"]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
