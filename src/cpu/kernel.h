@@ -42,6 +42,7 @@ typedef struct fl_kernel_plan {
   fl_layout in_layout[FL_MAX_OPERANDS];
   size_t packed_bytes[FL_MAX_OPERANDS]; /* not 0: the operand is replaced by pack()'s result of this size */
   int64_t out_strides[FL_PW_MAX_OUTPUTS][FL_MAX_RANK]; /* dense, in any order; filled contiguous beforehand */
+  bool strided_out;     /* result 0 may also be a part of a larger tensor whose axes lie in the order of out_strides */
   int in_place;         /* operand that output 0 may overwrite when both have the same strides, or -1 (the default) */
   size_t scratch_bytes; /* for one run, all threads together; 64-byte aligned */
   const void *params;   /* the kernel's own constants: plain data without pointers, from the arena */

@@ -131,61 +131,128 @@ static void coordinates(fl_text *t, const fl_tensor *out) {
   fl_text_add(t, ";\n");
 }
 
-/* 0: one value for all; 1: lies as the output does; -1: neither. */
-static int likeness(const fl_tensor *x, const fl_tensor *out) {
-  if (fl_type_numel(&x->type) == 1) return 0;
-  if (x->type.rank != out->type.rank) return -1;
-  for (int d = 0; d < x->type.rank; d++)
-    if (x->type.dims[d] != out->type.dims[d] || (x->type.dims[d] != 1 && x->strides[d] != out->strides[d])) return -1;
-  return 1;
+/* --- several neighbours a thread, for pointwise groups --- */
+
+enum { MAX_TENSORS = FL_PW_MAX_INPUTS + FL_PW_MAX_OUTPUTS };
+
+/* Axes in the order of the output's memory, closest elements last, neighbours merged; strides of every operand, inputs
+ * first. */
+typedef struct loops {
+  int n, n_tensors, width;
+  int64_t dims[FL_MAX_RANK], strides[MAX_TENSORS][FL_MAX_RANK];
+} loops;
+
+static int64_t stride_at(const fl_tensor *x, const fl_type *shape, int d) {
+  int at = d - (shape->rank - x->type.rank);
+  return at < 0 || x->type.dims[at] == 1 ? 0 : x->strides[at];
 }
 
-static bool lies_at(const fl_tensor *x, size_t bytes) { return (uintptr_t)x->data % bytes == 0; }
+static void add_loop(loops *l, int64_t dim, const int64_t *strides) {
+  bool joins = l->n > 0;
+  for (int k = 0; k < l->n_tensors && joins; k++) joins = l->strides[k][l->n - 1] == strides[k] * dim;
+  if (!joins) l->n++;
+  l->dims[l->n - 1] = joins ? l->dims[l->n - 1] * dim : dim;
+  for (int k = 0; k < l->n_tensors; k++) l->strides[k][l->n - 1] = strides[k];
+}
 
-/* Elements that a thread of a pointwise kernel can load and store at once: 1 unless all operands lie alike. */
-static int width_of(const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out) {
-  size_t largest = 1;
-  if (p->op != FL_OP_POINTWISE || !fl_is_dense(&out[0].type, out[0].strides)) return 1;
-  for (int i = 0; i < p->n_in; i++) {
-    if (likeness(&in[i], &out[0]) < 0) return 1;
-    size_t size = fl_dtype_size(in[i].type.dtype);
-    if (size > largest) largest = size;
+static void make_loops(const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out, loops *l) {
+  const fl_type *shape = &out[0].type;
+  int order[FL_MAX_RANK], n = 0;
+  *l = (loops){.n_tensors = p->n_in + p->n_out, .width = 1};
+  for (int d = 0; d < shape->rank; d++) {
+    int at = n;
+    if (shape->dims[d] == 1) continue;
+    for (n++; at > 0 && out[0].strides[order[at - 1]] < out[0].strides[d]; at--) order[at] = order[at - 1];
+    order[at] = d;
   }
-  for (int i = 0; i < p->n_out; i++) {
-    if (likeness(&out[i], &out[0]) != 1) return 1;
-    size_t size = fl_dtype_size(out[i].type.dtype);
-    if (size > largest) largest = size;
+  for (int i = 0; i < n; i++) {
+    int64_t strides[MAX_TENSORS];
+    for (int k = 0; k < l->n_tensors; k++)
+      strides[k] = stride_at(k < p->n_in ? &in[k] : &out[k - p->n_in], shape, order[i]);
+    add_loop(l, shape->dims[order[i]], strides);
   }
-  int width = (int)(16 / largest);
-  if (fl_type_numel(&out[0].type) % width) return 1;
-  for (int i = 0; i < p->n_in; i++)
-    if (likeness(&in[i], &out[0]) == 1 && !lies_at(&in[i], (size_t)width * fl_dtype_size(in[i].type.dtype))) return 1;
-  for (int i = 0; i < p->n_out; i++)
-    if (!lies_at(&out[i], (size_t)width * fl_dtype_size(out[i].type.dtype))) return 1;
+}
+
+/* The most that fits `width` neighbours of an operand which has them adjacent; all of them may also be one element. */
+static int64_t narrow(const loops *l, int k, const fl_tensor *x, int64_t width) {
+  int64_t inner = l->strides[k][l->n - 1];
+  if (inner == 0) return width;
+  if (inner != 1) return 1;
+  for (int i = 0; i + 1 < l->n; i++)
+    while (width > 1 && l->strides[k][i] % width) width /= 2;
+  while (width > 1 && (uintptr_t)x->data % ((size_t)width * fl_dtype_size(x->type.dtype))) width /= 2;
   return width;
 }
 
-static void wide_body(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out, int width) {
+/* Elements that a thread computes: what 16 bytes of the largest type hold, if operands lie so. */
+static int width_of(const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out, loops *l) {
+  size_t largest = 1;
+  if (p->op != FL_OP_POINTWISE) return 1;
+  make_loops(p, in, out, l);
+  if (l->n == 0) return 1;
+  for (int k = 0; k < l->n_tensors; k++) {
+    size_t size = fl_dtype_size((k < p->n_in ? &in[k] : &out[k - p->n_in])->type.dtype);
+    if (size > largest && l->strides[k][l->n - 1]) largest = size;
+  }
+  int64_t width = (int64_t)(16 / largest);
+  while (width > 1 && l->dims[l->n - 1] % width) width /= 2;
+  for (int k = 0; k < l->n_tensors; k++) width = narrow(l, k, k < p->n_in ? &in[k] : &out[k - p->n_in], width);
+  for (int i = 0; i < p->n_out; i++)
+    if (l->strides[p->n_in + i][l->n - 1] != 1) return 1;
+  return l->width = (int)width;
+}
+
+/* Coordinates a0, a1, ... of the thread's neighbours in the loops. */
+static void loop_coordinates(fl_text *t, const loops *l) {
+  int64_t total = 1;
+  for (int i = 0; i < l->n; i++) total *= l->dims[i];
+  fl_text_add(t, "  const I i = (I)blockIdx.x * %d + threadIdx.x;\n  if (i >= (I)%" PRId64 ") return;\n  I q = i;\n",
+              FL_CG_BLOCK, total / l->width);
+  for (int i = l->n - 1; i > 0; i--) {
+    int64_t dim = i == l->n - 1 ? l->dims[i] / l->width : l->dims[i];
+    fl_text_add(t, "  const I a%d = q %% (I)%" PRId64 ";\n  q /= (I)%" PRId64 ";\n", i, dim, dim);
+  }
+  fl_text_add(t, "  const I a0 = q;\n");
+}
+
+static void loop_offset(fl_text *t, const loops *l, int k) {
+  const char *plus = "";
+  for (int i = 0; i < l->n; i++) {
+    int64_t stride = l->strides[k][i] * (i == l->n - 1 ? l->width : 1);
+    if (!stride) continue;
+    fl_text_add(t, "%sa%d * (I)%" PRId64, plus, i, stride);
+    plus = " + ";
+  }
+  if (!*plus) fl_text_add(t, "0");
+}
+
+static void wide_body(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out, const loops *l) {
   char names[FL_PW_MAX_INPUTS][24];
   const char *inputs[FL_PW_MAX_INPUTS];
-  fl_text_add(t, "  const I i = (I)blockIdx.x * %d + threadIdx.x;\n  if (i >= (I)%" PRId64 ") return;\n", FL_CG_BLOCK,
-              fl_type_numel(&out[0].type) / width);
+  loop_coordinates(t, l);
   for (int i = 0; i < p->n_in; i++) {
     const char *type = fl_cg_storage(in[i].type.dtype);
-    bool one = likeness(&in[i], &out[0]) == 0;
-    if (!one)
-      fl_text_add(t, "  const pack<%s, %d> v%d = ((const pack<%s, %d> *)x%d)[i];\n", type, width, i, type, width, i);
-    snprintf(names[i], sizeof names[i], one ? "ld(x%d[0])" : "ld(v%d.x[e])", i);
+    bool one = l->strides[i][l->n - 1] == 0;
+    if (one)
+      fl_text_add(t, "  const %s v%d = x%d[", type, i, i);
+    else
+      fl_text_add(t, "  const pack<%s, %d> v%d = *(const pack<%s, %d> *)&x%d[", type, l->width, i, type, l->width, i);
+    loop_offset(t, l, i);
+    fl_text_add(t, "];\n");
+    snprintf(names[i], sizeof names[i], one ? "ld(v%d)" : "ld(v%d.x[e])", i);
     inputs[i] = names[i];
   }
   for (int i = 0; i < p->n_out; i++)
-    fl_text_add(t, "  pack<%s, %d> w%d;\n", fl_cg_storage(out[i].type.dtype), width, i);
-  fl_text_add(t, "#pragma unroll\n  for (int e = 0; e < %d; e++) {\n", width);
+    fl_text_add(t, "  pack<%s, %d> w%d;\n", fl_cg_storage(out[i].type.dtype), l->width, i);
+  fl_text_add(t, "#pragma unroll\n  for (int e = 0; e < %d; e++) {\n", l->width);
   fl_cg_program(t, &p->program, inputs);
   for (int i = 0; i < p->n_out; i++) fl_text_add(t, "  st(w%d.x[e], r%d);\n", i, p->program.outputs[i]);
   fl_text_add(t, "  }\n");
-  for (int i = 0; i < p->n_out; i++)
-    fl_text_add(t, "  ((pack<%s, %d> *)y%d)[i] = w%d;\n", fl_cg_storage(out[i].type.dtype), width, i, i);
+  for (int i = 0; i < p->n_out; i++) {
+    fl_text_add(t, "  *(pack<%s, %d> *)&y%d[", fl_cg_storage(out[i].type.dtype), l->width, i);
+    loop_offset(t, l, p->n_in + i);
+    fl_text_add(t, "] = w%d;\n", i);
+  }
 }
 
 void fl_cg_map(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out, int64_t *out_grid) {
@@ -194,11 +261,12 @@ void fl_cg_map(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, const f
     if (!p->absent[i] && reach(&in[i]) > far) far = reach(&in[i]);
   for (int i = 0; i < p->n_out; i++)
     if (reach(&out[i]) > far) far = reach(&out[i]);
-  int width = width_of(p, in, out);
+  loops l = {.width = 1};
+  int width = width_of(p, in, out, &l);
   fl_text_add(t, "typedef %s I;\n", far < INT32_MAX ? "int" : "i64");
   signature(t, p, in, out);
   if (width > 1)
-    wide_body(t, p, in, out, width);
+    wide_body(t, p, in, out, &l);
   else {
     coordinates(t, &out[0]);
     fl_cg_body(t, p, in, out);

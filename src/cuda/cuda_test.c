@@ -36,18 +36,30 @@ FL_TEST(pointwise_text) {
   fl_text t = {0};
   int64_t grid;
   fl_cg_map(&t, &p, in, &out, &grid);
-  FL_CHECK(grid == 8);
+  FL_CHECK(grid == 1); /* rows of 32 share x1 */
   FL_CHECK(contains(&t, "k(const f16 *x0, const f16 *x1, f16 *y0, int *fault)"));
-  FL_CHECK(contains(&t, "const I o1 = c1 * (I)1;"));
+  FL_CHECK(contains(&t, "const pack<f16, 8> v1 = *(const pack<f16, 8> *)&x1[a1 * (I)8];"));
   FL_CHECK(contains(&t, "const float r2 = r0 + r1;"));
   FL_CHECK(contains(&t, "const float r3 = clamp<float>(r2, (float)0, (float)INF);"));
   fl_text_free(&t);
-  in[1] = in[0]; /* both operands lie as the result does: eight elements a thread */
+  in[1] = in[0]; /* both operands lie as the result does: one loop */
   fl_cg_map(&t, &p, in, &out, &grid);
   FL_CHECK(grid == 1);
-  FL_CHECK(contains(&t, "const pack<f16, 8> v1 = ((const pack<f16, 8> *)x1)[i];"));
+  FL_CHECK(contains(&t, "const pack<f16, 8> v1 = *(const pack<f16, 8> *)&x1[a0 * (I)8];"));
   fl_text_free(&t);
   in[1].data = (void *)(uintptr_t)2; /* unless memory is not aligned for it */
+  fl_cg_map(&t, &p, in, &out, &grid);
+  FL_CHECK(grid == 8);
+  FL_CHECK(contains(&t, "const I c0 = q;"));
+  fl_text_free(&t);
+  in[1] = tensor(FL_F16, 2, 64, 1, 0); /* one element a row */
+  fl_cg_map(&t, &p, in, &out, &grid);
+  FL_CHECK(grid == 1);
+  FL_CHECK(contains(&t, "const f16 v1 = x1[a0 * (I)1];"));
+  fl_text_free(&t);
+  in[1].type.dims[1] = 32; /* a column of something wider: no neighbours */
+  in[1].strides[0] = 512;
+  in[1].strides[1] = 16;
   fl_cg_map(&t, &p, in, &out, &grid);
   FL_CHECK(grid == 8);
   fl_text_free(&t);
@@ -72,6 +84,27 @@ FL_TEST(text_survives_failing_memory) {
     FL_CHECK(t.failed);
     fl_text_free(&t);
   }
+}
+
+/* Parts are made where the whole lies, also in a whole that is a part; an input can only be copied. */
+FL_TEST(parts_are_made_in_place) {
+  static const char text[] =
+      "graph(%0: f16[2,8,5,5], %1: f16[2,3,5,5]) {\n %2 = relu(%0) : f16[2,8,5,5]\n %3 = softmax(%0) axis=1 : "
+      "f16[2,8,5,5]\n %4 = cat(%2, %3) axis=1 : f16[2,16,5,5]\n %5 = tanh(%4) : f16[2,16,5,5]\n"
+      " %6 = cat(%4, %5, %1) axis=1 : f16[2,35,5,5]\n return %6\n}";
+  fl_plan_options options = {.threads = 1, .backend = &fl_cuda_table};
+  fl_graph *g = NULL;
+  fl_plan *p = NULL;
+  int copies = 0;
+  FL_CHECK_OK(fl_graph_parse(text, &g));
+  FL_CHECK_OK(fl_plan_build(g, &options, &p));
+  for (size_t i = 0; i < p->run.len; i++) copies += p->run.data[i].kind == FL_STEP_COPY;
+  FL_CHECK(p->run.len == 4 && copies == 1);
+  const fl_operand *o = &p->operands.data[p->run.data[2].operands]; /* tanh: of 16 channels, to those behind them */
+  FL_CHECK(o[0].space == FL_SPACE_OUTPUT && o[0].offset == 0 && o[0].strides[0] == 35 * 25);
+  FL_CHECK(o[1].space == FL_SPACE_OUTPUT && o[1].offset == 16 * 25 * 2 && o[1].strides[0] == 35 * 25);
+  fl_plan_destroy(p);
+  fl_graph_destroy(g);
 }
 
 FL_TEST(sources_are_embedded) {
@@ -110,6 +143,23 @@ static const char *const graphs[] = {
     "graph(%0: f32[4,8]) {\n %1 = iota() dims=[8] axis=0 start=2.0 step=0.5 dtype=f32 : f32[8]\n %2 = add(%0, %1) : "
     "f32[4,8]\n"
     " %3 = cumsum(%2) axis=1 : f32[4,8]\n return %3\n}",
+    /* copies: by tiles, by vectors, by gathering along rows and one by one */
+    "graph(%0: f32[2,40,9,17]) {\n %1 = permute(%0) perm=[0,2,3,1] : f32[2,9,17,40]\n %2 = slice(%0) axis=3 start=1 "
+    "stop=14 step=1 : f32[2,40,9,13]\n %3 = slice(%0) axis=1 start=8 stop=24 step=1 : f32[2,16,9,17]\n"
+    " %4 = slice(%1) axis=3 start=8 stop=24 step=2 : f32[2,9,17,8]\n return %1, %2, %3, %4\n}",
+    "graph(%0: f32[2,3,40,21], %1: f32[6,64,32]) {\n %2 = permute(%0) perm=[0,2,3,1] : f32[2,40,21,3]\n"
+    " %3 = permute(%1) perm=[1,0,2] : f32[64,6,32]\n %4 = reshape(%0) dims=[2,3,840,1] : f32[2,3,840,1]\n"
+    " %5 = expand(%4) dims=[2,3,840,5] : f32[2,3,840,5]\n return %2, %3, %5\n}",
+    /* concatenations made in place; operands that broadcast along rows and columns */
+    "graph(%0: f32[2,8,5,7], %1: f32[2,4,5,7], %2: f32[8], %3: f32[2,8,1,1]) {\n %4 = gelu(%0) : f32[2,8,5,7]\n"
+    " %5 = softmax(%1) axis=1 : f32[2,4,5,7]\n %6 = cat(%4, %5) axis=1 : f32[2,12,5,7]\n %7 = mul(%0, %3) : "
+    "f32[2,8,5,7]\n"
+    " %8 = cat(%6, %7, %1) axis=1 : f32[2,24,5,7]\n %9 = tanh(%6) : f32[2,12,5,7]\n return %8, %9\n}",
+    "graph(%0: f32[6,40], %1: weight 0 f32[24,40], %2: f32[6,1], %3: f32[16]) {\n"
+    " %4 = matmul(%0, %1, _, _) trans_b=1 act=none act_lo=0.0 act_hi=0.0 : f32[6,24]\n %5 = mul(%4, %2) : f32[6,24]\n"
+    " %6 = slice(%0) axis=1 start=8 stop=24 step=1 : f32[6,16]\n %7 = add(%6, %3) : f32[6,16]\n"
+    " %8 = matmul(%0, %1, _, _) trans_b=1 act=none act_lo=0.0 act_hi=0.0 : f32[6,24]\n"
+    " %9 = cat(%5, %7, %8) axis=1 : f32[6,64]\n return %9\n}",
     /* reductions */
     "graph(%0: f32[6,70,9]) {\n %1 = sum(%0) axes=[1] keepdim=0 : f32[6,9]\n %2 = mean(%0) axes=[0,2] keepdim=1 : "
     "f32[1,70,1]\n"
@@ -120,6 +170,15 @@ static const char *const graphs[] = {
     " %3 = amin(%0) axes=[1] keepdim=1 : f32[6,1]\n return %1, %2, %3\n}",
     "graph(%0: bool[6,40]) {\n %1 = any(%0) axes=[1] keepdim=0 : bool[6]\n %2 = all(%0) axes=[0] keepdim=0 : "
     "bool[40]\n return %1, %2\n}",
+    /* by several blocks: rows, columns, all elements */
+    "graph(%0: f32[3,40000], %1: f32[5000,40], %2: f32[2,37,30,30]) {\n %3 = sum(%0) axes=[1] keepdim=0 : f32[3]\n"
+    " %4 = mean(%1) axes=[0] keepdim=1 : f32[1,40]\n %5 = amax(%1) axes=[0,1] keepdim=0 : f32[]\n"
+    " %6 = gt(%0, %0) : bool[3,40000]\n %7 = any(%6) axes=[0,1] keepdim=0 : bool[]\n"
+    " %8 = permute(%2) perm=[0,2,3,1] : f32[2,30,30,37]\n %9 = amin(%8) axes=[1,2] keepdim=0 : f32[2,37]\n"
+    " return %3, %4, %5, %9\n}",
+    "graph(%0: f32[2,8,9,40], %1: bool[3,40000]) {\n %2 = mean(%0) axes=[1,2] keepdim=0 : f32[2,40]\n"
+    " %3 = any(%1) axes=[0,1] keepdim=0 : bool[]\n %4 = all(%1) axes=[1] keepdim=1 : bool[3,1]\n"
+    " return %2, %3, %4\n}",
     /* rows */
     "graph(%0: f32[3,5,257]) {\n %1 = softmax(%0) axis=2 : f32[3,5,257]\n %2 = log_softmax(%0) axis=1 : f32[3,5,257]\n "
     "return %1, %2\n}",
@@ -425,5 +484,5 @@ FL_TEST(faults_are_told) {
 }
 
 FL_TEST_MAIN(FL_RUN(pointwise_text) FL_RUN(text_of_axes_merges_neighbours) FL_RUN(text_survives_failing_memory)
-                 FL_RUN(sources_are_embedded) FL_RUN(no_device_is_told) FL_RUN(every_graph_is_planned_and_written)
-                     FL_RUN(graphs_on_the_gpu) FL_RUN(faults_are_told))
+                 FL_RUN(parts_are_made_in_place) FL_RUN(sources_are_embedded) FL_RUN(no_device_is_told)
+                     FL_RUN(every_graph_is_planned_and_written) FL_RUN(graphs_on_the_gpu) FL_RUN(faults_are_told))

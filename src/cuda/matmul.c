@@ -60,6 +60,7 @@ const char *fl_cuda_plan_cublaslt(const fl_problem *p, fl_arena *arena, fl_kerne
     plan->in_layout[3] = FL_LAYOUT_CONTIGUOUS;
     plan->in_place = 3;
   }
+  plan->strided_out = true;
   plan->scratch_bytes = WORKSPACE;
   return NULL;
 }

@@ -62,6 +62,7 @@ const char *fl_cuda_plan_map(const fl_problem *p, fl_arena *arena, fl_kernel_pla
   if (why) return why;
   bool moves = p->op == FL_OP_EMBEDDING || p->op == FL_OP_INDEX_SELECT || p->op == FL_OP_GATHER || p->op == FL_OP_INDEX;
   if (moves && fl_type_numel(&p->in[0].type) == 0) return "an empty table cannot be indexed";
+  plan->strided_out = true;
   if (p->op == FL_OP_CONV2D) {
     plan->in_layout[2] = FL_LAYOUT_CONTIGUOUS;
     if (fl_is_channels_last(&p->in[0].type, p->in[0].strides))
@@ -95,11 +96,6 @@ static void run_map(const fl_run_args *a, const fl_cuda_params *q) {
 
 void fl_cuda_run_map(const fl_run_args *a) { run_map(a, a->params); }
 
-void fl_cuda_copy(const fl_run_args *a) {
-  fl_cuda_params q = {.op = FL_OP_CAT, .n_in = 1, .n_out = 1};
-  run_map(a, &q);
-}
-
 static fl_op op_of_act(fl_act act) {
   switch (act) {
   case FL_ACT_RELU: return FL_OP_RELU;
@@ -126,112 +122,39 @@ void fl_cuda_act(const fl_run_args *a, fl_act act, double lo, double hi) {
   run_map(&in_place, &q);
 }
 
-/* --- axes --- */
-
-typedef struct axes {
-  int n;
-  int64_t dims[FL_MAX_RANK + 2], in[FL_MAX_RANK + 2], out[FL_MAX_RANK + 2];
-} axes;
-
-static void add_axis(axes *a, int64_t dim, int64_t in, int64_t out) {
-  a->dims[a->n] = dim;
-  a->in[a->n] = in;
-  a->out[a->n++] = out;
-}
-
-static int64_t count_of(const axes *a) {
-  int64_t n = 1;
-  for (int i = 0; i < a->n; i++) n *= a->dims[i];
-  return n;
-}
-
-/* --- reductions --- */
-
-static const char *const reduce_names[] = {"sum", "mean", "prod", "amax",   "amin",
-                                           "any", "all",  "var",  "argmax", "argmin"};
-
-const char *fl_cuda_plan_reduce(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan) {
-  const char *why = fl_cuda_plan_base(p, arena, plan);
-  if (why) return why;
-  if (fl_type_numel(&p->in[0].type) == 0) return "nothing to reduce";
-  return NULL;
-}
-
-static void reduce_axes(const fl_cuda_params *q, const fl_tensor *x, const fl_tensor *out, axes *kept, axes *reduced) {
-  int n, o = 0;
-  const int64_t *list = fl_attr_list(&q->attrs, "axes", &n);
-  bool keep = fl_attr_int(&q->attrs, "keepdim", 0);
-  for (int d = 0; d < x->type.rank; d++) {
-    bool is_reduced = false;
-    for (int i = 0; i < n; i++) is_reduced = is_reduced || list[i] == d;
-    if (is_reduced) {
-      add_axis(reduced, x->type.dims[d], x->strides[d], 0);
-      o += keep;
-    } else
-      add_axis(kept, x->type.dims[d], x->strides[d], out->strides[o++]);
-  }
-}
-
-void fl_cuda_run_reduce(const fl_run_args *a) {
-  const fl_cuda_params *q = a->params;
-  const fl_tensor *x = &a->in[0], *out = &a->out[0];
-  axes kept = {0}, reduced = {0};
-  int kind = 0;
-  while (strcmp(reduce_names[kind], fl_op_get(q->op)->name)) kind++;
-  reduce_axes(q, x, out, &kept, &reduced);
-  int64_t n = count_of(&kept), count = count_of(&reduced);
-  bool wide = count >= 32 && (reduced.in[reduced.n - 1] == 1 || n < 4096);
-  int threads = !wide ? 128 : count >= 1024 ? 256 : count >= 128 ? 128 : 32;
-  fl_text t = {0};
-  fl_text_add(&t, "typedef %s T;\ntypedef %s F;\ntypedef %s U;\n", fl_cg_storage(x->type.dtype),
-              fl_cg_register(x->type.dtype), fl_cg_storage(out->type.dtype));
-  fl_text_add(&t,
-              "#define KIND %d\n#define N %" PRId64 "\n#define COUNT %" PRId64 "\n#define THREADS %d\n#define WIDE %d\n"
-              "#define CORRECTION %.17g\n",
-              kind, n, count, threads, wide, fl_attr_float(&q->attrs, "correction", 1));
-  bool f = fl_dtype_is_float(x->type.dtype);
-  fl_text_add(&t, "#define LOWEST %s\n#define HIGHEST %s\n", f ? "-INF" : "((i64)0x8000000000000000)",
-              f ? "INF" : "((i64)0x7fffffffffffffff)");
-  fl_cg_function(&t, "row", kept.n, kept.dims, kept.in);
-  fl_cg_function(&t, "out_row", kept.n, kept.dims, kept.out);
-  fl_cg_function(&t, "el", reduced.n, reduced.dims, reduced.in);
-  fl_text_add(&t, "%s", fl_cuda_source_reduce);
-  void *pointers[] = {x->data, out->data, a->fault};
-  fl_cuda_launch(a, &t, wide ? n : (n + threads - 1) / threads, threads, 0, pointers, 3);
-}
-
 /* --- softmax and normalizations --- */
 
 enum { MAX_ROW = 32768 };
 
 static void row_axes(fl_op op, const fl_attrs *attrs, const fl_type *t, const int64_t *in, const int64_t *out,
-                     axes *rows, axes *elements) {
+                     fl_cuda_axes *rows, fl_cuda_axes *elements) {
   if (op == FL_OP_GROUP_NORM) {
     int64_t groups = fl_attr_int(attrs, "groups", 1), each = t->dims[1] / groups;
-    add_axis(rows, t->dims[0], in[0], out[0]);
-    add_axis(rows, groups, each * in[1], each * out[1]);
-    add_axis(elements, each, in[1], out[1]);
-    for (int d = 2; d < t->rank; d++) add_axis(elements, t->dims[d], in[d], out[d]);
+    fl_cuda_add_axis(rows, t->dims[0], in[0], out[0]);
+    fl_cuda_add_axis(rows, groups, each * in[1], each * out[1]);
+    fl_cuda_add_axis(elements, each, in[1], out[1]);
+    for (int d = 2; d < t->rank; d++) fl_cuda_add_axis(elements, t->dims[d], in[d], out[d]);
     return;
   }
   bool soft = op == FL_OP_SOFTMAX || op == FL_OP_LOG_SOFTMAX;
   int64_t axis = fl_attr_int(attrs, "axis", 0), last = fl_attr_int(attrs, "axes", 1);
   for (int d = 0; d < t->rank; d++)
-    add_axis((soft ? d == axis : d >= t->rank - last) ? elements : rows, t->dims[d], in[d], out[d]);
+    fl_cuda_add_axis((soft ? d == axis : d >= t->rank - last) ? elements : rows, t->dims[d], in[d], out[d]);
 }
 
 const char *fl_cuda_plan_rows(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan) {
-  axes rows = {0}, elements = {0};
+  fl_cuda_axes rows = {0}, elements = {0};
   const char *why = fl_cuda_plan_base(p, arena, plan);
   if (why) return why;
   const fl_tensor *x = &p->in[0];
   if (!fl_dtype_is_float(x->type.dtype)) return "the operator is for floats only";
   row_axes(p->op, p->attrs, &x->type, x->strides, x->strides, &rows, &elements);
-  if (count_of(&elements) > MAX_ROW) return "a row has more than 32768 elements";
+  if (fl_cuda_axes_count(&elements) > MAX_ROW) return "a row has more than 32768 elements";
   for (int i = 1; i < p->n_in; i++) plan->in_layout[i] = FL_LAYOUT_CONTIGUOUS;
   if (p->n_in > 2 && !p->absent[1] && !p->absent[2] && p->in[1].type.dtype != p->in[2].type.dtype)
     return "weight and bias of different types";
   if (follow(p, 0, plan)) plan->in_place = 0;
+  plan->strided_out = true;
   return NULL;
 }
 
@@ -248,21 +171,11 @@ typedef struct row_shape {
   int width, lanes, rows; /* elements of a chunk; threads of a row; rows of a block */
 } row_shape;
 
-/* Axes that lie one after the other, elements adjacent. */
-static bool is_adjacent(const axes *a, const int64_t *strides) {
-  int64_t step = 1;
-  for (int i = a->n - 1; i >= 0; i--) {
-    if (a->dims[i] != 1 && strides[i] != step) return false;
-    step *= a->dims[i];
-  }
-  return true;
-}
-
 /* The largest power of two that divides the row, its distance to others, and fits 16 bytes of aligned memory. */
-static int row_width(const fl_run_args *a, const axes *rows, const axes *elements, int64_t d) {
+static int row_width(const fl_run_args *a, const fl_cuda_axes *rows, const fl_cuda_axes *elements, int64_t d) {
   const fl_cuda_params *q = a->params;
   int64_t width = 16 / (int64_t)fl_dtype_size(a->in[0].type.dtype);
-  if (!is_adjacent(elements, elements->in) || !is_adjacent(elements, elements->out)) return 1;
+  if (!fl_cuda_is_adjacent(elements, elements->in) || !fl_cuda_is_adjacent(elements, elements->out)) return 1;
   while (width > 1 && d % width) width /= 2;
   for (int i = 0; i < rows->n; i++)
     while (rows->dims[i] != 1 && width > 1 && (rows->in[i] % width || rows->out[i] % width)) width /= 2;
@@ -275,8 +188,8 @@ static int row_width(const fl_run_args *a, const axes *rows, const axes *element
 }
 
 /* As few threads for a row as keep four chunks each at most; more, up to a warp, where there are few rows. */
-static row_shape shape_rows(const fl_run_args *a, const axes *rows, const axes *elements) {
-  row_shape s = {.d = count_of(elements), .n = count_of(rows), .lanes = 1, .rows = 1};
+static row_shape shape_rows(const fl_run_args *a, const fl_cuda_axes *rows, const fl_cuda_axes *elements) {
+  row_shape s = {.d = fl_cuda_axes_count(elements), .n = fl_cuda_axes_count(rows), .lanes = 1, .rows = 1};
   s.width = row_width(a, rows, elements, s.d);
   int64_t chunks = s.d / s.width;
   while (s.lanes < 1024 && (chunks > 4 * s.lanes || (s.lanes < 32 && chunks > s.lanes && s.n * s.lanes < 1 << 16)))
@@ -288,7 +201,7 @@ static row_shape shape_rows(const fl_run_args *a, const axes *rows, const axes *
 void fl_cuda_run_rows(const fl_run_args *a) {
   const fl_cuda_params *q = a->params;
   const fl_tensor *x = &a->in[0], *out = &a->out[0];
-  axes rows = {0}, elements = {0};
+  fl_cuda_axes rows = {0}, elements = {0};
   row_axes(q->op, &q->attrs, &x->type, x->strides, out->strides, &rows, &elements);
   row_shape s = shape_rows(a, &rows, &elements);
   bool w = q->n_in > 1 && !q->absent[1], b = q->n_in > 2 && !q->absent[2], dbl = x->type.dtype == FL_F64;

@@ -19,6 +19,16 @@ FL_CUDA_IMPLEMENTATION(cublaslt)
 FL_CUDA_IMPLEMENTATION(cudnn)
 #undef FL_CUDA_IMPLEMENTATION
 
+/* Axes with their strides in an input and in the result. */
+typedef struct fl_cuda_axes {
+  int n;
+  int64_t dims[FL_MAX_RANK + 2], in[FL_MAX_RANK + 2], out[FL_MAX_RANK + 2];
+} fl_cuda_axes;
+void fl_cuda_add_axis(fl_cuda_axes *a, int64_t dim, int64_t in, int64_t out);
+int64_t fl_cuda_axes_count(const fl_cuda_axes *a);
+/* One after the other, the last one's elements adjacent, by these strides (a->in or a->out). */
+bool fl_cuda_is_adjacent(const fl_cuda_axes *a, const int64_t *strides);
+
 void fl_cuda_copy(const fl_run_args *a);
 /* y = act(y), dense, of a float type: after a library call whose epilogue lacks the activation. */
 void fl_cuda_act(const fl_run_args *a, fl_act act, double lo, double hi);

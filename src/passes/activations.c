@@ -31,12 +31,15 @@ static bool factorize(const fl_graph *g, fl_vid v, fl_vid x, int depth, product 
   return true;
 }
 
-static bool is_near(double a, double b) { return fabs(a - b) < 1e-5 * b; }
+/* Numbers are rounded to the type that is computed in; eager multiplies 16-bit floats by the unrounded ones. */
+static bool is_near(double a, double b, fl_dtype t) {
+  return fabs(a - b) < (t == FL_F16 ? 1e-3 : t == FL_BF16 ? 8e-3 : 1e-5) * b;
+}
 
 static bool is_product(const fl_graph *g, fl_vid v, fl_vid x, double number, int n_x, fl_vid *out_rest) {
   product p = {1, 0, FL_NO_VALUE};
   *out_rest = FL_NO_VALUE;
-  if (!factorize(g, v, x, 4, &p) || !is_near(p.number, number) || p.n_x != n_x) return false;
+  if (!factorize(g, v, x, 4, &p) || !is_near(p.number, number, fl_rw_type(g, x)->dtype) || p.n_x != n_x) return false;
   *out_rest = p.rest;
   return true;
 }

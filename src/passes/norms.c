@@ -2,7 +2,7 @@
 #include "passes/rewrite.h"
 
 /* x / sqrt(mean(x^2) + eps) is rms_norm; with x = y - mean(y) it is layer_norm of y. The last axes only. Weight and
- * bias that follow are taken in. */
+ * bias that follow are taken in, and so are casts around it: norms of 16-bit floats compute in 32 bits anyway. */
 typedef struct match {
   fl_vid x;
   bool centered;
@@ -115,9 +115,31 @@ static fl_status absorb_operand(fl_graph *g, fl_nid n, bool *changed) {
   return NULL;
 }
 
+static bool is_plain_norm(const fl_node *n) {
+  return (n->op == FL_OP_LAYER_NORM || n->op == FL_OP_RMS_NORM) && n->inputs[1] == FL_NO_VALUE &&
+         (n->op == FL_OP_RMS_NORM || n->inputs[2] == FL_NO_VALUE);
+}
+
+/* A 16-bit float cast to f32, normalized and cast back. */
+static fl_status absorb_casts(fl_graph *g, fl_nid n, bool *changed) {
+  const fl_type *narrow = fl_rw_type(g, fl_rw_node(g, n)->outputs[0]);
+  const fl_node *norm = fl_rw_made_by(g, fl_rw_node(g, n)->inputs[0], FL_OP_COUNT);
+  if ((narrow->dtype != FL_F16 && narrow->dtype != FL_BF16) || !norm || !is_plain_norm(norm)) return NULL;
+  const fl_node *cast = fl_rw_made_by(g, norm->inputs[0], FL_OP_CAST);
+  if (!cast || fl_rw_type(g, norm->inputs[0])->dtype != FL_F32) return NULL;
+  fl_vid x = cast->inputs[0], v;
+  fl_attrs attrs = norm->attrs;
+  if (fl_rw_type(g, x)->dtype != narrow->dtype) return NULL;
+  *changed = true;
+  FL_TRY(fl_rw_add(g, n, norm->op, &x, 1, &attrs, &v));
+  fl_rw_replace(g, n, v);
+  return NULL;
+}
+
 static fl_status visit(fl_graph *g, fl_nid n, bool *changed) {
   const fl_node *p = fl_rw_node(g, n);
   match m;
+  if (p->op == FL_OP_CAST) return absorb_casts(g, n, changed);
   if (find(g, p, &m)) {
     *changed = true;
     return make_norm(g, n, &m);

@@ -4,7 +4,7 @@
 #include "passes/rewrite.h"
 
 /* A group grows from its root, the last node, towards the inputs. A producer joins when the group holds all its uses,
- * its result has the root's dims, and it is constant exactly if the root is: constants are computed once, by the
+ * its result has the root's dims or is a single element, and it is constant exactly if the root is: constants are computed once, by the
  * init program. `order` numbers the nodes: the latest candidate is tried first, after all that could use it. */
 typedef struct group {
   fl_nid nodes[FL_PW_MAX_INSTRS]; /* root first, each after its users */
@@ -37,7 +37,7 @@ static bool may_join(const fl_graph *g, const group *gr, fl_vid v) {
   const fl_node *p = fl_rw_made_by(g, v, FL_OP_COUNT);
   fl_vid root = g->nodes.data[gr->nodes[0]].outputs[0];
   if (!p || !is_pointwise(p) || g->values.data[v].n_output_uses) return false;
-  if (!fl_dims_equal(fl_rw_type(g, v), fl_rw_type(g, root))) return false;
+  if (!fl_dims_equal(fl_rw_type(g, v), fl_rw_type(g, root)) && fl_type_numel(fl_rw_type(g, v)) != 1) return false;
   if (fl_graph_is_const(g, v) != fl_graph_is_const(g, root)) return false;
   for (uint32_t u = g->values.data[v].first_use; u != FL_NO_USE; u = g->uses.data[u].next)
     if (!contains(gr, g->uses.data[u].node)) return false;

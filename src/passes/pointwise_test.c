@@ -34,6 +34,16 @@ FL_TEST(shared_values_stay_outside) {
              "  %2 = pointwise(%1) {r1 = neg f32 r0; yield r1} : f32[4] return %2, %1 }");
 }
 
+/* A bound that is computed from a flag: a single element joins, one for each row does not. */
+FL_TEST(single_elements_join) {
+  CHECK_PASS("pointwise",
+             "graph(%0: f32[4,5], %1: f32[]) { %2 = neg(%1) : f32[] %3 = maximum(%0, %2) : f32[4,5]"
+             "  %4 = minimum(%3, %1) : f32[4,5] return %4 }",
+             "graph(%0: f32[4,5], %1: f32[]) {"
+             "  %2 = pointwise(%1, %0) {r2 = neg f32 r0; r3 = maximum f32 r1 r2; r4 = minimum f32 r3 r0; yield r4} :"
+             " f32[4,5] return %2 }");
+}
+
 FL_TEST(smaller_operand_stays_input) {
   CHECK_PASS("pointwise",
              "graph(%0: f32[4,1], %1: f32[4,5]) { %2 = exp(%0) : f32[4,1] %3 = mul(%1, %2) : f32[4,5]"
@@ -72,5 +82,5 @@ FL_TEST(limits) {
 }
 
 FL_TEST_MAIN(FL_RUN(chain) FL_RUN(single_node_becomes_group) FL_RUN(diamond_is_one_group)
-                 FL_RUN(shared_values_stay_outside) FL_RUN(smaller_operand_stays_input) FL_RUN(constants_stay_apart)
-                     FL_RUN(limits))
+                 FL_RUN(shared_values_stay_outside) FL_RUN(single_elements_join) FL_RUN(smaller_operand_stays_input)
+                     FL_RUN(constants_stay_apart) FL_RUN(limits))

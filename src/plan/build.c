@@ -54,11 +54,12 @@ static fl_status place_all_given(fl_builder *b) {
   }
   uint32_t *slot_stores = fl_arena_alloc(&b->arena, b->plan->n_weights * sizeof *slot_stores + 1);
   b->locs = fl_arena_alloc(&b->arena, b->g->values.len * sizeof *b->locs + 1);
-  if (!slot_stores || !b->locs) return fl_oom();
+  b->wholes = fl_arena_alloc(&b->arena, b->g->values.len * sizeof *b->wholes + 1);
+  if (!slot_stores || !b->locs || !b->wholes) return fl_oom();
   memset(slot_stores, 0xff, b->plan->n_weights * sizeof *slot_stores);
   for (fl_vid v = 0; v < b->g->values.len; v++) {
     fl_value_kind kind = b->g->values.data[v].kind;
-    b->locs[v].store = FL_NO_STORE;
+    b->locs[v].store = b->wholes[v].store = FL_NO_STORE;
     if (kind == FL_VALUE_INPUT || (kind != FL_VALUE_RESULT && fl_graph_use_count(b->g, v) > 0))
       FL_TRY(place_given(b, v, slot_stores));
   }
@@ -95,51 +96,6 @@ static fl_status draft_view(fl_builder *b, const fl_node *n) {
   }
   place(b, out, &loc);
   store_of(b, in)->uses--;
-  return NULL;
-}
-
-/* --- concatenation: one copy an operand --- */
-
-static fl_status want_strides(const fl_builder *b, size_t output, int64_t *strides) {
-  const fl_type *type = type_of(b, b->g->outputs.data[output]);
-  fl_strides_contiguous(type, strides);
-  if (!b->options->out_strides) return NULL;
-  memcpy(strides, b->options->out_strides[output], sizeof *b->options->out_strides);
-  return fl_is_dense(type, strides) ? NULL : fl_fail(FL_INVALID, "plan: strides of output %zu are not dense", output);
-}
-
-static fl_vid largest_input(const fl_builder *b, const fl_node *n) {
-  fl_vid best = n->inputs[0];
-  for (int i = 1; i < n->n_inputs; i++)
-    if (fl_type_numel(type_of(b, n->inputs[i])) > fl_type_numel(type_of(b, best))) best = n->inputs[i];
-  return best;
-}
-
-/* A result of the graph as the caller wants it, any other like its largest part. */
-static fl_status cat_strides(const fl_builder *b, const fl_node *n, int64_t *strides) {
-  fl_vid out = n->outputs[0];
-  for (size_t i = 0; i < b->g->outputs.len; i++)
-    if (b->g->outputs.data[i] == out) return want_strides(b, i, strides);
-  fl_strides_like(type_of(b, out), b->locs[largest_input(b, n)].strides, strides);
-  return NULL;
-}
-
-static fl_status draft_cat(fl_builder *b, const fl_node *n) {
-  fl_vid out = n->outputs[0];
-  const fl_type *type = type_of(b, out);
-  int64_t axis = fl_attr_int(&n->attrs, "axis", 0);
-  fl_loc loc = {0};
-  FL_TRY(fl_store_new(b, FL_STORE_TEMP, 0, fl_type_bytes(type), &loc.store));
-  FL_TRY(cat_strides(b, n, loc.strides));
-  fl_loc part = loc;
-  for (int i = 0; i < n->n_inputs; i++) {
-    const fl_type *in = type_of(b, n->inputs[i]);
-    store_of(b, n->inputs[i])->uses--;
-    if (fl_type_numel(in) == 0) continue;
-    FL_TRY(fl_draft_copy(b, program_of(b, n), in, &b->locs[n->inputs[i]], &part, n->origin));
-    part.offset += (size_t)(in->dims[axis] * loc.strides[axis]) * fl_dtype_size(type->dtype);
-  }
-  place(b, out, &loc);
   return NULL;
 }
 
@@ -293,14 +249,17 @@ static bool can_overwrite(const fl_builder *b, const fl_node *n, const choice *c
 }
 
 static fl_status place_results(fl_builder *b, const fl_node *n, const choice *c, fl_draft_operand *operands) {
-  bool overwrite = can_overwrite(b, n, c, operands);
+  bool overwrite = can_overwrite(b, n, c, operands), part = false;
   for (int i = 0; i < n->n_inputs; i++)
     if (n->inputs[i] != FL_NO_VALUE) store_of(b, n->inputs[i])->uses--;
   for (int i = 0; i < n->n_outputs; i++) {
     const fl_type *type = type_of(b, n->outputs[i]);
     fl_loc loc = {0};
     memcpy(loc.strides, c->plan.out_strides[i], sizeof loc.strides);
-    if (i == 0 && overwrite)
+    if (i == 0 && c->plan.strided_out) FL_TRY(fl_cat_part(b, n->outputs[0], c->plan.out_strides[0], &loc, &part));
+    if (i == 0 && part) {
+      /* lies in what it becomes a part of */
+    } else if (i == 0 && overwrite)
       loc.store = operands[c->plan.in_place].loc.store;
     else
       FL_TRY(fl_store_new(b, FL_STORE_TEMP, 0, fl_type_bytes(type), &loc.store));
@@ -348,7 +307,7 @@ static fl_status draft_output(fl_builder *b, size_t output) {
   fl_vid v = b->g->outputs.data[output];
   const fl_type *type = type_of(b, v);
   fl_loc want = {0};
-  FL_TRY(want_strides(b, output, want.strides));
+  FL_TRY(fl_want_strides(b, output, want.strides));
   fl_operand *o = &b->plan->outputs[output];
   *o = (fl_operand){.space = FL_SPACE_OUTPUT, .index = (uint32_t)output, .type = *type};
   memcpy(o->strides, want.strides, sizeof o->strides);
@@ -391,7 +350,7 @@ static fl_status build(fl_builder *b) {
     if (is_view(n))
       FL_TRY(draft_view(b, n));
     else if (n->op == FL_OP_CAT)
-      FL_TRY(draft_cat(b, n));
+      FL_TRY(fl_draft_cat(b, n));
     else
       FL_TRY(draft_kernel(b, n));
   }

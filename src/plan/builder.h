@@ -72,6 +72,7 @@ typedef struct fl_builder {
   fl_plan *plan;
   fl_arena arena; /* freed with the builder */
   fl_loc *locs;   /* by value id */
+  fl_loc *wholes; /* of concatenations, by the id of the result; they are placed before the nodes are reached */
   FL_VEC(fl_store) stores;
   FL_VEC(fl_draft_operand) operands;
   FL_VEC(fl_draft_step) steps[FL_PROGRAMS];
@@ -92,6 +93,12 @@ FL_MUST_USE fl_status fl_draft_copy(fl_builder *b, int program, const fl_type *t
 bool fl_layout_holds(fl_layout layout, const fl_type *type, const int64_t *strides);
 /* A location of value `v` in this layout: its own, or that of a copy, made once. */
 FL_MUST_USE fl_status fl_loc_in_layout(fl_builder *b, fl_vid v, fl_layout layout, uint32_t origin, fl_loc *out);
+
+/* cat.c. Where result v of a kernel, dense with these strides, lies as a part of a concatenation to come: gives the place when
+ * there is one whose axes have the same order. */
+FL_MUST_USE fl_status fl_cat_part(fl_builder *b, fl_vid v, const int64_t *strides, fl_loc *out, bool *out_found);
+FL_MUST_USE fl_status fl_draft_cat(fl_builder *b, const fl_node *n);
+FL_MUST_USE fl_status fl_want_strides(const fl_builder *b, size_t output, int64_t *strides);
 
 /* tactic.c: which of the n candidates serves the problem; `problem` must live as long as the builder. */
 FL_MUST_USE fl_status fl_tactic_choose(fl_builder *b, const fl_problem *problem, const int *ids,

@@ -1,6 +1,17 @@
-// Reductions of COUNT elements to one of N. Defined before: T, F (computed in), U (result), KIND, N, COUNT, THREADS,
-// row(r), el(k), out_row(r). WIDE: a block for a result, else a thread.
+// Reductions of COUNT elements to one of N. Defined before: T, F (computed in), U (result), KIND, N, COUNT, THREADS, row(r),
+// out_row(r): a result's first element and its place; el(k): an element's offset.
 // KIND 0 sum, 1 mean, 2 prod, 3 amax, 4 amin, 5 any, 6 all, 7 var, 8 argmax, 9 argmin.
+// MODE 0: a thread a result. 1: a block a result; elements are adjacent in chunks of V where V > 1.
+// 2: 32 neighbouring results a block, 8 threads for each of them. Modes 1 and 2 up to KIND 6 share the elements of a result among
+// SPLIT blocks, which leave their parts in y for a second kernel; a mean is divided by DIVISOR, last of all.
+template <class G> __device__ inline F value(G v) {
+#if KIND == 5 || KIND == 6
+  return v != 0;
+#else
+  return (F)v;
+#endif
+}
+
 __device__ inline F first() {
 #if KIND == 2 || KIND == 6
   return 1;
@@ -10,14 +21,6 @@ __device__ inline F first() {
   return HIGHEST;
 #else
   return 0;
-#endif
-}
-
-__device__ inline F value(F v) {
-#if KIND == 5 || KIND == 6
-  return v != 0;
-#else
-  return v;
 #endif
 }
 
@@ -38,8 +41,16 @@ template <class G> __device__ inline G join(G a, G b) {
 }
 BLOCK_REDUCE(block_join, join)
 
-#define STEP (WIDE ? THREADS : 1)
-#define AT   (WIDE ? (int)threadIdx.x : 0)
+__device__ inline void finish(U *y, i64 r, int part, F acc) {
+#if SPLIT > 1
+  y[r * SPLIT + part] = acc;
+#else
+#if KIND == 1 || KIND == 7
+  acc /= DIVISOR;
+#endif
+  st(y[out_row(r)], acc);
+#endif
+}
 
 __device__ inline bool better(F a, i64 ka, F b, i64 kb) { // whether (a, ka) comes before (b, kb)
   if (kb < 0) return true;
@@ -50,14 +61,34 @@ __device__ inline bool better(F a, i64 ka, F b, i64 kb) { // whether (a, ka) com
   return KIND == 8 ? a > b : a < b;
 }
 
+#define WIDE (MODE == 1)
+#define STEP (WIDE ? THREADS : 1)
+#define AT   (WIDE ? (int)threadIdx.x : 0)
+
 extern "C" __global__ void __launch_bounds__(THREADS) k(const T *x, U *y, int *fault) {
   FOLLOW;
+#if MODE == 2
+  __shared__ F parts[8][32];
+  const int lane = threadIdx.x % 32, line = threadIdx.x / 32;
+  const i64 r = (i64)(blockIdx.x / SPLIT) * 32 + lane;
+  const int part = blockIdx.x % SPLIT;
+  const T *in = x + row(r < N ? r : 0);
+  F acc = first();
+#pragma unroll 4
+  for (i64 i = part * 8 + line; i < COUNT; i += 8 * SPLIT) acc = join(acc, value(ld(in[el(i)])));
+  parts[line][lane] = acc;
+  __syncthreads();
+  if (line || r >= N) return;
+  for (int i = 1; i < 8; i++) acc = join(acc, parts[i][lane]);
+  finish(y, r, part, acc);
+#else
   __shared__ F scratch[33];
-  __shared__ i64 places[33];
-  const i64 r = WIDE ? (i64)blockIdx.x : (i64)blockIdx.x * THREADS + threadIdx.x;
+  const i64 r = WIDE ? (i64)(blockIdx.x / SPLIT) : (i64)blockIdx.x * THREADS + threadIdx.x;
+  const int part = WIDE ? (int)(blockIdx.x % SPLIT) : 0;
   if (r >= N) return;
   const T *in = x + row(r);
 #if KIND >= 8
+  __shared__ i64 places[33];
   F best = 0;
   i64 at = -1;
   for (i64 i = AT; i < COUNT; i += STEP) {
@@ -79,15 +110,22 @@ extern "C" __global__ void __launch_bounds__(THREADS) k(const T *x, U *y, int *f
   st(y[out_row(r)], at);
 #else
   F acc = first();
-  for (i64 i = AT; i < COUNT; i += STEP) acc = join(acc, value(ld(in[el(i)])));
+#if V > 1
+#pragma unroll 4
+  for (i64 i = part * THREADS + AT; i < COUNT / V; i += STEP * SPLIT) {
+    const pack<T, V> p = *(const pack<T, V> *)(in + i * V);
+#pragma unroll
+    for (int e = 0; e < V; e++) acc = join(acc, value(ld(p.x[e])));
+  }
+#else
+#pragma unroll 4
+  for (i64 i = part * THREADS + AT; i < COUNT; i += STEP * SPLIT) acc = join(acc, value(ld(in[el(i)])));
+#endif
 #if WIDE
   acc = block_join(acc, scratch);
 #endif
-#if KIND == 1 || KIND == 7
-  acc /= COUNT;
-#endif
 #if KIND == 7
-  const F mean = acc;
+  const F mean = acc / COUNT;
   acc = 0;
   for (i64 i = AT; i < COUNT; i += STEP) {
     F d = (F)ld(in[el(i)]) - mean;
@@ -96,10 +134,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) k(const T *x, U *y, int *f
 #if WIDE
   acc = block_sum(acc, scratch);
 #endif
-  const F n = (F)COUNT - (F)CORRECTION;
-  acc /= n > 0 ? n : 0;
 #endif
   if (WIDE && threadIdx.x) return;
-  st(y[out_row(r)], acc);
+  finish(y, r, part, acc);
+#endif
 #endif
 }
