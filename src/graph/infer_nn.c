@@ -188,7 +188,8 @@ static fl_status need_mask(const fl_infer_args *c, const fl_type *scores) {
   const fl_type *mask = c->in[3];
   char buf[128];
   if (!mask) return NULL;
-  bool fits = mask->rank <= 4 && (mask->dtype == FL_BOOL || mask->dtype == scores->dtype);
+  bool beside = mask->dtype == FL_F32 && (scores->dtype == FL_F16 || scores->dtype == FL_BF16);
+  bool fits = mask->rank <= 4 && (mask->dtype == FL_BOOL || mask->dtype == scores->dtype || beside);
   for (int i = 1; fits && i <= mask->rank; i++)
     fits = mask->dims[mask->rank - i] == 1 || mask->dims[mask->rank - i] == scores->dims[4 - i];
   return fits ? NULL

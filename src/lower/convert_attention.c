@@ -34,22 +34,64 @@ static void check_shapes(fl_cv *c, fl_vid q, fl_vid k, fl_vid v) {
     fl_cv_decline(c, "%lld query heads for %lld key heads", (long long)a.dims[1], (long long)b.dims[1]);
 }
 
-/* Every variant: the results beside the output (logsumexp ...) are never made. */
-void fl_convert_attention(fl_cv *c) {
-  fl_vid q = as_heads(c, "query"), k = as_heads(c, "key"), v = as_heads(c, "value");
-  fl_vid mask = fl_cv_arg_opt(c, fl_cv_has(c, "attn_bias") ? "attn_bias" : "attn_mask");
-  fl_type t = fl_cv_type(c, q), out = fl_cv_out(c, 0);
+/* bool, the operands' type, or f32 beside smaller ones (-1e9 must not become minus infinity). */
+static fl_vid mask_of_type(fl_cv *c, fl_vid mask, fl_dtype t) {
+  fl_dtype own = fl_cv_type(c, mask).dtype;
+  bool is_fine = own == FL_BOOL || own == t || (own == FL_F32 && (t == FL_F16 || t == FL_BF16));
+  return is_fine ? mask : fl_cv_cast(c, mask, t);
+}
+
+/* [B, H, S, D] each; mask: NO_VALUE if none. */
+static fl_vid attend(fl_cv *c, const fl_vid qkv[3], fl_vid mask, bool causal) {
+  fl_type t = fl_cv_type(c, qkv[0]);
   if (fl_cv_float(c, "dropout_p", 0) != 0) fl_cv_decline(c, "attention with dropout is random");
-  if (fl_cv_has(c, "dropout_mask")) fl_cv_decline(c, "attention with a dropout mask");
-  check_shapes(c, q, k, v);
-  if (!fl_cv_ok(c)) return;
-  if (mask != FL_NO_VALUE) mask = as_mask(c, mask, out.rank, t.dims[0]);
-  if (mask != FL_NO_VALUE && fl_cv_type(c, mask).dtype != FL_BOOL) mask = fl_cv_cast(c, mask, t.dtype);
+  check_shapes(c, qkv[0], qkv[1], qkv[2]);
+  if (!fl_cv_ok(c)) return FL_NO_VALUE;
+  /* PyTorch's flash kernel counts from the last query and key, all others (and the engine) from the first. */
+  if (causal && c->param && t.dims[2] != fl_cv_type(c, qkv[1]).dims[2])
+    fl_cv_decline(c, "causal from the last query, with other than as many keys");
+  if (mask != FL_NO_VALUE) mask = mask_of_type(c, mask, t.dtype);
   fl_attrs attrs = {0};
   fl_attr_set_float(&attrs, "scale", fl_cv_float(c, "scale", 1 / sqrt((double)t.dims[3])));
-  fl_attr_set_int(&attrs, "causal", 'b', fl_cv_bool(c, "is_causal", false));
-  fl_vid r = fl_cv_op(c, FL_OP_ATTENTION, (fl_vid[]){q, k, v, mask}, mask == FL_NO_VALUE ? 3 : 4, &attrs);
+  fl_attr_set_int(&attrs, "causal", 'b', causal);
+  return fl_cv_op(c, FL_OP_ATTENTION, (fl_vid[]){qkv[0], qkv[1], qkv[2], mask}, mask == FL_NO_VALUE ? 3 : 4, &attrs);
+}
+
+/* The results beside the output (logsumexp ...) are never made. param: causal is as flash attention means it. */
+void fl_convert_attention(fl_cv *c) {
+  fl_vid qkv[] = {as_heads(c, "query"), as_heads(c, "key"), as_heads(c, "value")};
+  fl_vid mask = fl_cv_arg_opt(c, fl_cv_has(c, "attn_bias") ? "attn_bias" : "attn_mask");
+  fl_type out = fl_cv_out(c, 0);
+  if (fl_cv_has(c, "dropout_mask")) fl_cv_decline(c, "attention with a dropout mask");
+  if (mask != FL_NO_VALUE) mask = as_mask(c, mask, out.rank, fl_cv_type(c, qkv[0]).dims[0]);
+  fl_vid r = attend(c, qkv, mask, fl_cv_bool(c, "is_causal", false));
+  if (!fl_cv_ok(c)) return;
   fl_cv_result(c, 0, out.rank == 4 ? r : fl_cv_reshape(c, r, out.rank, out.dims));
+}
+
+/* The kernels themselves, on [B, S, H, D], as libraries call them. */
+void fl_convert_attention_forward(fl_cv *c) {
+  static const char *const refused[] = {"cum_seq_q",        "cum_seq_k",         "cu_seqlens_q", "cu_seqlens_k",
+                                        "seqlen_k",         "window_size",       "seqused_k",    "alibi_slopes",
+                                        "window_size_left", "window_size_right", "block_table"};
+  static const char *const names[] = {"query", "key", "value"};
+  fl_vid qkv[3];
+  for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+    if (fl_cv_has(c, refused[i])) fl_cv_decline(c, "%s", refused[i]);
+  int64_t kind = fl_cv_int(c, "custom_mask_type", 0); /* 1: causal, 2: from the last query */
+  if (kind < 0 || kind > 2) fl_cv_decline(c, "custom_mask_type %lld", (long long)kind);
+  for (int i = 0; i < 3 && fl_cv_ok(c); i++) {
+    qkv[i] = fl_cv_arg(c, names[i]);
+    if (fl_cv_type(c, qkv[i]).rank != 4)
+      fl_cv_decline(c, "%s of rank %d", names[i], fl_cv_type(c, qkv[i]).rank);
+    else
+      qkv[i] = fl_cv_transpose(c, qkv[i], 1, 2);
+  }
+  if (!fl_cv_ok(c)) return;
+  if (kind == 2 && fl_cv_type(c, qkv[0]).dims[2] != fl_cv_type(c, qkv[1]).dims[2])
+    fl_cv_decline(c, "causal from the last query, with other than as many keys");
+  fl_vid r = attend(c, qkv, fl_cv_arg_opt(c, "bias"), kind > 0 || fl_cv_bool(c, "is_causal", false));
+  if (fl_cv_ok(c)) fl_cv_result(c, 0, fl_cv_transpose(c, r, 1, 2));
 }
 
 /* --- the fused layers that torch.nn.MultiheadAttention and TransformerEncoderLayer call in inference --- */

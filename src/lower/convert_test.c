@@ -291,6 +291,60 @@ FL_TEST(attention) {
                  "one of the batch axes");
 }
 
+/* What PyTorch chooses among on a GPU, and what it calls there. */
+FL_TEST(attention_variants) {
+  static const char qkv[] = "q = input f16[2,6,8,16]\nk = input f16[2,2,8,16]\nm = input f32[2,1,1,8]\n";
+  static const char *const calls[][2] = {
+      {"r, l, a, b, x, y, s, u, d = aten._scaled_dot_product_flash_attention.default(query=q, key=k, value=k, "
+       "dropout_p=0.0, is_causal=True, return_debug_mask=False, scale=None) : f16[2,6,8,16], f32[2,6,8], i32[], i32[], "
+       "i64[], i64[], i64[], i64[], f16[]",
+       "attention(%0, %1, %1) scale=0.25 causal=1"},
+      {"r, l, s, o = aten._scaled_dot_product_efficient_attention.default(query=q, key=k, value=k, attn_bias=m, "
+       "compute_log_sumexp=False, dropout_p=0.0, is_causal=False, scale=0.5) : f16[2,6,8,16], f32[2,6,8], i64[], i64[]",
+       "attention(%0, %1, %1, %2) scale=0.5"},
+      {"r, l, a, b, x, y, s, o, d = aten._scaled_dot_product_cudnn_attention.default(query=q, key=k, value=k, "
+       "attn_bias=m, compute_log_sumexp=True, dropout_p=0.0, is_causal=False, return_debug_mask=False, scale=None) : "
+       "f16[2,6,8,16], f32[2,6,8], i32[], i32[], i64[], i64[], i64[], i64[], f16[]",
+       "attention(%0, %1, %1, %2) scale=0.25"},
+      {"r, w = aten._scaled_dot_product_attention_math.default(query=q, key=k, value=k, attn_mask=m, dropout_p=0.0, "
+       "is_causal=False, dropout_mask=None, scale=None, enable_gqa=True) : f16[2,6,8,16], f16[2,6,8,8]",
+       "attention(%0, %1, %1, %2) scale=0.25"},
+      {"r = aten.scaled_dot_product_attention.default(query=q, key=k, value=k, attn_mask=m, dropout_p=0.0, "
+       "is_causal=False, scale=None, enable_gqa=True) : f16[2,6,8,16]",
+       "attention(%0, %1, %1, %2) scale=0.25"},
+  };
+  for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
+    char text[1024];
+    snprintf(text, sizeof text, "%s%s\nreturn r\n", qkv, calls[i][0]);
+    check_graph(text, calls[i][1]);
+  }
+  check_graph("q = input bf16[2,8,6,16]\nk = input bf16[2,8,2,16]\n"
+              "r, l, s, u, d = aten._flash_attention_forward.default(query=q, key=k, value=k, cum_seq_q=None, "
+              "cum_seq_k=None, max_q=8, max_k=8, dropout_p=0.0, is_causal=True, return_debug_mask=False, scale=None, "
+              "window_size_left=None, window_size_right=None, seqused_k=None, alibi_slopes=None) : bf16[2,8,6,16], "
+              "f32[2,6,8], i64[], i64[], bf16[]\nreturn r\n",
+              "permute(%0) perm=[0,2,1,3]|attention(|scale=0.25 causal=1|perm=[0,2,1,3]");
+  check_graph("q = input f16[2,8,6,16]\nk = input f16[2,9,6,16]\nm = input f16[2,6,8,9]\n"
+              "r, l, s, o, x, y = aten._efficient_attention_forward.default(query=q, key=k, value=k, bias=m, "
+              "cu_seqlens_q=None, cu_seqlens_k=None, max_seqlen_q=None, max_seqlen_k=None, dropout_p=0.0, "
+              "custom_mask_type=0, compute_log_sumexp=False, scale=1.0, seqlen_k=None, window_size=None) : "
+              "f16[2,8,6,16], f32[2,6,8], i64[], i64[], i64[], i64[]\nreturn r\n",
+              "attention(|%2) scale=1|perm=[0,2,1,3]");
+  check_declined("q = input f16[2,6,8,16]\nk = input f16[2,6,9,16]\n"
+                 "r, l = aten._scaled_dot_product_flash_attention.default(query=q, key=k, value=k, dropout_p=0.0, "
+                 "is_causal=True, return_debug_mask=False, scale=None) : f16[2,6,8,16], f32[2,6,8]\nreturn r\n",
+                 "from the last query");
+  check_declined("q = input f16[2,6,8,16]\n"
+                 "r, l = aten._scaled_dot_product_flash_attention.default(query=q, key=q, value=q, dropout_p=0.0, "
+                 "is_causal=True, return_debug_mask=False, scale=None) : f16[2,6,8,16], f32[2,6,8]\nreturn r l\n",
+                 "result 1 is used");
+  check_declined(
+      "q = input f16[2,6,8,16]\n"
+      "r = aten.scaled_dot_product_attention.default(query=q, key=q, value=q, attn_mask=None, dropout_p=0.1, "
+      "is_causal=False, scale=None, enable_gqa=False) : f16[2,6,8,16]\nreturn r\n",
+      "dropout");
+}
+
 FL_TEST(creation) {
   check_op("arange.start_step(start=2, end=14, step=3, dtype=None)", "i64[4]", "iota() dims=[4] axis=0 start=2 step=3");
   check_op("full.default(size=[2,3], fill_value=-inf)", "f32[2,3]", "-inf|expand(");
@@ -335,4 +389,4 @@ FL_TEST(table) {
 
 FL_TEST_MAIN(FL_RUN(unary) FL_RUN(promotion) FL_RUN(views) FL_RUN(data) FL_RUN(padding_and_windows)
                  FL_RUN(encoder_layer) FL_RUN(products) FL_RUN(convolution) FL_RUN(norms_and_reductions)
-                     FL_RUN(attention) FL_RUN(creation) FL_RUN(declines) FL_RUN(table))
+                     FL_RUN(attention) FL_RUN(attention_variants) FL_RUN(creation) FL_RUN(declines) FL_RUN(table))
