@@ -78,7 +78,7 @@ static fl_status compile_error(const fl_cuda_api *api, fl_rtc_program program, i
 static fl_status compile_program(const fl_cuda_device *d, fl_rtc_program program, const char *source, char **out,
                                  size_t *out_bytes) {
   char arch[40];
-  snprintf(arch, sizeof arch, "--gpu-architecture=sm_%d", d->arch);
+  snprintf(arch, sizeof arch, "--gpu-architecture=sm_%d%s", d->arch, d->arch == 90 ? "a" : ""); /* a: with wgmma */
   const char *options[] = {arch, "--std=c++17"};
   int r = d->api->nvrtcCompileProgram(program, 2, options);
   if (r) return compile_error(d->api, program, r, source);

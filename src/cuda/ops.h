@@ -14,7 +14,9 @@ const char *fl_cuda_plan_base(const fl_problem *p, fl_arena *arena, fl_kernel_pl
 FL_CUDA_IMPLEMENTATION(map)
 FL_CUDA_IMPLEMENTATION(reduce)
 FL_CUDA_IMPLEMENTATION(rows)
-FL_CUDA_IMPLEMENTATION(attention)
+FL_CUDA_IMPLEMENTATION(attention_flash)
+FL_CUDA_IMPLEMENTATION(attention_tile)
+FL_CUDA_IMPLEMENTATION(attention_row)
 FL_CUDA_IMPLEMENTATION(cublaslt)
 FL_CUDA_IMPLEMENTATION(cudnn)
 #undef FL_CUDA_IMPLEMENTATION

@@ -2,7 +2,8 @@
 #ifndef FL_CUDA_SOURCES_H
 #define FL_CUDA_SOURCES_H
 
-extern const char fl_cuda_source_prelude[], fl_cuda_source_rows[], fl_cuda_source_reduce[], fl_cuda_source_attention[],
-    fl_cuda_source_compare[];
+extern const char fl_cuda_source_prelude[], fl_cuda_source_rows[], fl_cuda_source_reduce[], fl_cuda_source_compare[];
+extern const char fl_cuda_source_flash[], fl_cuda_source_flash_combine[], fl_cuda_source_attention_tile[],
+    fl_cuda_source_attention_row[];
 
 #endif

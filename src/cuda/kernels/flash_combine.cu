@@ -1,0 +1,26 @@
+// Results of SPLITS blocks for the same rows, each with the maximum and sum of its keys, become one. A block a row.
+// Defined before: as in flash.cu; FACTOR; THREADS.
+#define ROWS (SQ * GROUP)
+#define ALL ((i64)BATCH * GROUPS * ROWS)
+extern "C" __global__ void __launch_bounds__(THREADS) k(const float *part, T *y, int *fault) {
+  FOLLOW;
+  const i64 at = blockIdx.x;
+  const float *edges = part + SPLITS * ALL * DV;
+  float max = -INF, sum = 0, weight[SPLITS];
+#pragma unroll
+  for (int s = 0; s < SPLITS; s++) max = fmaxf(max, weight[s] = edges[(s * ALL + at) * 2]);
+#pragma unroll
+  for (int s = 0; s < SPLITS; s++) {
+    weight[s] = max == -INF ? 0 : exp2f((weight[s] - max) * (float)FACTOR);
+    sum += weight[s] * edges[(s * ALL + at) * 2 + 1];
+  }
+  const float f = sum == 0 ? 0 : 1 / sum;
+  const int row = (int)(at % ROWS), bg = (int)(at / ROWS), b = bg / GROUPS, g = bg % GROUPS;
+  T *to = y + o_at(b, g * GROUP + row % GROUP, row / GROUP);
+  for (int e = threadIdx.x; e < DV; e += THREADS) {
+    float x = 0;
+#pragma unroll
+    for (int s = 0; s < SPLITS; s++) x += weight[s] * part[(s * ALL + at) * DV + e];
+    st(to[e], x * f);
+  }
+}
