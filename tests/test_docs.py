@@ -21,4 +21,4 @@ def test_paths_exist(document):
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_make_targets_exist(document):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"`make ([a-z]+)", document.read_text())) <= targets
+    assert set(re.findall(r"`make ([a-z-]+)", document.read_text())) <= targets
