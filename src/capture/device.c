@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "base/alloc.h"
+#include "capture/torch_memory.h"
 #include "cuda/device.h"
 
 /* Where the wheels put CUDA's libraries, for the loader: a NULL-terminated list that is kept. */
@@ -27,6 +28,7 @@ static fl_status open_cuda(int id, const fl_backend **out) {
   if (!tried) {
     tried = true;
     FL_TRY(fl_cuda_load(library_folders(), &api));
+    fl_cuda_memory_set(fl_torch_memory());
   }
   return fl_cuda_backend(id, out);
 }

@@ -59,7 +59,12 @@ static const fl_cuda_api *enter(const fl_backend *b) {
 
 static void leave(const fl_cuda_api *api) { api->cuCtxPopCurrent_v2(&(fl_cu_context){0}); }
 
+static const fl_cuda_memory *memory;
+
+void fl_cuda_memory_set(const fl_cuda_memory *m) { memory = m; }
+
 void *fl_cuda_allocate(const fl_backend *b, size_t bytes) {
+  if (memory) return memory->allocate(fl_cuda_device_of(b)->ordinal, bytes);
   fl_cu_ptr p = 0;
   const fl_cuda_api *api = enter(b);
   int r = api->cuMemAlloc_v2(&p, bytes ? bytes : 64);
@@ -69,24 +74,28 @@ void *fl_cuda_allocate(const fl_backend *b, size_t bytes) {
 
 void fl_cuda_release(const fl_backend *b, void *block) {
   if (!block) return;
+  if (memory) {
+    memory->release(fl_cuda_device_of(b)->ordinal, block);
+    return;
+  }
   const fl_cuda_api *api = enter(b);
   api->cuMemFree_v2((fl_cu_ptr)(uintptr_t)block);
   leave(api);
 }
 
-/* Copies of pageable memory on the default stream: synchronous after the wait. */
+/* Copies of pageable memory on the caller's stream: synchronous after the wait. */
 fl_status fl_cuda_upload(const fl_backend *b, void *dst, const void *src, size_t bytes) {
   const fl_cuda_api *api = enter(b);
-  int r = bytes ? api->cuMemcpyHtoDAsync_v2((fl_cu_ptr)(uintptr_t)dst, src, bytes, NULL) : 0;
-  if (!r) r = api->cuStreamSynchronize(NULL);
+  int r = bytes ? api->cuMemcpyHtoDAsync_v2((fl_cu_ptr)(uintptr_t)dst, src, bytes, fl_cuda_stream_get()) : 0;
+  if (!r) r = api->cuStreamSynchronize(fl_cuda_stream_get());
   leave(api);
   return fl_cuda_check(r, "copy to the device");
 }
 
 fl_status fl_cuda_download(const fl_backend *b, void *dst, const void *src, size_t bytes) {
   const fl_cuda_api *api = enter(b);
-  int r = bytes ? api->cuMemcpyDtoHAsync_v2(dst, (fl_cu_ptr)(uintptr_t)src, bytes, NULL) : 0;
-  if (!r) r = api->cuStreamSynchronize(NULL);
+  int r = bytes ? api->cuMemcpyDtoHAsync_v2(dst, (fl_cu_ptr)(uintptr_t)src, bytes, fl_cuda_stream_get()) : 0;
+  if (!r) r = api->cuStreamSynchronize(fl_cuda_stream_get());
   leave(api);
   return fl_cuda_check(r, "copy from the device");
 }

@@ -35,6 +35,15 @@ typedef struct fl_cuda_queue {
 
 enum { FL_CUDA_MAX_DEVICES = 32 };
 
+/* Who gives out the memory of plans, constants and stages: any thread may call; `allocate` gives 64-byte aligned memory that may be
+ * used on this thread's stream at once, or NULL. */
+typedef struct fl_cuda_memory {
+  void *(*allocate)(int ordinal, size_t bytes);
+  void (*release)(int ordinal, void *block);
+} fl_cuda_memory;
+/* Before anything is allocated; kept by reference. NULL, as at first: the driver. */
+void fl_cuda_memory_set(const fl_cuda_memory *m);
+
 /* The device, opened on the first call. FL_UNSUPPORTED with the reason where it cannot be had. */
 FL_MUST_USE fl_status fl_cuda_device_open(int ordinal, const fl_cuda_device **out);
 /* The device of a problem or of a backend's call; NULL when planning for no device, as tests do. */
@@ -47,6 +56,7 @@ static inline fl_cuda_queue *fl_cuda_queue_of(const fl_run_args *a) { return (fl
 /* The stream on which this thread's next runs do their work, in order with what the caller puts there: a CUstream, NULL =
  * the legacy default stream (as at first). */
 void fl_cuda_stream_set(void *stream);
+void *fl_cuda_stream_get(void);
 
 /* True while the caller captures a CUDA graph on this stream: nothing of ours may run then. */
 bool fl_cuda_is_capturing(const fl_backend *b, void *stream);

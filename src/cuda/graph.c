@@ -8,6 +8,7 @@ enum { STREAM_NON_BLOCKING = 1, EVENT_NO_TIMING = 2, CAPTURE_RELAXED = 2, HOST_D
 static _Thread_local fl_cu_stream current_stream;
 
 void fl_cuda_stream_set(void *stream) { current_stream = stream; }
+void *fl_cuda_stream_get(void) { return current_stream; }
 
 void fl_cuda_note(fl_cuda_queue *q, fl_status s) {
   if (q->failed)

@@ -58,8 +58,8 @@ static void *stage_of(const context *c, const fl_plan *p, int i) {
 
 static void context_destroy(const fl_engine *e, context *c) {
   if (!c) return;
+  e->backend->queue_destroy(c->queue); /* waits for its work */
   for (int i = 0; i < c->n_stages; i++) e->backend->release(e->backend, stage_of(c, e->plan, i));
-  e->backend->queue_destroy(c->queue);
   fl_free(c->transfers);
   fl_free(c->steps);
   fl_free(c->tensors);

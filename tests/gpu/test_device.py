@@ -228,3 +228,26 @@ def test_tf32_as_the_program_allows():
             torch.backends.cuda.matmul.allow_tf32 = False
         assert error() < 2e-6
     assert framelift.explain(fast).recorded == 2
+
+
+def test_memory_is_pytorchs_and_goes_back():
+    import gc
+
+    def once():
+        model = Net().eval().to(**HALF)
+        fast = framelift.compile(model)
+        with torch.inference_mode():
+            x = torch.randn(64, 3, 64, 64, **HALF)
+            fast(x)
+            used = torch.cuda.memory_allocated()
+            fast(x)
+        (part,) = framelift.explain(fast).partitions
+        return used, part.arena_bytes + part.const_bytes
+
+    once()
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    used, planned = once()
+    assert used - before >= planned
+    gc.collect()
+    assert torch.cuda.memory_allocated() == before
