@@ -71,6 +71,7 @@ static const char *make_tensor(maker *m, PyObject *o, fl_spec *out) {
   int rg = fl_tensor_requires_grad(o);
   if (rg < 0) PyErr_Clear();
   in->requires_grad = rg > 0;
+  fl_impl_shape_take(o, in->meta.ndim, in->meta.item_size, &in->seen);
   in->type = Py_TYPE(o);
   out->kind = FL_SPEC_TENSOR;
   out->index = (uint32_t)m->spec->n_inputs;
@@ -160,12 +161,9 @@ static bool no_attrs(PyObject *o) {
   return !d || !*d || PyDict_GET_SIZE(*d) == 0;
 }
 
-static bool match_tensor(matcher *m, const fl_spec *s, PyObject *o) {
-  const fl_input *in = &m->spec->inputs[s->index];
+/* By the public ways; a tensor that fits becomes the one that others are compared with. */
+static bool match_meta(matcher *m, fl_input *in, PyObject *o, void **out_data) {
   fl_tensor_meta meta;
-  if (Py_TYPE(o) != in->type) return m->why = "argument: type", false;
-  for (int i = 0; i < m->n_inputs; i++)
-    if (m->inputs[i] == o) return m->why = "argument: one object given twice", false;
   fl_tensor_read(o, &meta);
   if (!fl_tensor_meta_equal(&meta, &in->meta)) {
     m->why = meta.ndim != in->meta.ndim || memcmp(meta.type.dims, in->meta.type.dims, sizeof meta.type.dims)
@@ -174,13 +172,27 @@ static bool match_tensor(matcher *m, const fl_spec *s, PyObject *o) {
                                                     : "argument: strides or device";
     return false;
   }
-  int rg = fl_tensor_requires_grad(o), lazy = fl_tensor_is_lazy(o);
-  if (rg < 0 || lazy < 0) PyErr_Clear();
-  if (rg != in->requires_grad) return m->why = "argument: requires_grad", false;
+  int lazy = fl_tensor_is_lazy(o);
+  if (lazy < 0) PyErr_Clear();
   if (lazy) return m->why = "argument: conjugate or negative bit", false;
+  fl_impl_shape_take(o, meta.ndim, meta.item_size, &in->seen);
+  *out_data = meta.data;
+  return true;
+}
+
+static bool match_tensor(matcher *m, const fl_spec *s, PyObject *o) {
+  fl_input *in = &m->spec->inputs[s->index];
+  bool autograd = true;
+  if (Py_TYPE(o) != in->type) return m->why = "argument: type", false;
+  for (int i = 0; i < m->n_inputs; i++)
+    if (m->inputs[i] == o) return m->why = "argument: one object given twice", false;
+  void **data = &m->data[m->n_inputs];
+  if (!fl_impl_like(o, &in->seen, &autograd, data) && !match_meta(m, in, o, data)) return false;
+  int rg = autograd ? fl_tensor_requires_grad(o) : 0;
+  if (rg < 0) PyErr_Clear();
+  if (rg != in->requires_grad) return m->why = "argument: requires_grad", false;
   if (in->attrs_read && !no_attrs(o)) return m->why = "argument: Python attributes of a tensor", false;
-  m->inputs[m->n_inputs] = o;
-  m->data[m->n_inputs++] = meta.data;
+  m->inputs[m->n_inputs++] = o;
   return true;
 }
 

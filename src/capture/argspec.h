@@ -10,6 +10,7 @@
 #include <stdbool.h>
 
 #include "base/alloc.h"
+#include "capture/impl.h"
 #include "capture/interop.h"
 #include "capture/ptrmap.h"
 
@@ -34,6 +35,7 @@ typedef struct fl_spec {
 
 typedef struct fl_input {
   fl_tensor_meta meta;
+  fl_impl_shape seen; /* of the tensor that last fitted */
   PyTypeObject *type;
   bool requires_grad;
   bool attrs_read; /* the program looked at its Python attributes: it must have none */

@@ -11,6 +11,7 @@
 
 #include "base/alloc.h"
 #include "capture/ptrmap.h"
+#include "capture/watch.h"
 
 typedef struct fl_dict_guard {
   PyObject *dict, *expected; /* expected: key -> value, or the absent mark */
@@ -52,6 +53,12 @@ typedef struct fl_guards {
 #undef FL_GUARD
   /* while recording: which objects have a guard already */
   fl_ptrmap dicts, insts, types, funcs, cells, conts;
+  /* when `watched`: the words of memory whose change makes a guard be looked at, which guard that is, and the guards that
+   * are looked at each time */
+  bool watched;
+  fl_watches words;
+  FL_VEC(uint32_t) whose; /* by word */
+  FL_VEC(uint32_t) others;
 } fl_guards;
 
 /* Each: 0, or -1 when out of memory (no exception) or, for `changed`, sets *changed when the same thing was read
@@ -66,6 +73,9 @@ int fl_guards_add_descr(fl_guards *g, PyObject *descr, PyObject *obj, PyObject *
 int fl_guards_add_query(fl_guards *g, PyObject *callable, PyObject *const *args, size_t nargs, PyObject *kwnames,
                         PyObject *value);
 
+PyObject *fl_guards_absent(void); /* stands for the absence of a key among what is expected; borrowed */
+/* Members in iteration order; of dicts keys and values alternately. New reference, or NULL (no exception). */
+PyObject *fl_guards_members(PyObject *container);
 /* The same from a snapshot (tuple, as fl_guards_snapshot gives) taken before the container was written to. */
 int fl_guards_add_snapshot(fl_guards *g, PyObject *container, PyObject *snapshot);
 PyObject *fl_guards_snapshot(PyObject *container); /* new reference, or NULL (no exception) */

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "capture/peek.h"
+
 /* DLPack 1.3, the part used here (github.com/dmlc/dlpack). */
 typedef struct dl_tensor {
   void *data;
@@ -41,7 +43,7 @@ static struct {
   PyGetSetDef *requires_grad, *version;
   PyObject *is_conj, *is_neg;
   PyObject *set_grad, *grad_on, *inference_on, *autocast_on, *default_dtype, *function_depth, *dispatch_depth;
-  PyObject *function_on, *deterministic, *functorch_peek, *tracing;
+  PyObject *function_on, *deterministic, *functorch_peek, *tracing, *is_tracing;
   PyObject *push, *pop, *threads, *tf32_matmul, *tf32_conv;
   PyObject *compiler_dict, *compiling_name;
 } T;
@@ -120,6 +122,7 @@ int fl_interop_init(void) {
       {&T.deterministic, "_C._get_deterministic_algorithms"},
       {&T.functorch_peek, "_C._functorch.peek_interpreter_stack"},
       {&T.tracing, "_C._get_tracing_state"},
+      {&T.is_tracing, "_C._is_tracing"},
       {&T.push, "_C._push_on_torch_dispatch_stack"},
       {&T.pop, "_C._pop_torch_dispatch_stack"},
       {&T.threads, "get_num_threads"},
@@ -360,7 +363,7 @@ static int call_flag(PyObject *callable, bool *out) {
   return v < 0 ? -1 : 0;
 }
 
-int fl_torch_state_read(fl_torch_state *s) {
+static int state_by_calls(fl_torch_state *s) {
   memset(s, 0, sizeof *s);
   if (call_flag(T.inference_on, &s->inference) < 0 || call_flag(T.autocast_on, &s->autocast) < 0 ||
       call_flag(T.function_on, &s->torch_function) < 0 || call_flag(T.deterministic, &s->deterministic) < 0 ||
@@ -378,6 +381,26 @@ int fl_torch_state_read(fl_torch_state *s) {
   return t ? 0 : -1;
 }
 
+int fl_torch_state_read(fl_torch_state *s) {
+  enum { STATES = 4 };
+  static struct {
+    fl_print print;
+    fl_torch_state state;
+  } known[STATES]; /* most recent first */
+  static int n;
+  fl_print now;
+  if (!fl_peek_print(&now)) return state_by_calls(s);
+  for (int i = 0; i < n; i++)
+    if (fl_print_equal(&now, &known[i].print)) return *s = known[i].state, 0;
+  int rc = state_by_calls(s);
+  if (rc < 0) return rc;
+  n = n < STATES ? n + 1 : n;
+  memmove(&known[1], &known[0], (size_t)(n - 1) * sizeof *known);
+  known[0].print = now;
+  known[0].state = *s;
+  return 0;
+}
+
 const char *fl_torch_state_why_not(const fl_torch_state *s) {
   if (s->autocast) return "autocast is on";
   if (s->functorch) return "inside a functorch transform";
@@ -392,7 +415,10 @@ bool fl_torch_state_equal(const fl_torch_state *a, const fl_torch_state *b) {
   return a->inference == b->inference && a->deterministic == b->deterministic && a->default_dtype == b->default_dtype;
 }
 
-int fl_grad_enabled(void) { return call_true(T.grad_on, NULL); }
+int fl_grad_enabled(void) {
+  int on = fl_peek_grad();
+  return on >= 0 ? on : call_true(T.grad_on, NULL);
+}
 
 int fl_grad_set(bool enabled) {
   PyObject *arg = enabled ? Py_True : Py_False;
@@ -415,8 +441,9 @@ int fl_torch_tf32(void) {
 }
 
 bool fl_torch_state_covers(PyObject *c) {
-  PyObject *const known[] = {T.grad_on,        T.inference_on, T.autocast_on,    T.default_dtype, T.function_depth,
-                             T.dispatch_depth, T.function_on,  T.functorch_peek, T.tracing,       T.deterministic};
+  PyObject *const known[] = {T.grad_on,        T.inference_on,   T.autocast_on,  T.default_dtype,
+                             T.function_depth, T.dispatch_depth, T.function_on,  T.functorch_peek,
+                             T.tracing,        T.is_tracing,     T.deterministic};
   for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
     if (c == known[i]) return true;
     /* Builtin functions reached under two names are two objects with one definition. */

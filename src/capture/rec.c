@@ -457,11 +457,34 @@ static bool ask_known(void *ctx, PyObject *object) {
 
 static bool written(void *ctx, PyObject *container, PyObject *key) { return fl_rec_written(ctx, container, key); }
 
+/* Modules count their training steps in a buffer beside the running statistics, whose own versions do not tell. */
+static void find_witnesses(fl_rec *r) {
+  static const char *const stats[] = {"running_mean", "running_var"};
+  fl_trace *t = r->trace;
+  bool changed = false;
+  for (size_t i = 0, n = t->guards.dict.len; i < n; i++) {
+    PyObject *dict = t->guards.dict.data[i].dict, *counter = PyDict_GetItemString(dict, "num_batches_tracked");
+    if (!counter || !fl_tensor_is_plain(counter)) continue;
+    for (size_t k = 0; k < sizeof stats / sizeof *stats; k++) {
+      PyObject *x = PyDict_GetItemString(t->guards.dict.data[i].expected, stats[k]), *key;
+      uint32_t v;
+      if (!x || !fl_tensor_check(x) || !fl_rec_find(r, x, &v) || t->values.data[v].kind != FL_TVAL_WEIGHT) continue;
+      if (!(key = PyUnicode_InternFromString("num_batches_tracked")) ||
+          fl_guards_add_item(&t->guards, dict, key, counter, &changed) < 0 ||
+          !fl_weights_witness(&t->weights, t->values.data[v].index, counter))
+        fl_rec_give_up(r, "out of memory", "");
+      Py_XDECREF(key);
+    }
+  }
+  PyErr_Clear();
+}
+
 fl_trace *fl_rec_end(fl_rec *r, PyObject *result) {
   fl_trace *t = r->trace;
   char why[200] = "";
   const char *detail = NULL, *bad = NULL;
   PyObject *all = r->gave_up ? NULL : fl_rec_settle_writes(r, result);
+  if (!r->gave_up) find_witnesses(r);
   if (!r->gave_up && !fl_guards_arm(&t->guards, written, r, why, sizeof why))
     fl_rec_give_up(r, "state read by the call changed during it", why);
   if (!r->gave_up) {

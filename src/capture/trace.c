@@ -65,5 +65,6 @@ int fl_trace_traverse(const fl_trace *t, visitproc visit, void *arg) {
   Py_VISIT(t->args.keep);
   Py_VISIT(t->result.keep);
   for (size_t i = 0; i < t->weights.list.len; i++) Py_VISIT(t->weights.list.data[i].tensor);
+  for (size_t i = 0; i < t->weights.witnesses.len; i++) Py_VISIT(t->weights.witnesses.data[i].tensor);
   return fl_guards_traverse(&t->guards, visit, arg);
 }

@@ -1,6 +1,13 @@
 #include "capture/weights.h"
 
 #include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "base/cpu.h"
+
+enum { WORD = sizeof(uint64_t) };
 
 const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *out_index) {
   fl_weight n = {.tensor = tensor, .epoch = w->epoch};
@@ -12,10 +19,12 @@ const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *
   if (lazy) return "a lazily conjugated or negated tensor";
   if (!fl_tensor_version(tensor, &n.version) && !own) return "an inference tensor, whose changes cannot be seen";
   n.own = own;
+  n.witness = -1;
   fl_impl_take(tensor, n.meta.ndim, &n.seen);
   if (!FL_PUSH(&w->list, n)) return "out of memory";
   Py_INCREF(tensor);
   *out_index = (uint32_t)w->list.len - 1;
+  w->watched = false;
   return NULL;
 }
 
@@ -27,8 +36,122 @@ bool fl_weights_watch(fl_weights *w, uint32_t index) {
     return true;
   if (!(x->copy = fl_malloc(bytes))) return false;
   memcpy(x->copy, x->meta.data, bytes);
+  w->watched = false;
   return true;
 }
+
+bool fl_weights_witness(fl_weights *w, uint32_t index, PyObject *tensor) {
+  fl_witness n = {.tensor = tensor};
+  fl_tensor_meta m;
+  fl_tensor_read(tensor, &m);
+  if (!fl_tensor_is_plain(tensor) || !m.has_data || !fl_tensor_version(tensor, &n.version)) return true;
+  fl_impl_take(tensor, m.ndim, &n.seen);
+  for (int i = 0; i < (int)w->witnesses.len; i++)
+    if (w->witnesses.data[i].tensor == tensor) return w->list.data[index].witness = i, true;
+  if (!FL_PUSH(&w->witnesses, n)) return false;
+  Py_INCREF(tensor);
+  w->list.data[index].witness = (int)w->witnesses.len - 1;
+  w->watched = false;
+  return true;
+}
+
+/* --- the memory that shows that nothing has changed --- */
+
+static uint64_t word_of(const void *p) { return (uint64_t)(uintptr_t)p; }
+
+static bool watch_tensor(fl_weights *w, PyObject *tensor, const fl_impl_snapshot *s) {
+  const fl_impl_layout *l = &fl_impl_at;
+  uint64_t counter = 0;
+  /* The number and what lies beside it in its word, which nobody writes. */
+  memcpy(&counter, s->counter + l->version, sizeof counter);
+  return (uint32_t)counter == s->version &&
+         fl_watch_add(&w->places, (const char *)tensor + l->impl, word_of(s->body)) &&
+         FL_PUSH(&w->bodies, s->body + l->first) && FL_PUSH(&w->bytes, s->bytes) &&
+         fl_watch_add(&w->fields, s->counter + l->version, counter) &&
+         fl_watch_add(&w->fields, s->storage + l->data, word_of(s->data));
+}
+
+static bool can_watch_elements(const fl_weight *x) {
+  return (uintptr_t)x->meta.data % WORD == 0 && fl_type_bytes(&x->meta.type) % WORD == 0;
+}
+
+/* Pairs of elements, spread over the tensor: both ends, where views of a part begin and end, and between. */
+static bool watch_elements(fl_weights *w, const fl_weight *x) {
+  enum { ENDS = 2, BETWEEN = 4 };
+  size_t words = fl_type_bytes(&x->meta.type) / WORD;
+  const char *data = x->meta.data, *copy = x->copy;
+  for (size_t i = 0; i < words; i++) {
+    bool end = i < ENDS || i + ENDS >= words, between = words <= BETWEEN || i % (words / BETWEEN) == 0;
+    if ((end || between) && !fl_watch_add(&w->elements, data + i * WORD, fl_word(copy + i * WORD))) return false;
+  }
+  return true;
+}
+
+static bool can_watch(const fl_impl_snapshot *s) {
+  return s->ok && fl_impl_at.version % WORD == 0 && fl_impl_at.length % WORD == 0 && fl_impl_at.length >= 4 * WORD;
+}
+
+static bool watch_weight(fl_weights *w, uint32_t i) {
+  const fl_weight *x = &w->list.data[i];
+  bool words = x->own || can_watch(&x->seen), contents = !x->copy || (x->witness >= 0 && can_watch_elements(x));
+  if (!words || !contents) return FL_PUSH(&w->loose, i);
+  return (x->own || watch_tensor(w, x->tensor, &x->seen)) && (!x->copy || watch_elements(w, x));
+}
+
+/* All is as the list says now. False when it cannot be told that quickly. */
+static bool watch(fl_weights *w) {
+  bool ok = true;
+  w->places.len = w->fields.len = w->elements.len = w->bodies.len = w->bytes.len = w->loose.len = 0;
+  for (uint32_t i = 0; ok && i < w->list.len; i++) ok = watch_weight(w, i);
+  for (size_t i = 0; ok && i < w->witnesses.len; i++) {
+    const fl_witness *x = &w->witnesses.data[i];
+    ok = can_watch(&x->seen) && watch_tensor(w, x->tensor, &x->seen);
+  }
+  return ok;
+}
+
+#if defined(__x86_64__)
+#define AVX2      __attribute__((target("avx2")))
+#define FOUR(p)   _mm256_loadu_si256((const __m256i *)(const void *)(p))
+#define DIFFER(k) d = _mm256_or_si256(d, _mm256_xor_si256(FOUR(a + (k) * WORD), FOUR(b + (k))))
+/* The last four words may overlap those before. The length that versions of PyTorch so far have is unrolled. */
+AVX2 static bool bodies_same_avx2(const fl_weights *w, size_t n) {
+  __m256i d = _mm256_setzero_si256();
+  for (size_t i = 0; i < w->bodies.len; i++) {
+    const uint64_t *b = w->bytes.data[i].word;
+    const char *a = w->bodies.data[i];
+    if (n == 21) {
+      DIFFER(0);
+      DIFFER(4);
+      DIFFER(8);
+      DIFFER(12);
+      DIFFER(16);
+    } else {
+      for (size_t k = 0; k + 4 < n; k += 4) DIFFER(k);
+    }
+    DIFFER(n - 4);
+  }
+  return _mm256_testz_si256(d, d);
+}
+#endif
+
+static bool bodies_same(const fl_weights *w) {
+  size_t n = fl_impl_at.length / WORD;
+  uint64_t differ = 0;
+#if defined(__x86_64__)
+  if (fl_cpu_isa() >= FL_ISA_AVX2) return bodies_same_avx2(w, n);
+#endif
+  for (size_t i = 0; i < w->bodies.len; i++)
+    for (size_t k = 0; k < n; k++) differ |= fl_word(w->bodies.data[i] + k * WORD) ^ w->bytes.data[i].word[k];
+  return !differ;
+}
+
+static bool nothing_changed(const fl_weights *w) {
+  return w->watched && fl_watch_same(&w->places) && bodies_same(w) && fl_watch_same(&w->fields) &&
+         fl_watch_same(&w->elements);
+}
+
+/* --- one after the other --- */
 
 /* True when the contents differ from the copy, which then is made anew. */
 static bool contents_changed(fl_weight *x) {
@@ -38,26 +161,67 @@ static bool contents_changed(fl_weight *x) {
   return true;
 }
 
-bool fl_weights_check(fl_weights *w) {
+static bool witness_changed(fl_witness *x) {
+  int64_t version = 0;
+  fl_tensor_meta now;
+  if (fl_impl_same(x->tensor, &x->seen)) return false;
+  fl_tensor_read(x->tensor, &now);
+  bool same = fl_tensor_version(x->tensor, &version) && version == x->version;
+  x->version = version;
+  fl_impl_take(x->tensor, now.ndim, &x->seen);
+  return !same;
+}
+
+/* False when the tensor is another kind of tensor now. */
+static bool look_at(fl_weight *x, bool *other) {
+  fl_tensor_meta now;
+  int64_t version = 0;
+  if (x->own || fl_impl_same(x->tensor, &x->seen)) return true;
+  fl_tensor_read(x->tensor, &now);
+  if (!fl_tensor_version(x->tensor, &version) || !fl_tensor_meta_equal(&now, &x->meta)) return false;
+  fl_impl_take(x->tensor, now.ndim, &x->seen);
+  *other = now.data != x->meta.data || version != x->version;
+  x->meta.data = now.data;
+  x->version = version;
+  return true;
+}
+
+/* False as above. *changed is set where it has new contents or a new place. */
+static bool check_weight(fl_weights *w, uint32_t i, bool *changed) {
+  fl_weight *x = &w->list.data[i];
+  bool other = false;
+  if (!look_at(x, &other)) return false;
+  if (!contents_changed(x) && !other) return true;
+  x->epoch = w->epoch + 1;
+  return *changed = true;
+}
+
+static bool check_each(fl_weights *w) {
   bool changed = false;
-  for (size_t i = 0; i < w->list.len; i++) {
-    fl_weight *x = &w->list.data[i];
-    bool other = false;
-    if (!x->own && !fl_impl_same(x->tensor, &x->seen)) {
-      fl_tensor_meta now;
-      int64_t version = 0;
-      fl_tensor_read(x->tensor, &now);
-      if (!fl_tensor_version(x->tensor, &version) || !fl_tensor_meta_equal(&now, &x->meta)) return false;
-      fl_impl_take(x->tensor, now.ndim, &x->seen);
-      other = now.data != x->meta.data || version != x->version;
-      x->meta.data = now.data;
-      x->version = version;
-    }
-    if (!contents_changed(x) && !other) continue;
-    x->epoch = w->epoch + 1;
-    changed = true;
-  }
+  for (size_t i = 0; i < w->witnesses.len; i++)
+    if (witness_changed(&w->witnesses.data[i]))
+      for (size_t k = 0; k < w->list.len; k++)
+        if (w->list.data[k].witness == (int)i && !w->list.data[k].copy) {
+          w->list.data[k].epoch = w->epoch + 1;
+          changed = true;
+        }
+  for (uint32_t i = 0; i < w->list.len; i++)
+    if (!check_weight(w, i, &changed)) return false;
   w->epoch += changed;
+  return true;
+}
+
+bool fl_weights_check(fl_weights *w) {
+  if (nothing_changed(w)) {
+    bool changed = false;
+    for (size_t i = 0; i < w->loose.len; i++)
+      if (!check_weight(w, w->loose.data[i], &changed)) return false;
+    w->epoch += changed;
+    return true;
+  }
+  w->watched = false;
+  if (!check_each(w)) return false;
+  w->watched = watch(w);
   return true;
 }
 
@@ -71,6 +235,14 @@ void fl_weights_release(fl_weights *w) {
     Py_DECREF(w->list.data[i].tensor);
     fl_free(w->list.data[i].copy);
   }
+  for (size_t i = 0; i < w->witnesses.len; i++) Py_DECREF(w->witnesses.data[i].tensor);
   fl_free(w->list.data);
+  fl_free(w->witnesses.data);
+  fl_free(w->places.data);
+  fl_free(w->fields.data);
+  fl_free(w->elements.data);
+  fl_free(w->bodies.data);
+  fl_free(w->bytes.data);
+  fl_free(w->loose.data);
   *w = (fl_weights){0};
 }

@@ -10,6 +10,7 @@
 #include "base/alloc.h"
 #include "capture/impl.h"
 #include "capture/interop.h"
+#include "capture/watch.h"
 
 typedef struct fl_weight {
   PyObject *tensor;
@@ -18,12 +19,29 @@ typedef struct fl_weight {
   bool own; /* made by the recording, known to nobody else */
   fl_impl_snapshot seen;
   void *copy;     /* its contents, where the version counter does not tell of changes; or NULL */
+  int witness;    /* which of the witnesses changes with it, or -1 */
   uint64_t epoch; /* grows with each change seen; engines remember the epoch they have */
 } fl_weight;
 
+/* A tensor that is written whenever another is, and counts its versions. */
+typedef struct fl_witness {
+  PyObject *tensor;
+  int64_t version;
+  fl_impl_snapshot seen;
+} fl_witness;
+
 typedef struct fl_weights {
   FL_VEC(fl_weight) list;
+  FL_VEC(fl_witness) witnesses;
   uint64_t epoch; /* of the newest change */
+  /* When `watched`, the memory that shows that nothing has changed, in the order in which it may be read: where the
+   * tensors' bodies lie; the bodies, in `bytes` one after the other; fields of what bodies point to; elements of watched
+   * contents. */
+  bool watched;
+  fl_watches places, fields, elements;
+  FL_VEC(const char *) bodies;
+  FL_VEC(fl_impl_bytes) bytes;
+  FL_VEC(uint32_t) loose; /* weights that are looked at each time */
 } fl_weights;
 
 /* NULL, or why this tensor cannot be a weight (static storage). Holds `tensor`. `own`: nobody else has it, so that it need not
@@ -32,6 +50,9 @@ const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *
 /* Compares this weight's contents on every check: batch norm in training changes its running statistics without
  * counting a version. False when out of memory. */
 bool fl_weights_watch(fl_weights *w, uint32_t index);
+/* `tensor` counts a version whenever a module changes the weight's contents: from now on the contents are compared when
+ * it has, and a few of them on each check, for who changes them by himself. False when out of memory. */
+bool fl_weights_witness(fl_weights *w, uint32_t index, PyObject *tensor);
 /* Looks at all of them. False when one no longer has the recorded dtype, sizes, strides or device. */
 bool fl_weights_check(fl_weights *w);
 void fl_weights_touch(fl_weights *w); /* as if all had changed */

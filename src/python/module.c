@@ -6,6 +6,7 @@
 #include "capture/eval.h"
 #include "capture/door.h"
 #include "capture/impl.h"
+#include "capture/peek.h"
 #include "python/mod_eval.h"
 
 static PyObject *compile(PyObject *self, PyObject *args) {
@@ -103,7 +104,10 @@ static int find_torch(void) {
 PyMODINIT_FUNC PyInit__C(void) {
   int torch = find_torch();
   if (torch < 0 || fl_eval_init() < 0 || PyType_Ready(&fl_compiled_type) < 0) return NULL;
-  if (torch) fl_impl_init();
+  if (torch) {
+    fl_impl_init();
+    fl_peek_init();
+  }
   PyObject *m = PyModule_Create(&module);
   if (!m) return NULL;
   if ((torch && PyModule_AddObjectRef(m, "Compiled", (PyObject *)&fl_compiled_type) < 0) || fl_mod_eval_add(m) < 0)
