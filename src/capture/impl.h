@@ -73,24 +73,30 @@ typedef struct fl_impl_shape {
 
 void fl_impl_shape_take(PyObject *tensor, int rank, size_t item_size, fl_impl_shape *out);
 
+/* Where the first element of a tensor with a storage lies; needs fl_impl_at.shapes. */
+static inline void *fl_impl_data(PyObject *tensor, size_t item_size) {
+  const fl_impl_layout *l = &fl_impl_at;
+  const char *body = fl_impl_pointer((const char *)tensor + l->impl);
+  char *data = (char *)(uintptr_t)fl_impl_pointer(fl_impl_pointer(body + l->storage) + l->data);
+  int64_t offset;
+  memcpy(&offset, body + l->offset, sizeof offset);
+  return data ? data + offset * (int64_t)item_size : NULL;
+}
+
 /* True only if the tensor is like the one the shape was taken of; *out_autograd then tells whether autograd knows it (when
  * not it does not require grad), *out_data where its first element lies. */
 static inline bool fl_impl_like(PyObject *tensor, const fl_impl_shape *s, bool *out_autograd, void **out_data) {
   const fl_impl_layout *l = &fl_impl_at;
   size_t rank;
-  int64_t offset;
   if (!s->ok) return false;
   const char *body = fl_impl_pointer((const char *)tensor + l->impl);
   memcpy(&rank, body + l->rank, sizeof rank);
   if (rank != s->rank || fl_impl_pointer(body + l->extra) || memcmp(body + l->sizes, s->sizes, s->bytes) ||
       memcmp(body + l->strides, s->strides, s->bytes) || memcmp(body + l->offset + 8, s->tail, FL_IMPL_TAIL))
     return false;
+  if (!fl_impl_pointer(body + l->storage)) return false;
   *out_autograd = fl_impl_pointer(body + l->autograd) != NULL;
-  memcpy(&offset, body + l->offset, sizeof offset);
-  const char *storage = fl_impl_pointer(body + l->storage);
-  if (!storage) return false;
-  char *data = (char *)(uintptr_t)fl_impl_pointer(storage + l->data);
-  *out_data = data ? data + offset * (int64_t)s->item_size : NULL;
+  *out_data = fl_impl_data(tensor, s->item_size);
   return true;
 }
 

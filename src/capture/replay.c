@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "capture/fx.h"
+#include "capture/make.h"
 #include "plan/view.h"
 
 /* --- one operator --- */
@@ -117,11 +118,13 @@ typedef struct run_buffers {
 static int outputs_new(const fl_trace *t, fl_seg_part *p, const fl_plan *plan, PyObject **values, run_buffers *b) {
   for (int i = 0; i < p->n_out; i++) {
     const fl_tval *v = &t->values.data[p->out[i]];
-    PyObject *o = fl_tensor_new(&v->meta);
-    if (!o) return -1;
+    PyObject *o = fl_make_tensor(&v->meta, &b->out[i]);
+    if (!o) {
+      if (!(o = fl_tensor_new(&v->meta))) return -1;
+      b->out[i] = fl_tensor_data(o);
+    }
     Py_XDECREF(values[p->out[i]]);
     values[p->out[i]] = o;
-    b->out[i] = fl_tensor_data(o);
     if (!p->copied[i]) continue;
     size_t bytes = fl_type_bytes(&plan->outputs[i].type);
     if (!(b->out[i] = b->temp[i] = fl_malloc_aligned(bytes ? bytes : 1))) return PyErr_NoMemory(), -1;
@@ -140,6 +143,12 @@ static void copy_outputs(const fl_trace *t, const fl_segment *s, const fl_seg_pa
     memcpy(dst.strides, v->meta.strides, sizeof dst.strides);
     if (fl_type_numel(&dst.type)) fl_copy_strided(&dst, &src, s->pool);
   }
+}
+
+/* What the call's guards have looked at is a dense tensor with a storage. */
+static const void *input_data(const fl_plan *plan, const fl_seg_part *p, int i, PyObject *tensor) {
+  if (p->checked[i] || !fl_impl_at.shapes) return fl_tensor_data(tensor);
+  return fl_impl_data(tensor, fl_dtype_size(plan->inputs[i].type.dtype));
 }
 
 int fl_part_run(fl_trace *t, fl_segment *s, fl_seg_part *p, PyObject **values) {
@@ -162,15 +171,18 @@ int fl_part_run(fl_trace *t, fl_segment *s, fl_seg_part *p, PyObject **values) {
   }
   if (p->epoch < t->weights.epoch && (rc = refresh(t, s, p)) != FL_OK) goto done;
   rc = -1;
-  for (int i = 0; i < p->n_in; i++) b.in[i] = values[p->in[i]] ? fl_tensor_data(values[p->in[i]]) : NULL;
+  for (int i = 0; i < p->n_in; i++) b.in[i] = values[p->in[i]] ? input_data(plan, p, i, values[p->in[i]]) : NULL;
   if (!inputs_fit(s, plan, p, values)) {
     rc = FL_INVALID;
     goto done;
   }
   if (outputs_new(t, p, plan, values, &b) < 0) goto done;
-  fl_status st;
-  Py_BEGIN_ALLOW_THREADS st = fl_engine_run(p->engine, b.in, b.out);
-  Py_END_ALLOW_THREADS rc = (int)fl_status_code(st);
+  fl_status st = NULL;
+  if (!t->idle) {
+    Py_BEGIN_ALLOW_THREADS st = fl_engine_run(p->engine, b.in, b.out);
+    Py_END_ALLOW_THREADS
+  }
+  rc = (int)fl_status_code(st);
   if (st && rc != FL_INVALID) {
     PyErr_Format(rc == FL_OOM ? PyExc_MemoryError : PyExc_RuntimeError, "framelift: %s", fl_status_message(st));
     rc = -1;
@@ -289,15 +301,13 @@ PyObject *fl_trace_run(fl_trace *t, PyObject *const *inputs, const char **miss, 
   size_t n = t->values.len;
   *miss = NULL;
   if (n > LOCAL && !(values = fl_malloc(n * sizeof *values))) return PyErr_NoMemory();
-  memset(values, 0, n * sizeof *values);
-  for (size_t i = 0; i < t->borrowed.len; i++) {
-    uint32_t v = t->borrowed.data[i];
-    const fl_tval *x = &t->values.data[v];
-    values[v] = x->kind == FL_TVAL_INPUT ? inputs[x->index] : t->weights.list.data[x->index].tensor;
-  }
+  memcpy(values, t->start, n * sizeof *values);
+  for (size_t i = 0; i < t->inputs.len; i++)
+    values[t->inputs.data[i]] = inputs[t->values.data[t->inputs.data[i]].index];
   if (run_steps(t, values, miss, engines) == 0) out = finish(t, fl_result_build(&t->result, values), miss);
-  for (size_t i = 0; i < t->borrowed.len; i++) values[t->borrowed.data[i]] = NULL;
-  for (size_t i = 0; i < n; i++) Py_XDECREF(values[i]);
+  for (size_t i = 0; i < t->inputs.len; i++) values[t->inputs.data[i]] = NULL;
+  for (size_t i = 0; i < n; i++)
+    if (values[i] != t->start[i]) Py_DECREF(values[i]);
   if (values != local) fl_free(values);
   return out;
 }

@@ -326,10 +326,20 @@ bool fl_segment_make_eager(fl_trace *t, fl_tstep *st, const char *reason) {
   return true;
 }
 
+static bool list_borrowed(fl_trace *t) {
+  if (!(t->start = fl_arena_alloc(&t->arena, (t->values.len + 1) * sizeof *t->start))) return false;
+  for (uint32_t v = 0; v < t->values.len; v++) {
+    const fl_tval *x = &t->values.data[v];
+    if (x->kind == FL_TVAL_WEIGHT) t->start[v] = t->weights.list.data[x->index].tensor;
+    if (x->kind != FL_TVAL_RESULT && !FL_PUSH(&t->borrowed, v)) return false;
+    if (x->kind == FL_TVAL_INPUT && !FL_PUSH(&t->inputs, v)) return false;
+  }
+  return true;
+}
+
 bool fl_trace_build(fl_trace *t, const fl_build_options *o) {
   t->tf32 = -1;
-  for (uint32_t v = 0; v < t->values.len; v++)
-    if (t->values.data[v].kind != FL_TVAL_RESULT && !FL_PUSH(&t->borrowed, v)) return false;
+  if (!list_borrowed(t)) return false;
   pin_results(t);
   if (!node_drops(t)) return false;
   for (uint32_t i = 0; i < t->steps.len; i++) {

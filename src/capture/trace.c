@@ -30,6 +30,7 @@ void fl_trace_release(fl_trace *t) {
   fl_result_release(&t->result);
   fl_free(t->values.data);
   fl_free(t->borrowed.data);
+  fl_free(t->inputs.data);
   fl_free(t->nodes.data);
   fl_free(t->steps.data);
   Py_DECREF(t->keep);

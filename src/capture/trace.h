@@ -76,6 +76,8 @@ typedef struct fl_trace {
   fl_weights weights;
   FL_VEC(fl_tval) values;
   FL_VEC(uint32_t) borrowed; /* values that are inputs or weights */
+  FL_VEC(uint32_t) inputs;   /* those that are inputs. Once built */
+  PyObject **start;          /* the values a run begins with: weights, NULL elsewhere. Once built */
   FL_VEC(fl_tnode) nodes;
   FL_VEC(fl_tstep) steps;
   fl_result result; /* with effects: a tuple of the call's result and each effect's value */
@@ -83,6 +85,7 @@ typedef struct fl_trace {
   bool effects; /* running it twice is not running it once: it writes to arguments, buffers, parameters */
   bool random;
   bool writes_weights; /* weights are checked again before each segment */
+  bool idle;           /* being measured: engines do not run, their results hold anything */
   bool eager_parts;    /* some operator runs through PyTorch: grad mode must be off */
   uint64_t hits;
   double build_ms[4]; /* lower, optimize, plan, verify */

@@ -6,6 +6,7 @@
 #include "capture/eval.h"
 #include "capture/door.h"
 #include "capture/impl.h"
+#include "capture/make.h"
 #include "capture/peek.h"
 #include "python/mod_eval.h"
 
@@ -82,7 +83,9 @@ static PyMethodDef methods[] = {
     {"door_setup", door_setup, METH_VARARGS, "door_setup(code of disabled wrappers, code of nn.Module.__call__)"},
     {"profile", profile, METH_VARARGS, "profile(compiled, args, kwargs) -> [(kernel, microseconds)]"},
     {"overhead", overhead, METH_VARARGS,
-     "overhead(compiled, args, kwargs, n) -> microseconds per call outside engines"},
+     "overhead(compiled, args, kwargs, n) -> (microseconds per call to find the trace, guards and weights checked; "
+     "those "
+     "of a whole call whose engines do not run, or None)"},
     {"converters", converters, METH_NOARGS, "converters() -> [(operator, dtypes, limits)]"},
     {"isa", isa, METH_NOARGS, "isa() -> instruction set in use"},
     {"threads", threads, METH_NOARGS, "threads() -> torch.get_num_threads()"},
@@ -107,6 +110,7 @@ PyMODINIT_FUNC PyInit__C(void) {
   if (torch) {
     fl_impl_init();
     fl_peek_init();
+    fl_make_init();
   }
   PyObject *m = PyModule_Create(&module);
   if (!m) return NULL;

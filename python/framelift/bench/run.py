@@ -71,7 +71,7 @@ def measure(name, *, batch=None, against=(), rounds=10, threads=None, on_stage=l
     if failed:
         row["peer_errors"] = failed
     with torch.inference_mode():
-        row["overhead_us"] = _C.overhead(fast, entry.args, entry.kwargs, OVERHEAD_CALLS)
+        row["overhead_us"] = _C.overhead(fast, entry.args, entry.kwargs, OVERHEAD_CALLS)[0]
     return row
 
 
