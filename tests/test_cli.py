@@ -47,6 +47,7 @@ def test_help(capsys, command):
         (["bench", "--batch", "two"], "'two' is not a whole number"),
         (["bench", "--against", "tvm"], "'tvm' is not one of compile, openvino, onnxruntime"),
         (["bench", "--dtype", "fp8"], "invalid choice: 'fp8'"),
+        (["bench", "--compile-ahead", "2"], "--compile-ahead: is for --device cuda"),
         (["explain"], "required: NAME"),
     ],
 )

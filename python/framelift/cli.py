@@ -1,9 +1,12 @@
 """The command `framelift`: bench, explain, ops."""
 
 import argparse
+import contextlib
+import functools
 import json
 import os
 import sys
+import tempfile
 import time
 
 import framelift
@@ -86,6 +89,12 @@ def _add_bench(commands):
         "--budget", type=_positive, metavar="S", help="begin no model that would not be done after S seconds in all"
     )
     bench.add_argument(
+        "--compile-ahead",
+        type=_positive,
+        metavar="N",
+        help="on cuda, let torch.compile compile the models beforehand, N at a time, and measure it from its caches",
+    )
+    bench.add_argument(
         "--suite",
         choices=["torchvision", "timm", "transformers"],
         help="capture every model of a suite at its smallest size instead, and compare answers; with --json FILE, "
@@ -134,7 +143,11 @@ def _bench(args):
     to_stdout = args.json == "-"
     kept = Rows(None if to_stdout else args.json)
     rows = []
-    with _Progress(len(names), quiet=to_stdout) as progress:
+    with _Progress(len(names), quiet=to_stdout) as progress, contextlib.ExitStack() as stack:
+        if args.compile_ahead:
+            missing = [n for n in names if args.fresh or not kept.get(n, args.device, args.dtype, args.batch)]
+            progress.start(f"torch.compile on {len(missing)} models")
+            measure = functools.partial(measure, compiled=_compiled_ahead(args, missing, stack))
         for name in _within_budget(args, names, against, kept):
             row = None if args.fresh else kept.get(name, args.device, args.dtype, args.batch)
             if row is None:
@@ -162,6 +175,8 @@ def _measurement(args):
         if peer not in known:
             raise _WrongUse(f"--against {peer}: on {args.device} the peers are eager, {', '.join(known)}")
     against = args.against
+    if args.compile_ahead and args.device == "cpu":
+        raise _WrongUse("--compile-ahead: is for --device cuda")
     if args.device == "cpu":
         if args.dtype != "fp32":
             raise _WrongUse(f"--dtype {args.dtype}: the CPU is measured in fp32; add --device cuda")
@@ -182,12 +197,24 @@ def _measurement(args):
     against = list(known) if against is None else against
     options = {"dtype": args.dtype, "batch": args.batch, "against": against, "rounds": args.rounds}
 
-    def measure_on_gpu(name, progress):
+    if args.compile_ahead and ("compile" not in against or args.in_process):
+        raise _WrongUse("--compile-ahead: needs compile among --against, and processes of their own")
+
+    def measure_on_gpu(name, progress, compiled=None):
         if args.in_process:
             return {"model": name, "device": "cuda", "dtype": args.dtype, **gpu.measure(name, **options)}
-        return gpu.measure_apart(name, timeout=args.timeout, **options)
+        return gpu.measure_apart(name, timeout=args.timeout, compiled=compiled, **options)
 
     return measure_on_gpu, against
+
+
+def _compiled_ahead(args, names, stack):
+    """torch.compile's caches for these models, in a folder that goes with the stack."""
+    from framelift.bench import gpu
+
+    compiled = gpu.Compiled(stack.enter_context(tempfile.TemporaryDirectory(prefix="framelift-compiled-")))
+    compiled.fill(names, args.compile_ahead, timeout=args.timeout, dtype=args.dtype, batch=args.batch)
+    return compiled
 
 
 def _within_budget(args, names, against, kept):

@@ -44,3 +44,12 @@ def test_memory_is_what_a_contender_keeps_and_takes():
 
 def test_what_the_machine_is():
     assert gpu.why_not("fp16") is None and gpu.driver_version()[0].isdigit()
+
+
+def test_the_peer_compiles_ahead(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent))
+    path = tmp_path / "rows"
+    arguments = ["--only", "tiny_model:tiny", "--rounds", "1", "--json", str(path), "--compile-ahead", "2"]
+    assert cli.main(["bench", "--device", "cuda", "--dtype", "fp16", *arguments]) == 0, capsys.readouterr().err
+    row = json.loads(path.read_text())
+    assert row["compile_first_call_s"] > 0 and row["compile_ms"] > 0 and "peer_errors" not in row

@@ -251,3 +251,19 @@ def test_memory_is_pytorchs_and_goes_back():
     assert used - before >= planned
     gc.collect()
     assert torch.cuda.memory_allocated() == before
+
+
+def test_statistics_that_training_wrote():
+    model = Net().eval().to(**HALF)
+    fast = framelift.compile(model)
+    x = torch.randn(4, 3, 32, 32, **HALF)
+    with torch.inference_mode():
+        fast(x)
+    with torch.no_grad():
+        model.train()
+        model(x * 3 + 1)  # writes running statistics, which count no version
+        model.eval()
+    with torch.inference_mode():
+        for _ in range(2):
+            close(fast(x), model(x))
+    assert not framelift.explain(fast).native

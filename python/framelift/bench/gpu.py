@@ -3,6 +3,7 @@
 The second measures everything but the first call of a machine that has never seen the model.
 """
 
+import concurrent.futures
 import copy
 import functools
 import gc
@@ -41,7 +42,39 @@ def why_not(dtype):
     return None
 
 
-def measure_apart(name, *, timeout, **options):
+class Compiled:
+    """What torch.compile left for models that it compiled ahead: caches in a folder, and the first calls' seconds."""
+
+    def __init__(self, folder):
+        self.environment = {v: os.path.join(folder, v) for v in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")}
+        self.seconds = {}
+
+    def fill(self, names, jobs, *, timeout, **options):
+        """Compiles the models, `jobs` of them at a time; one that fails will fail again when it is measured."""
+        environment = {**self.environment, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+
+        def compile_one(name):
+            try:
+                self.seconds[name] = apart.call(
+                    compile_first_call, timeout=timeout, environment=environment, name=name, **options
+                )
+            except apart.Failed:
+                return
+
+        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(compile_one, names))
+
+
+def compile_first_call(name, dtype, batch):
+    """Seconds until torch.compile's first answer, and then what else it compiles in its second call."""
+    call = peers.torch_compile_on_cuda(_entry(name, dtype, batch), None)
+    seconds, _ = _timed(call)
+    call()
+    torch.cuda.synchronize()
+    return seconds
+
+
+def measure_apart(name, *, timeout, compiled=None, **options):
     """The row of a model: see docs/benchmarks.md for its keys. "error" when it did not finish."""
     start = time.monotonic()
     row = {"model": name, "device": DEVICE, "dtype": options["dtype"]}
@@ -49,11 +82,14 @@ def measure_apart(name, *, timeout, **options):
         with tempfile.TemporaryDirectory(prefix="framelift-bench-") as folder:
             caches = ("FRAMELIFT_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
             environment = {variable: os.path.join(folder, variable) for variable in caches}
+            environment |= compiled.environment if compiled else {}
             what = {"name": name, "dtype": options["dtype"], "batch": options["batch"]}
             cold = apart.call(first_call, timeout=timeout, environment=environment, **what)
             left = timeout - (time.monotonic() - start)
             row |= apart.call(measure, timeout=max(left, 1), environment=environment, name=name, **options)
             row["first_call_s"] = cold
+            if compiled and "compile_ms" in row:
+                row["compile_first_call_s"] = compiled.seconds.get(name)
     except apart.Failed as error:
         row["error"] = str(error)
     row["seconds"] = time.monotonic() - start
