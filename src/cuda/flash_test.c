@@ -73,6 +73,8 @@ static const char *const graphs[] = {
     MASKED(2, 8, 8, 60, 3, 64, 64, "bool[2,8,60,3]", 0.5, 0),
     MASKED(2, 8, 8, 60, 300, 64, 64, "bool[2,8,60,1]", 0.5, 0),
     MASKED(2, 8, 2, 1, 900, 64, 64, "bool[2,1,1,900]", 0.5, 0),
+    MASKED(2, 4, 4, 60, 72, 64, 64, "F32[4,60,72]", 0.5, 0),
+    MASKED(2, 4, 4, 6, 37, 64, 64, "F32[2,1,6,37]", 0.5, 0),
     FILLED(2, 8, 8, 60, 3, 64, 64, "2,8,60,3", "-inf"),
     FILLED(2, 8, 8, 60, 3, 64, 64, "2,8,60,3", "-3.4e38"),
     FILLED(1, 8, 8, 60, 70, 32, 32, "60,70", "-30000"),
@@ -123,12 +125,14 @@ static void write_steps(const fl_plan *p, fl_cuda_queue *q) {
   }
 }
 
-/* The sources for a graph of one attention, and its kernel. */
-static written write_graph(const char *text, const char *type, char kernel[64], size_t *out_scratch) {
+/* The sources for a graph of one attention on a device of this architecture, and its kernel. */
+static written write_graph_for(int arch, const char *text, const char *type, char kernel[64], size_t *out_scratch) {
   static const fl_cuda_api api;
-  static const fl_cuda_device device = {.api = &api, .arch = 90};
+  const fl_cuda_device device = {.api = &api, .arch = arch, .multiprocessors = 132};
+  fl_backend backend = fl_cuda_table;
   fl_cuda_queue q = {.device = &device, .preparing = true};
-  fl_plan_options options = {.threads = 1, .backend = &fl_cuda_table};
+  fl_plan_options options = {.threads = 1, .backend = &backend};
+  backend.device = &device;
   char *typed = with_type(text, type);
   fl_graph *g = NULL;
   fl_plan *p = NULL;
@@ -152,6 +156,10 @@ static written write_graph(const char *text, const char *type, char kernel[64], 
   fl_graph_destroy(g);
   fl_free(typed);
   return w;
+}
+
+static written write_graph(const char *text, const char *type, char kernel[64], size_t *out_scratch) {
+  return write_graph_for(90, text, type, kernel, out_scratch);
 }
 
 static void forget(written *w) {
@@ -206,6 +214,32 @@ FL_TEST(every_graph_is_written) {
     }
 }
 
+static int number_after(const char *text, const char *name) {
+  const char *at = strstr(text, name);
+  return at ? atoi(at + strlen(name)) : -1;
+}
+
+/* Each architecture gets kernels that it has, and tiles that fit. */
+FL_TEST(architectures_differ) {
+  static const int archs[] = {70, 75, 80, 86, 89, 90, 100, 120};
+  char name[64];
+  size_t scratch;
+  for (size_t a = 0; a < sizeof archs / sizeof *archs; a++)
+    for (size_t i = 0; i < sizeof graphs / sizeof *graphs; i++) {
+      written w = write_graph_for(archs[a], graphs[i], "f16", name, &scratch);
+      bool flash = !strcmp(name, "cuda_attention_flash");
+      FL_CHECK_MSG(!flash || archs[a] >= 80, "sm_%d: %s", archs[a], graphs[i]);
+      for (int n = 0; flash && n < w.n; n++) {
+        int warps = number_after(w.text[n], "#define WM "), wgmma = number_after(w.text[n], "#define WGMMA ");
+        if (warps < 0) continue; /* a copy, or what combines parts */
+        FL_CHECK(warps >= 1 && number_after(w.text[n], "#define BN ") >= 32 &&
+                 number_after(w.text[n], "#define BN ") % 32 == 0);
+        FL_CHECK(wgmma == 0 || (archs[a] == 90 && warps % 4 == 0));
+      }
+      forget(&w);
+    }
+}
+
 /* --- with one --- */
 
 /* FRAMELIFT_TEST_PART=i/n takes a part of the graphs: most of the time goes into compiling kernels. */
@@ -236,4 +270,5 @@ FL_TEST(attention_on_the_gpu) {
   fl_pool_destroy(pool);
 }
 
-FL_TEST_MAIN(FL_RUN(problems_are_cut) FL_RUN(every_graph_is_written) FL_RUN(attention_on_the_gpu))
+FL_TEST_MAIN(FL_RUN(problems_are_cut) FL_RUN(every_graph_is_written) FL_RUN(architectures_differ)
+                 FL_RUN(attention_on_the_gpu))

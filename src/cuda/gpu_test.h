@@ -10,7 +10,7 @@
 #include "cuda/device.h"
 #include "rt/compile.h"
 
-/* The text with another type for f32. */
+/* The text with another type for f32; F32 stays f32. */
 static inline char *with_type(const char *text, const char *type) {
   char *copy = fl_calloc(strlen(text) * 2 + 1, 1), *to = copy;
   for (; copy && *text; text++) {
@@ -18,7 +18,7 @@ static inline char *with_type(const char *text, const char *type) {
       to += sprintf(to, "%s", type);
       text += 2;
     } else
-      *to++ = *text;
+      *to++ = !strncmp(text, "F32", 3) ? 'f' : *text;
   }
   return copy;
 }

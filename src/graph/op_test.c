@@ -167,6 +167,8 @@ static const struct {
      "attention(%0, %1, %2, %3) scale=0.25", "f32[2,8,5,32]"},
     {"%0: f32[2,8,5,16], %1: f32[2,3,7,16], %2: f32[2,3,7,16]", "attention(%0, %1, %2) scale=1", "divide 8"},
     {"%0: f32[2,8,5,16], %1: f32[2,8,7,16], %2: f32[5,6]", "attention(%0, %1, %1, %2) scale=1", "f32[2,8,5,7]"},
+    {"%0: f16[2,8,5,16], %1: f16[2,8,7,16], %2: f32[5,7]", "attention(%0, %1, %1, %2) scale=1", "f16[2,8,5,16]"},
+    {"%0: f32[2,8,5,16], %1: f32[2,8,7,16], %2: f16[5,7]", "attention(%0, %1, %1, %2) scale=1", "bool or float"},
     {"%0: f32[4], %1: f32[3,1]", "pointwise(%0, %1) {r2 = add f32 r0 r1; r3 = cast i32 r2; yield r3}", "i32[3,4]"},
     {"%0: f32[4]", "pointwise(%0) {r1 = add f32 r0 r1; yield r1}", "register r1 is read before"},
 };
