@@ -70,6 +70,19 @@ def loads_a_module_by_name(x):
     return LIN(x) * len(importlib.import_module("colorsys").rgb_to_hsv(0.1, 0.2, 0.3))
 
 
+@case(1, 3, 0)
+def raises_when_compiled(x):
+    if torch.compiler.is_compiling():
+        raise ValueError("not when compiled")
+    return LIN(x)
+
+
+@case(1, 3, 0)
+def uses_backend_flags(x):
+    with torch.backends.cudnn.flags(enabled=False):
+        return LIN(x)
+
+
 class Pair(typing.NamedTuple):
     first: torch.Tensor
     second: float = 2.0

@@ -367,10 +367,10 @@ static void finish(call *k, fl_rec *r, PyObject *result, PyObject *generator) {
 
 static PyObject *record_inside(call *k, fl_rec *r) {
   fl_compiled *c = k->c;
-  int was_native = 0, flag = fl_compiling(true);
+  int was_native = 0, flag = c->says_compiling ? fl_compiling(true) : 1;
   PyObject *generator = flag < 0 ? NULL : generator_state(NULL), *result = NULL;
   if (!generator || fl_dispatch_push(r->mode) < 0) {
-    if (flag == 0) fl_compiling(false);
+    if (flag == 0) (void)fl_compiling(false);
     Py_XDECREF(generator);
     return NULL;
   }
@@ -379,7 +379,7 @@ static PyObject *record_inside(call *k, fl_rec *r) {
   fl_rec_current_set(NULL);
   PyObject *type, *value, *tb;
   PyErr_Fetch(&type, &value, &tb);
-  if (fl_dispatch_pop() < 0 || fl_compiling(false) < 0) PyErr_Clear();
+  if (fl_dispatch_pop() < 0 || (flag == 0 && fl_compiling(false) < 0)) PyErr_Clear();
   if (result) {
     fl_torch_state after;
     if (fl_torch_state_read(&after) < 0 || fl_grad_enabled() != 0 || !fl_torch_state_equal(&after, &k->state) ||
@@ -396,6 +396,12 @@ static PyObject *record_inside(call *k, fl_rec *r) {
   return result;
 }
 
+/* It raised on the way that it takes when told that it is being compiled, and nothing was done yet: eager may not. */
+static bool fails_when_compiled(const call *k, const fl_rec *r) {
+  return k->c->says_compiling && r->asked_compiling && !r->gave_up && !r->effects && !r->random && !r->pending.len &&
+         PyErr_ExceptionMatches(PyExc_Exception);
+}
+
 static PyObject *record(call *k) {
   fl_compiled *c = k->c;
   const char *why_not = NULL;
@@ -403,6 +409,12 @@ static PyObject *record(call *k) {
   if (!r) return why_not ? native(k, why_not, false) : NULL;
   c->recordings++;
   PyObject *result = record_inside(k, r);
+  if (!result && fails_when_compiled(k, r)) {
+    PyErr_Clear();
+    fl_rec_free(r);
+    c->says_compiling = false;
+    return record(k);
+  }
   if (result && r->gave_up) {
     c->native++;
     if (c->fallback_error) {
@@ -523,6 +535,7 @@ PyObject *fl_compiled_new(PyObject *target, PyObject *options) {
   PyObject *backend = PyDict_GetItemString(options, "segment_backend");
   c->segment_backend = backend && backend != Py_None ? Py_NewRef(backend) : NULL;
   c->verify = !verify_on || PyObject_IsTrue(verify_on);
+  c->says_compiling = true;
   c->tactic_ms = ms;
   c->threads = fl_pool_threads(pool);
   c->pool = pool;
@@ -543,6 +556,7 @@ void fl_compiled_reset(fl_compiled *c) {
   memset(&c->traces, 0, sizeof c->traces);
   memset(&c->give_ups, 0, sizeof c->give_ups);
   c->recordings = 0;
+  c->says_compiling = true;
   c->native_reason[0] = 0;
   for (size_t i = 0; i < n; i++) fl_trace_release(traces[i]);
   for (size_t i = 0; i < m; i++) {

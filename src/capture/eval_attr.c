@@ -347,6 +347,11 @@ PyObject *fl_attr_type_get(fl_rec *r, PyObject *type, PyObject *name) {
   return rc ? v : PyType_Type.tp_getattro(type, name);
 }
 
+PyObject *fl_attr_module_get(fl_rec *r, PyObject *module, PyObject *name) {
+  PyObject *v;
+  return module_find(r, module, name, &v) ? v : PyModule_Type.tp_getattro(module, name);
+}
+
 PyObject *fl_attr_special(fl_rec *r, PyObject *obj, PyObject *name) {
   PyObject *descr = type_lookup(r, Py_TYPE(obj), name), *v;
   if (!descr) return NULL;

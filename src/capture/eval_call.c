@@ -152,6 +152,9 @@ static PyObject *special(fl_rec *r, fl_cc cls, const call_args *c, PyObject *sel
     case FL_CC_TYPE_GETATTR:
       if (obj && PyType_Check(obj) && na == 1 && PyUnicode_CheckExact(a[0])) return fl_attr_type_get(r, obj, a[0]);
       break;
+    case FL_CC_MODULE_GETATTR:
+      if (obj && PyModule_Check(obj) && na == 1 && PyUnicode_CheckExact(a[0])) return fl_attr_module_get(r, obj, a[0]);
+      break;
     case FL_CC_OBJ_SETATTR:
       if (obj && !PyType_Check(obj) && na == 2 && PyUnicode_CheckExact(a[0]))
         return fl_attr_generic_set(r, obj, a[0], a[1]) < 0 ? NULL : Py_NewRef(Py_None);

@@ -77,7 +77,8 @@ int fl_attr_set(fl_rec *r, PyObject *obj, PyObject *name, PyObject *value);
 /* object.__getattribute__ and object.__setattr__ whatever the type says. */
 PyObject *fl_attr_generic_get(fl_rec *r, PyObject *obj, PyObject *name);
 int fl_attr_generic_set(fl_rec *r, PyObject *obj, PyObject *name, PyObject *value);
-PyObject *fl_attr_type_get(fl_rec *r, PyObject *type, PyObject *name); /* type.__getattribute__ */
+PyObject *fl_attr_type_get(fl_rec *r, PyObject *type, PyObject *name);
+PyObject *fl_attr_module_get(fl_rec *r, PyObject *module, PyObject *name); /* type.__getattribute__ */
 /* `name` on the type of obj, bound (special method lookup); NULL without exception when absent. */
 PyObject *fl_attr_special(fl_rec *r, PyObject *obj, PyObject *name);
 /* Reports that a C slot of obj's type stood for this special method. */

@@ -214,7 +214,7 @@ int fl_rec_read_item(fl_rec *r, PyObject *dict, PyObject *key, PyObject *value) 
   if (off(r) || !PyDict_Check(dict) || skip(r, dict)) return 0;
   if (dict == fl_compiling_dict() && PyUnicode_CheckExact(key) &&
       PyUnicode_CompareWithASCIIString(key, "_is_compiling_flag") == 0)
-    return 0;
+    return r->asked_compiling = true, 0;
   if (r->pending.len && fl_rec_written(r, dict, key)) return 0;
   fl_rec_note_known(r, value);
   int rc = fl_guards_add_item(&r->trace->guards, dict, key, value, &changed);

@@ -55,6 +55,7 @@ struct fl_rec {
   PyObject *inputs[FL_MAX_INPUTS];
   bool effects; /* something happened that must not happen twice */
   bool random;
+  bool asked_compiling; /* the program looked at torch.compiler.is_compiling() */
   /* module paths */
   fl_ptrmap module_index; /* module -> index of names */
   FL_VEC(const char *) module_names;
