@@ -430,6 +430,92 @@ FL_TEST(movement) {
     for (int i = 0; i < ROUNDS; i++) one_movement(ops[k]);
 }
 
+/* --- ordering, and writing at indexes --- */
+
+static void one_order(fl_op op) {
+  kcase *c = kcase_new(op);
+  int rank = 1 + (int)kcase_below(4), axis = (int)kcase_below(rank);
+  int64_t dims[FL_MAX_RANK];
+  pick_dims(rank, dims);
+  fl_tensor *x = any_in(c, op != FL_OP_HISTC && kcase_below(2) ? FL_I64 : FL_F32, rank, dims);
+  if (x->type.dtype == FL_F32 && c->cells[0] > 1) ((float *)x->data)[0] = NAN;
+  c->problem.n_out = op == FL_OP_HISTC ? 1 : 2;
+  if (op == FL_OP_HISTC) {
+    kcase_int(c, "bins", 1 + kcase_below(9));
+    kcase_float(c, "lo", -1);
+    kcase_float(c, "hi", 1.5);
+  } else {
+    kcase_int(c, "axis", axis);
+    kcase_bool(c, op == FL_OP_SORT ? "descending" : "largest", kcase_below(2));
+    if (op == FL_OP_TOPK) {
+      kcase_int(c, "k", kcase_below(dims[axis] + 1));
+      kcase_bool(c, "sorted", kcase_below(2));
+    }
+  }
+  compare_rows(c, 0);
+}
+
+static void one_scatter(void) {
+  kcase *c = kcase_new(FL_OP_SCATTER);
+  int rank = 1 + (int)kcase_below(3), axis = (int)kcase_below(rank);
+  int64_t dims[FL_MAX_RANK], at[FL_MAX_RANK];
+  pick_dims(rank, dims);
+  for (int d = 0; d < rank; d++) at[d] = kcase_below(dims[d] + 1);
+  any_in(c, FL_F32, rank, dims);
+  index_in(c, rank, at, dims[axis] ? dims[axis] : 1);
+  for (int d = 0; d < rank; d++) at[d] += kcase_below(2);
+  any_in(c, FL_F32, rank, at);
+  kcase_int(c, "axis", axis);
+  kcase_int(c, "mode", kcase_below(5));
+  compare_rows(c, 0);
+}
+
+static void one_index_put(void) {
+  kcase *c = kcase_new(FL_OP_INDEX_PUT);
+  int64_t dims[] = {1 + kcase_below(9), 1 + kcase_below(9), 1 + kcase_below(9)}, n = kcase_below(9);
+  int64_t values[] = {kcase_below(2) ? dims[0] : 1, n, dims[2]};
+  bool both = kcase_below(2);
+  any_in(c, FL_F32, 3, dims);
+  if (both)
+    any_in(c, FL_F32, 2, (int64_t[]){kcase_below(2) ? dims[0] : 1, n});
+  else
+    any_in(c, FL_F32, 3, values);
+  index_in(c, 1, &n, dims[1]);
+  if (both) index_in(c, 1, &n, dims[2]);
+  kcase_int(c, "axis", 1);
+  kcase_int(c, "mode", kcase_below(2));
+  compare_rows(c, 0);
+}
+
+FL_TEST(ordering_and_writing) {
+  for (int i = 0; i < ROUNDS; i++) {
+    one_order(FL_OP_SORT);
+    one_order(FL_OP_TOPK);
+    one_order(FL_OP_HISTC);
+    one_scatter();
+    one_index_put();
+  }
+}
+
+static void one_grouped(void) {
+  kcase *c = kcase_new(FL_OP_GROUPED_MATMUL);
+  int64_t rows = kcase_below(70), k = kcase_below(60), n = 1 + kcase_below(50), groups = 1 + kcase_below(6), end = 0;
+  any_in(c, FL_F32, 2, (int64_t[]){rows, k});
+  /* as the parameter lies, or its transposed view */
+  kcase_in(c, FL_F32, 3, (int64_t[]){groups, k, n}, kcase_below(2) ? (int64_t[]){k * n, 1, k} : NULL);
+  c->problem.constant[1] = kcase_below(2);
+  fl_tensor *ends = kcase_in(c, kcase_below(2) ? FL_I32 : FL_I64, 1, &groups, NULL);
+  for (int64_t e = 0; e < groups; e++) {
+    end += kcase_below(rows - end + 1);
+    fl_ref_seti(ends->data, ends->type.dtype, e, end);
+  }
+  compare_rows(c, 1e-4);
+}
+
+FL_TEST(grouped_products) {
+  for (int i = 0; i < ROUNDS; i++) one_grouped();
+}
+
 static bool elsewhere(fl_op op) { return op == FL_OP_MATMUL || op == FL_OP_CONV2D || op == FL_OP_CONV_TRANSPOSE2D; }
 
 FL_TEST(no_row_untested) {
@@ -449,6 +535,8 @@ int main(void) {
   test_images();
   test_attention();
   test_movement();
+  test_ordering_and_writing();
+  test_grouped_products();
   test_no_row_untested();
   fl_pool_destroy(pool);
   printf("%d checks, %d failed\n", fl_test_checks_, fl_test_failed_);

@@ -39,7 +39,8 @@ static fl_converter_info infos[TABLE_LEN];
 static void prepare_table(void) {
   for (int i = 0; i < TABLE_LEN; i++) {
     sorted[i] = &table[i];
-    snprintf(names[i], sizeof names[i], "aten.%s", table[i].aten);
+    bool whole = strchr(table[i].aten, '.') != strrchr(table[i].aten, '.');
+    snprintf(names[i], sizeof names[i], "%s%s", whole ? "" : "aten.", table[i].aten);
     infos[i] = (fl_converter_info){names[i], dtypes_text[table[i].dtypes], table[i].limits};
   }
   qsort(sorted, TABLE_LEN, sizeof *sorted, by_name);
@@ -77,7 +78,7 @@ static bool functional_name(const char *name, char *out, size_t size) {
 
 const fl_converter *fl_converter_find(const char *op, bool *out_inplace) {
   *out_inplace = false;
-  if (strncmp(op, "aten.", 5)) return NULL;
+  if (strncmp(op, "aten.", 5)) return find(op);
   const fl_converter *row = find(op + 5);
   char functional[128];
   if (row || !functional_name(op + 5, functional, sizeof functional)) return row;
@@ -292,10 +293,13 @@ fl_type fl_cv_type(const fl_cv *c, fl_vid v) {
 /* --- nodes --- */
 
 fl_vid fl_cv_op(fl_cv *c, fl_op op, const fl_vid *inputs, int n, const fl_attrs *attrs) {
-  fl_vid out = FL_NO_VALUE;
-  if (!fl_cv_ok(c)) return FL_NO_VALUE;
-  take_status(c, fl_graph_op(c->g, op, inputs, n, attrs, &out));
-  return fl_cv_ok(c) ? out : FL_NO_VALUE;
+  fl_vid out[FL_PW_MAX_OUTPUTS];
+  return fl_cv_ops(c, op, inputs, n, attrs, out) ? out[0] : FL_NO_VALUE;
+}
+
+bool fl_cv_ops(fl_cv *c, fl_op op, const fl_vid *inputs, int n, const fl_attrs *attrs, fl_vid *outs) {
+  if (fl_cv_ok(c)) take_status(c, fl_graph_op(c->g, op, inputs, n, attrs, outs));
+  return fl_cv_ok(c);
 }
 
 fl_vid fl_cv_unary(fl_cv *c, fl_op op, fl_vid x) { return fl_cv_op(c, op, &x, 1, NULL); }

@@ -93,6 +93,8 @@ void fl_cv_operands(fl_cv *c, const char *a, const char *b, fl_vid *out_a, fl_vi
 
 /* --- nodes --- */
 fl_vid fl_cv_op(fl_cv *c, fl_op op, const fl_vid *inputs, int n, const fl_attrs *attrs);
+/* All results of one that has several, into outs. */
+bool fl_cv_ops(fl_cv *c, fl_op op, const fl_vid *inputs, int n, const fl_attrs *attrs, fl_vid *outs);
 fl_vid fl_cv_unary(fl_cv *c, fl_op op, fl_vid x);
 fl_vid fl_cv_binary(fl_cv *c, fl_op op, fl_vid a, fl_vid b);
 fl_vid fl_cv_where(fl_cv *c, fl_vid cond, fl_vid a, fl_vid b);

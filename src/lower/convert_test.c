@@ -166,6 +166,43 @@ FL_TEST(data) {
   check_op("cumsum.default(self=m, dim=1, dtype=None)", "i64[2,4,6]", "cast(|cumsum(");
 }
 
+FL_TEST(ordering_and_writing) {
+  check_graph("x = input i64[2,9]\na, b = aten.sort.default(self=x, dim=-1, descending=True) : i64[2,9], i64[2,9]\n"
+              "return a b\n",
+              "sort(%0) axis=1 descending=1|return");
+  check_declined("x = input f32[9]\na, b = aten.sort.default(self=x, dim=-1, descending=False) : f32[9], i64[9]\n"
+                 "return a b\n",
+                 "only a stable sort");
+  check_graph(
+      "x = input f32[9]\na, b = aten.sort.default(self=x, dim=-1, descending=False) : f32[9], i64[9]\nreturn a\n",
+      "sort(");
+  check_graph(
+      "x = input f32[2,9]\na, b = aten.topk.default(self=x, k=3, dim=-1, largest=True, sorted=True) : f32[2,3], "
+      "i64[2,3]\nreturn a b\n",
+      "topk(%0) axis=1 k=3 largest=1 sorted=1");
+  check_op("histc.default(self=x, bins=5, min=0, max=4)", "f32[5]", "histc(%0) bins=5 lo=0 hi=4");
+  check_op("one_hot.default(self=i, num_classes=7)", "i64[2,4,6,7]", "scatter(");
+  check_op("bucketize.Tensor(self=x, boundaries=y, out_int32=True, right=False)", "i32[2,4,6]",
+           "lt(|sum(|where(|cast(");
+  check_op("scatter_add.default(self=x, dim=1, index=i, src=x)", "f32[2,4,6]", "scatter(%0, %1, %0) axis=1 mode=1");
+  check_op("scatter_.value(self=x, dim=-1, index=i, value=0.5)", "f32[2,4,6] of x", "expand(|scatter(|axis=2 mode=0");
+  check_graph("x = input f32[4,6]\nk = input i64[3]\ns = input f32[3,6]\n"
+              "r = aten.index_add_.default(self=x, dim=0, index=k, source=s, alpha=2) : f32[4,6] of x\nreturn r\n",
+              "mul(|expand(|scatter(|mode=1");
+  check_graph(
+      "x = input f32[4,6]\nk = input i64[3]\ns = input f32[3,6]\n"
+      "r = aten.index_put_.default(self=x, indices=[k], values=s, accumulate=False) : f32[4,6] of x\nreturn r\n",
+      "index_put(%0, %2, %1) axis=0 mode=0");
+  check_op("index_put_.default(self=x, indices=[m], values=s, accumulate=False)", "f32[2,4,6] of x", "where(");
+  check_declined("x = input f32[4,6]\nm = input bool[4,6]\ns = input f32[9]\n"
+                 "r = aten.index_put_.default(self=x, indices=[m], values=s, accumulate=False) : f32[4,6] of x\n"
+                 "return r\n",
+                 "mask");
+  check_graph("x = input f32[9,4]\nw = weight f32[3,4,5]\ne = input i32[3]\n"
+              "r = transformers.grouped_mm_fallback.default(input=x, weight=w, offs=e) : f32[9,5]\nreturn r\n",
+              "grouped_matmul(");
+}
+
 FL_TEST(padding_and_windows) {
   check_graph("x = input f32[1,5]\nr = aten.reflection_pad1d.default(self=x, padding=[2,1]) : f32[1,8]\nreturn r\n",
               "literal i64[8] = [2,1,0,1,2,3,4,3]|index_select(%0|axis=1");
@@ -354,9 +391,8 @@ FL_TEST(creation) {
 }
 
 FL_TEST(declines) {
-  check_declined(
-      "x = input f32[4]\nr, i = aten.sort.default(self=x, dim=-1, descending=False) : f32[4], i64[4]\nreturn r\n",
-      "the engine has no aten.sort.default");
+  check_declined("x = input f32[4]\nr, i = aten.kthvalue.default(self=x, k=1, dim=-1) : f32[4], i64[4]\nreturn r\n",
+                 "the engine has no aten.kthvalue.default");
   check_declined("x = input f32[4]\nr = aten.dropout.default(input=x, p=0.5, train=True) : f32[4]\nreturn r\n",
                  "random");
   check_declined("x = input f32[4]\nm = input bool[4]\nr = aten.index.Tensor(self=x, indices=[m]) : f32[2]\nreturn r\n",
@@ -380,13 +416,15 @@ FL_TEST(table) {
   while (fl_converter_get(n)) n++;
   FL_CHECK(n > 250);
   for (int i = 0; i < n; i++) {
-    FL_CHECK(!strncmp(fl_converter_get(i)->aten, "aten.", 5));
+    FL_CHECK(!strncmp(fl_converter_get(i)->aten, "aten.", 5) ||
+             !strncmp(fl_converter_get(i)->aten, "transformers.", 13));
     for (int k = 0; k < i; k++)
       FL_CHECK_MSG(strcmp(fl_converter_get(i)->aten, fl_converter_get(k)->aten), "%s twice", fl_converter_get(i)->aten);
   }
   FL_CHECK(fl_converter_get(-1) == NULL);
 }
 
-FL_TEST_MAIN(FL_RUN(unary) FL_RUN(promotion) FL_RUN(views) FL_RUN(data) FL_RUN(padding_and_windows)
-                 FL_RUN(encoder_layer) FL_RUN(products) FL_RUN(convolution) FL_RUN(norms_and_reductions)
-                     FL_RUN(attention) FL_RUN(attention_variants) FL_RUN(creation) FL_RUN(declines) FL_RUN(table))
+FL_TEST_MAIN(FL_RUN(unary) FL_RUN(promotion) FL_RUN(views) FL_RUN(data) FL_RUN(ordering_and_writing)
+                 FL_RUN(padding_and_windows) FL_RUN(encoder_layer) FL_RUN(products) FL_RUN(convolution)
+                     FL_RUN(norms_and_reductions) FL_RUN(attention) FL_RUN(attention_variants) FL_RUN(creation)
+                         FL_RUN(declines) FL_RUN(table))

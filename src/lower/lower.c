@@ -125,7 +125,8 @@ static fl_status add_input(state *s, fl_graph *g, uint32_t v) {
 }
 
 static bool is_heavy(fl_op op) {
-  return op == FL_OP_MATMUL || op == FL_OP_CONV2D || op == FL_OP_CONV_TRANSPOSE2D || op == FL_OP_ATTENTION;
+  return op == FL_OP_MATMUL || op == FL_OP_CONV2D || op == FL_OP_CONV_TRANSPOSE2D || op == FL_OP_ATTENTION ||
+         op == FL_OP_GROUPED_MATMUL;
 }
 
 static const char *unsupported(const state *s, size_t first) {
