@@ -38,6 +38,7 @@ def case(recorded, replayed, native, says=None, make=None):
 
 LIN = torch.nn.Linear(4, 4).eval()
 LOG = logging.getLogger("framelift.tests.breaks")
+SEEN = {}
 VAR = contextvars.ContextVar("VAR", default=2.0)
 
 
@@ -75,6 +76,15 @@ def raises_when_compiled(x):
     if torch.compiler.is_compiling():
         raise ValueError("not when compiled")
     return LIN(x)
+
+
+@case(1, 3, 0)
+def operator_raises_when_compiled(x):
+    SEEN["inside"] = True
+    try:
+        return LIN(x[:, :3] if torch.compiler.is_compiling() else x)
+    finally:
+        del SEEN["inside"]
 
 
 @case(1, 3, 0)

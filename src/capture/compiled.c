@@ -396,10 +396,23 @@ static PyObject *record_inside(call *k, fl_rec *r) {
   return result;
 }
 
-/* It raised on the way that it takes when told that it is being compiled, and nothing was done yet: eager may not. */
-static bool fails_when_compiled(const call *k, const fl_rec *r) {
-  return k->c->says_compiling && r->asked_compiling && !r->gave_up && !r->effects && !r->random && !r->pending.len &&
-         PyErr_ExceptionMatches(PyExc_Exception);
+/* It raised on the way that it takes when told that it is being compiled, where eager may not, and all it did can be
+ * taken back. Then it has been, and there is no exception any more. */
+static bool fails_when_compiled(const call *k, fl_rec *r) {
+  PyObject *type, *value, *tb;
+  if (!k->c->says_compiling || !r->asked_compiling || r->effects || r->random ||
+      !PyErr_ExceptionMatches(PyExc_Exception))
+    return false;
+  PyErr_Fetch(&type, &value, &tb);
+  bool followed = !r->gave_up || r->raised == value;
+  if (followed && fl_rec_take_back(r)) {
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(tb);
+    return true;
+  }
+  PyErr_Restore(type, value, tb);
+  return false;
 }
 
 static PyObject *record(call *k) {
@@ -410,7 +423,6 @@ static PyObject *record(call *k) {
   c->recordings++;
   PyObject *result = record_inside(k, r);
   if (!result && fails_when_compiled(k, r)) {
-    PyErr_Clear();
     fl_rec_free(r);
     c->says_compiling = false;
     return record(k);

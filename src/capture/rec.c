@@ -525,6 +525,7 @@ void fl_rec_free(fl_rec *r) {
   fl_free(r->why.detail);
   fl_free(r->why.file);
   Py_XDECREF(r->mode);
+  Py_XDECREF(r->raised);
   fl_trace_release(r->trace);
   fl_free(r);
 }

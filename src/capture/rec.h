@@ -55,6 +55,7 @@ struct fl_rec {
   PyObject *inputs[FL_MAX_INPUTS];
   bool effects; /* something happened that must not happen twice */
   bool random;
+  PyObject *raised;     /* what an operator raised, which ended the recording; strong */
   bool asked_compiling; /* the program looked at torch.compiler.is_compiling() */
   /* module paths */
   fl_ptrmap module_index; /* module -> index of names */
@@ -103,6 +104,8 @@ void fl_rec_note_known(fl_rec *r, PyObject *value);
 bool fl_rec_written(fl_rec *r, PyObject *container, PyObject *key);
 /* The contents of a container are being looked at. True when it was written to before: that needs no guard, or another. */
 bool fl_rec_reads_written(fl_rec *r, PyObject *container);
+/* Puts back what the places written to held before the call; no exception may be set. False when some cannot be. */
+bool fl_rec_take_back(fl_rec *r);
 /* At the end: writes become the trace's effects. The call's result, or a tuple of it and the effects' values (new
  * reference); NULL after giving up. */
 PyObject *fl_rec_settle_writes(fl_rec *r, PyObject *result);

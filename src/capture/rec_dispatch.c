@@ -345,6 +345,16 @@ static bool lift(op_call *c, fl_tnode *n) {
   return !r->gave_up;
 }
 
+static void note_raised(fl_rec *r, const fl_schema *s) {
+  PyObject *type, *value, *tb;
+  if (r->gave_up) return;
+  PyErr_Fetch(&type, &value, &tb);
+  PyErr_NormalizeException(&type, &value, &tb);
+  r->raised = Py_XNewRef(value);
+  PyErr_Restore(type, value, tb);
+  fl_rec_give_up(r, "an operator raised", s->name);
+}
+
 static PyObject *record_call(fl_rec *r, const fl_schema *s, PyObject *args, PyObject *kwargs) {
   op_call c = {.r = r, .schema = s, .args = args, .kwargs = kwargs};
   fl_tnode n = {.schema = s, .module = fl_rec_module(r)};
@@ -356,7 +366,7 @@ static PyObject *record_call(fl_rec *r, const fl_schema *s, PyObject *args, PyOb
   PyObject *result = PyObject_Call(s->op, args, kwargs);
   r->paused--;
   if (!result)
-    fl_rec_give_up(r, "an operator raised", s->name);
+    note_raised(r, s);
   else if (ok && !r->gave_up)
     record(&c, &n, result);
   return result;
