@@ -150,6 +150,25 @@ static uint32_t *translate(fl_arena *a, const uint32_t *from, int n, const uint3
   return out;
 }
 
+/* Two elements at one place; gaps between them are fine. */
+static bool overlaps(const fl_tval *v) {
+  const fl_type *t = &v->meta.type;
+  int order[FL_MAX_RANK];
+  int64_t extent = 1; /* of the axes of smaller strides */
+  for (int i = 0; i < t->rank; i++) {
+    int at = i;
+    for (; at > 0 && v->meta.strides[order[at - 1]] > v->meta.strides[i]; at--) order[at] = order[at - 1];
+    order[at] = i;
+  }
+  for (int i = 0; i < t->rank; i++) {
+    int64_t dim = t->dims[order[i]], stride = v->meta.strides[order[i]];
+    if (dim <= 1) continue;
+    if (stride < extent) return true;
+    extent = stride * (dim - 1) + extent;
+  }
+  return !v->meta.ok;
+}
+
 /* Why an engine part's borders cannot be served, or NULL. */
 static const char *set_borders(fl_trace *t, uint32_t step, fl_segment *s, fl_seg_part *p) {
   const fl_plan *plan = fl_engine_plan(p->engine);
@@ -164,7 +183,8 @@ static const char *set_borders(fl_trace *t, uint32_t step, fl_segment *s, fl_seg
   for (int i = 0; i < p->n_out; i++) {
     const fl_tval *v = &t->values.data[p->out[i]];
     if (!fl_type_equal(&v->meta.type, &plan->outputs[i].type)) return "the plan's outputs differ from those recorded";
-    if (!dense_type(v)) return "an output that is not dense";
+    if (overlaps(v)) return "an output whose elements share memory";
+    p->copied[i] = !dense_type(v);
     for (int d = 0; d < v->meta.type.rank; d++)
       if (v->meta.type.dims[d] != 1 && v->meta.strides[d] != plan->outputs[i].strides[d]) p->copied[i] = true;
     if (p->copied[i] && !s->backend->immediate) return "an output whose strides the engine cannot give";
