@@ -64,11 +64,12 @@ FL_TEST(svd_in_the_middle) {
 
 FL_TEST(dead_operators) {
   fl_aten_graph *aten;
-  fl_lowered *l = lower_text(HEAD "e = aten.empty.memory_format(size=[0]) : f32[0]\n"
-                                  "n = aten.neg.default(self=x) : f32[8,8]\nm = aten.sort.default(self=n) : f32[8,8]\n"
-                                  "q = aten.check.default(self=x) : f32[] pin effect\n"
-                                  "r = aten.exp.default(self=x) : f32[8,8]\nreturn r\n",
-                             NULL, &aten);
+  fl_lowered *l =
+      lower_text(HEAD "e = aten.empty.memory_format(size=[0]) : f32[0]\n"
+                      "n = aten.neg.default(self=x) : f32[8,8]\nm = aten.kthvalue.default(self=n) : f32[8,8]\n"
+                      "q = aten.check.default(self=x) : f32[] pin effect\n"
+                      "r = aten.exp.default(self=x) : f32[8,8]\nreturn r\n",
+                 NULL, &aten);
   char got[256];
   describe(l, got, sizeof got);
   /* an effect may write what the caller owns: exp reads x afterwards, as recorded */
@@ -108,9 +109,9 @@ FL_TEST(weights_are_made_again) {
 
 FL_TEST(views_never_force_a_switch) {
   check_shape(HEAD LINEAR("y", "x") "v = aten.view.default(self=y) : f32[64] of y\n"
-                                    "s, i = aten.sort.default(self=v) : f32[64], i64[64]\n"
+                                    "s, i = aten.kthvalue.default(self=v) : f32[64], i64[64]\n"
                                     "g = aten.view.default(self=s) : f32[8,8] of s\n"
-                                    "h, j = aten.sort.default(self=g) : f32[8,8], i64[8,8]\nreturn h\n",
+                                    "h, j = aten.kthvalue.default(self=g) : f32[8,8], i64[8,8]\nreturn h\n",
               "n 2:1>1 e 4:1>1");
   check_shape(HEAD LINEAR("y", "x") "v = aten.view.default(self=y) : f32[64] of y\nreturn v\n", "n 3:1>1");
 }
