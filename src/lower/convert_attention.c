@@ -112,6 +112,13 @@ static fl_vid keep_mask(fl_cv *c) {
   return type == 1 ? fl_cv_reshape(c, mask, 4, (int64_t[]){t.dims[0], 1, 1, t.dims[1]}) : mask;
 }
 
+/* These layers give NaN where everything is masked, attention of ours gives 0. */
+static fl_vid nan_where_masked(fl_cv *c, fl_vid r, fl_vid keep) {
+  int64_t last = fl_cv_type(c, keep).rank - 1;
+  fl_vid any = fl_cv_reduce(c, FL_OP_ANY, keep, &last, 1, true);
+  return fl_cv_where(c, any, r, fl_cv_scalar(c, fl_cv_type(c, r).dtype, NAN));
+}
+
 /* x [B, S, E] through the joint projection, heads, attention and the output projection. */
 static fl_vid self_attention(fl_cv *c, fl_vid x, int64_t heads) {
   fl_type t = fl_cv_type(c, x);
@@ -129,6 +136,7 @@ static fl_vid self_attention(fl_cv *c, fl_vid x, int64_t heads) {
   fl_attr_set_int(&attrs, "causal", 'b', false);
   fl_vid inputs[] = {qkv[0], qkv[1], qkv[2], mask};
   fl_vid r = fl_cv_op(c, FL_OP_ATTENTION, inputs, mask == FL_NO_VALUE ? 3 : 4, &attrs);
+  if (mask != FL_NO_VALUE) r = nan_where_masked(c, r, mask);
   r = fl_cv_reshape(c, fl_cv_transpose(c, r, 1, 2), 3, t.dims);
   return linear(c, r, "proj_weight", "proj_bias");
 }

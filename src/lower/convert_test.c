@@ -227,7 +227,7 @@ FL_TEST(encoder_layer) {
       "proj_weight=p, proj_bias=b, use_gelu=True, norm_first=False, eps=1e-5, norm_weight_1=b, norm_bias_1=b, "
       "norm_weight_2=b, norm_bias_2=b, ffn_weight_1=f, ffn_bias_1=fb, ffn_weight_2=g, ffn_bias_2=b, mask=m, "
       "mask_type=1) : f32[2,4,6]\nreturn r\n",
-      "not(|dims=[2,1,1,4]|attention(|matmul(|add(|layer_norm(|matmul(|gelu(|matmul(|add(|layer_norm(");
+      "not(|dims=[2,1,1,4]|attention(|any(|where(|matmul(|add(|layer_norm(|matmul(|gelu(|matmul(|add(|layer_norm(");
 }
 
 FL_TEST(products) {
