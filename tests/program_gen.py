@@ -154,6 +154,68 @@ LOOPS = (
     "for i in (j for j in range({k}))",
     "for i in obj.weights_list",
 )
+# Code that is not understood: C functions with effects, sources of numbers, other libraries, and Python under C.
+BREAKS = (
+    "print(n, {0}.shape, flag, file=LOG)",
+    "print('s', type(s).__name__, [n, items], file=LOG)",
+    "LOG.write('x')",
+    "s = RNG.random()",
+    "s = RNG.randint(0, 2)",
+    "{2} = {0} * RNG.random()",
+    "s = 1 if RNG.random() < 0.5 else 2",
+    "s = time.time() > 0",
+    "T.append(time.perf_counter())",
+    "{2} = torch.from_numpy(np.tanh({0}.numpy()))",
+    "{2} = torch.from_numpy({0}.numpy())",
+    "{2} = torch.from_numpy({0}.numpy()); {2}.add_(1.0)",
+    "np.add({0}.numpy(), 1.0, out={0}.numpy())",
+    "np.multiply({0}[0].numpy(), 2.0, out={0}[0].numpy())",
+    "s = float({0}.numpy().shape[0])",
+    "s = {0}.sum(1).tolist()[0]",
+    "operator.iadd(items, [n])",
+    "operator.setitem(table, 'k', n + 1)",
+    "operator.setitem(table, 'k', n + 1); s = table['k']",
+    "operator.setitem(table, 't', {0})",
+    "operator.setitem(obj.__dict__, 'scale', 0.25 * n)",
+    "operator.delitem(table, 'k')",
+    "operator.iadd(obj.history, [{0}])",
+    "operator.iadd(ITEMS, [n])",
+    "operator.iadd(ITEMS, [n]); s = len(ITEMS)",
+    "s = len(ITEMS); ITEMS.append(n); print(ITEMS, file=LOG); s = len(ITEMS)",
+    "operator.setitem(TABLE, 'k', n + 1); s = TABLE['k']",
+    "TABLE['n'] = n; operator.setitem(TABLE, 'm', TABLE['n']); s = len(TABLE)",
+    "TABLE['t'] = {0}; HELD.append({0}); KEEP(TABLE['t']); {2} = TABLE['t'] * 2",
+    "KEEP({0}); {2} = {0}.view(4, 3).t().contiguous().reshape(3, 4); {2}.add_(1.0)",
+    "KEEP({2}); {2}.add_(1.0)",
+    "s = BUMP(obj); {2} = {0} * obj.count",
+    "obj.count += 1; s = BUMP(obj)",
+    "{2} = METHOD(obj)",
+    "s = len([i for i in ITEMS if print(i, file=LOG) is None])",
+    "for k, v in TABLE.items():; print(k, file=LOG); s = v",
+    "K2 = lambda t: (print('k2', file=LOG), t * 2)[1]; {2} = K2({0})",
+    "{2} = operator.iadd({2}, 1)",
+    "operator.imul({2}, 0.5)",
+    "heapq.heappush(items, n)",
+    "s = operator.methodcaller('bump', n)(obj)",
+    "obj.count += 1; s = operator.methodcaller('bump', 2)(obj)",
+    "{2} = operator.methodcaller('method', {0}, n)(obj)",
+    "s = len(copy.deepcopy(items))",
+    "{2} = copy.copy({0})",
+    "{2} = Square.apply({0})",
+    "{2} = obj.noisy({0}, n)",
+    "{2} = sum([obj.noisy({0}, i) for i in range(2)])",
+    "{2} = noisy({0}, lambda t: t + s * 0.5)",
+    "s = [noisy(t, abs).shape[0] for t in ({0}, {1})][0]",
+    "obj.last = {0}; print('last', file=LOG); {2} = obj.last + 1",
+    "table['t'] = {0}; print('table', file=LOG); {0}.add_(1.0)",
+    "COUNTS['calls'] += 1; print('counts', file=LOG); s = COUNTS['calls']",
+    "obj.lin.weight = torch.nn.Parameter(torch.full((4, 4), 0.5))",
+    "operator.setitem(obj.lin._parameters, 'bias', None)",
+    "sys.stdout.isatty()",
+    "s = ENV.get('missing', n)",
+    "q = {0}[0]; print('view', file=LOG); q.mul_(2.0)",
+    "q = {0}.view(4, 3); operator.imul(q, 2.0)",
+)
 RESULTS = (
     "{0}",
     "({0}, {1})",
@@ -178,11 +240,35 @@ RESULTS = (
 )
 
 PRELUDE = """
-import math
+import copy, heapq, io, math, operator, os, random, sys, time
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
+import numpy as np
 import torch
 import torch.nn.functional as F
+
+LOG = io.StringIO()
+RNG = random.Random(7)
+T = []
+ITEMS = [1]
+TABLE = {"k": 1}
+HELD = []
+KEEP = HELD.append
+BUMP = operator.methodcaller("bump", 2)
+METHOD = operator.methodcaller("method", torch.ones(3, 4), 2)
+ENV = os.environ
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * x
+
+def noisy(t, f):
+    total = [t]
+    for i, k in enumerate(total):
+        print(i, file=LOG)
+        total = [f(k), i]
+    return total[0]
 
 Pair = namedtuple("Pair", "first second")
 
@@ -218,6 +304,13 @@ class Obj:
         return self.scale * 2
     def method(self, t, k):
         return t * self.double + k
+    def bump(self, k):
+        self.count += k
+        return self.count
+    def noisy(self, t, k):
+        local = dict(t=t, k=k)
+        print("noisy", k, file=LOG)
+        return self.method(local["t"], local["k"])
 """
 
 
@@ -250,7 +343,11 @@ def _block(draw, depth):
 @st.composite
 def _statement(draw, depth):
     pick = lambda: draw(st.sampled_from(TENSORS))  # noqa: E731
-    kind = draw(st.integers(0, 19))
+    kind = draw(st.integers(0, 21))
+    if kind > 19:
+        line = draw(st.sampled_from(BREAKS)).format(pick(), pick(), draw(st.sampled_from("abc")))
+        first, *rest = line.split("; ")
+        return [first] + ["    " + r if first.endswith(":") else r for r in rest]
     if kind < 9 or (depth >= 2 and kind >= 15):
         return [f"{draw(st.sampled_from('abc'))} = {draw(_expr())}"]
     if kind < 11:
@@ -382,6 +479,10 @@ class Side:
                 "counts": self.ns["COUNTS"],
                 "same": alias,
                 "G": self.ns["G"],
+                "log": self.ns["LOG"].getvalue(),
+                "rng": self.ns["RNG"].getstate(),
+                "times": len(self.ns["T"]),
+                "globals": (self.ns["ITEMS"], self.ns["TABLE"], self.ns["HELD"]),
             }
         )
 

@@ -42,20 +42,20 @@ SEEN = {}
 VAR = contextvars.ContextVar("VAR", default=2.0)
 
 
-@case(0, 0, 4, "unknown C function: builtins.print")
+@case(1, 3, 0, "builtins.print")
 def uses_print(x):
     y = LIN(x)
     print("seen", y.shape)
     return y.relu()
 
 
-@case(0, 0, 4, "sys._getframe")
+@case(1, 2, 1, "Logger.warning: ")
 def uses_logging(x):
     LOG.warning("rows %d", x.shape[0])
     return LIN(x)
 
 
-@case(0, 0, 4, "_warnings.warn")
+@case(1, 3, 0, "_warnings.warn")
 def uses_warnings(x):
     warnings.warn("careful", stacklevel=1)
     return LIN(x)
@@ -128,17 +128,17 @@ def uses_tensor_in_while(x):
     return LIN(x)
 
 
-@case(0, 0, 4, "data leaves the tensor")
+@case(1, 3, 0, "data leaves the tensor")
 def uses_numpy(x):
     return LIN(torch.from_numpy(np.tanh(x.numpy())))
 
 
-@case(0, 0, 4, "Random.random")
+@case(1, 3, 0, "Random.random")
 def uses_random(x):
     return LIN(x) if random.random() < 2 else x
 
 
-@case(0, 0, 4, "time.time")
+@case(1, 3, 0, "time.time")
 def uses_time(x):
     start = time.time()
     y = LIN(x)
@@ -279,14 +279,14 @@ class Square(torch.autograd.Function):
         return g
 
 
-@case(0, 0, 4, "unknown C function")
+@case(1, 3, 0, "Square.apply")
 def uses_custom_autograd_function(x):
     return LIN(Square.apply(x))
 
 
-@case(0, 0, 4, "set_eval_frame")
+@case(1, 2, 1, "checkpoint: ")
 def uses_checkpoint(x):
-    return torch.utils.checkpoint.checkpoint(LIN, x, use_reentrant=False)
+    return torch.utils.checkpoint.checkpoint(LIN, x.relu(), use_reentrant=False) + 1
 
 
 @case(1, 3, 0)
@@ -306,7 +306,7 @@ def scripted():
     return net.eval()
 
 
-@case(0, 0, 4, "unknown C callable", make=scripted)
+@case(1, 2, 1, "unknown C callable", make=scripted)
 def uses_scripted_child():
     pass
 

@@ -116,7 +116,7 @@ def test_wrong_arguments_of_the_model():
 
 def test_fallback_error_refuses_what_cannot_be_captured():
     def model(x):
-        return x * zlib.crc32(b"framelift")
+        return x * len(list(map(zlib.crc32, [b"framelift"])))
 
     fast = framelift.compile(model, fallback="error")
     with torch.no_grad():

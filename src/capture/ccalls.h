@@ -9,21 +9,25 @@
 #include "capture/record.h"
 
 typedef enum fl_cc {
-  FL_CC_UNKNOWN, /* gives the recording up */
-  FL_CC_PURE,    /* depends on its arguments and their contents alone */
-  FL_CC_PLAIN,   /* depends on which objects its arguments are, or on nothing */
-  FL_CC_ID,      /* tells which object its argument is */
-  FL_CC_ABC,     /* asks an abstract class about an object */
-  FL_CC_QUERY,   /* reads state: asked again on a replay */
-  FL_CC_STATEQ,  /* reads torch state that the recorder guards at entry, and that the call itself may change */
-  FL_CC_STATE,   /* changes that state */
-  FL_CC_MUTATES, /* changes its first argument, after looking into the others */
-  FL_CC_STORES,  /* changes its first argument, keeping the others as they are */
-  FL_CC_TORCH,   /* reaches PyTorch's dispatcher, or tells a tensor's metadata */
-  FL_CC_LEAK,    /* gives out a tensor's data */
-  FL_CC_TYPE,    /* a type in C whose construction and slots are pure */
-  FL_CC_TENSOR,  /* a type of tensors */
-  FL_CC_OPAQUE,  /* a type in C whose instances are only passed around */
+  FL_CC_UNKNOWN,     /* gives the recording up */
+  FL_CC_PURE,        /* depends on its arguments and their contents alone */
+  FL_CC_PLAIN,       /* depends on which objects its arguments are, or on nothing */
+  FL_CC_ID,          /* tells which object its argument is */
+  FL_CC_ABC,         /* asks an abstract class about an object */
+  FL_CC_QUERY,       /* reads state: asked again on a replay */
+  FL_CC_STATEQ,      /* reads torch state that the recorder guards at entry, and that the call itself may change */
+  FL_CC_MODES,       /* tells of dispatch modes: the recorder's own is not to be seen */
+  FL_CC_STATE,       /* changes that state */
+  FL_CC_MUTATES,     /* changes its first argument, after looking into the others */
+  FL_CC_STORES,      /* changes its first argument, keeping the others as they are */
+  FL_CC_TORCH,       /* reaches PyTorch's dispatcher, or tells a tensor's metadata */
+  FL_CC_LEAK,        /* gives out a tensor's data */
+  FL_CC_SHOWS,       /* unknown, but it neither keeps nor changes what it is given: output, clocks */
+  FL_CC_LOCK,        /* takes or releases a lock */
+  FL_CC_STATE_OTHER, /* changes torch state that cannot be compared */
+  FL_CC_TYPE,        /* a type in C whose construction and slots are pure */
+  FL_CC_TENSOR,      /* a type of tensors */
+  FL_CC_OPAQUE,      /* a type in C whose instances are only passed around */
   /* those the evaluator does itself, step by step */
   FL_CC_GETATTR,
   FL_CC_HASATTR,

@@ -8,6 +8,7 @@
 #include "capture/device.h"
 #include "capture/eval.h"
 #include "capture/fx.h"
+#include "capture/replay_break.h"
 
 /* --- pools: one per number of threads, for the life of the process --- */
 
@@ -49,6 +50,7 @@ typedef struct call {
   fl_torch_state state;
   bool state_known;
   fl_trace *stale; /* its arguments fit, its guards did not */
+  bool left_out;   /* what could not be recorded will be a break when recorded again */
   bool wants_grad; /* an argument requires grad while grad mode is on */
   char why[200];
 } call;
@@ -231,6 +233,42 @@ static void note_give_up(fl_compiled *c, fl_rec *r) {
   fl_weights_release(&g.holder->weights);
 }
 
+static bool is_opaque(const fl_compiled *c, PyObject *callable) {
+  for (size_t i = 0; i < c->opaque.len; i++)
+    if (c->opaque.data[i].callable == callable) return true;
+  return false;
+}
+
+/* What could not be recorded lies in a callable that can be a break of its own: the next call is recorded so. */
+static bool leave_out(fl_compiled *c, fl_rec *r) {
+  const fl_reason *w = &r->why;
+  if (!w->blame || c->opaque.len >= FL_MAX_OPAQUE || is_opaque(c, w->blame)) return false;
+  char detail[300];
+  PyObject *name = PyObject_GetAttrString(w->blame, "__qualname__");
+  const char *s = name && PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : Py_TYPE(w->blame)->tp_name;
+  snprintf(detail, sizeof detail, "%.80s: %.200s", s ? s : "?", w->detail ? w->detail : "");
+  Py_XDECREF(name);
+  PyErr_Clear();
+  fl_opaque_entry e = {w->blame, fl_strdup(w->reason ? w->reason : ""), fl_strdup(detail)};
+  if (!e.reason || !e.detail || !FL_PUSH(&c->opaque, e)) {
+    fl_free(e.reason);
+    fl_free(e.detail);
+    return false;
+  }
+  Py_INCREF(e.callable);
+  snprintf(c->native_reason, sizeof c->native_reason, "%s%s%s", e.reason, *e.detail ? ": " : "", e.detail);
+  return true;
+}
+
+/* A trace that captured nothing is worth nothing. */
+static fl_trace *refuse_empty(fl_rec *r, fl_trace *t) {
+  if (!t || t->nodes.len || !t->breaks.len) return t;
+  fl_rec_give_up(r, t->breaks.data[0]->reason, t->breaks.data[0]->detail);
+  Py_CLEAR(r->why.blame);
+  r->trace = t;
+  return NULL;
+}
+
 static bool gave_up_before(call *k) {
   fl_compiled *c = k->c;
   PyObject *inputs[FL_MAX_INPUTS];
@@ -336,15 +374,16 @@ static fl_trace *refuse_counters(const fl_compiled *c, fl_rec *r, fl_trace *t) {
 
 static void finish(call *k, fl_rec *r, PyObject *result, PyObject *generator) {
   fl_compiled *c = k->c;
-  fl_trace *t = refuse_counters(c, r, fl_rec_end(r, result));
+  fl_trace *t = refuse_empty(r, refuse_counters(c, r, fl_rec_end(r, result)));
   if (!t) {
-    note_give_up(c, r);
+    if (!(k->left_out = leave_out(c, r))) note_give_up(c, r);
     return;
   }
   fl_build_options o = {!c->backend_eager, c->verify, c->precision, c->tactic_ms, c->pool};
   bool ok = fl_trace_build(t, &o) && (!c->verify || verify(r, t, generator, &o) == 0);
   ok = ok && (!c->segment_backend || ask_backend(c, r, t) == 0);
   if (PyErr_Occurred()) PyErr_Clear();
+  for (size_t i = 0; i < t->breaks.len; i++) Py_CLEAR(t->breaks.data[i]->recorded);
   if (ok && c->traces.len == FL_MAX_TRACES) {
     for (size_t i = 0; i < c->traces.len; i++)
       if (c->traces.data[i] == k->stale) {
@@ -374,6 +413,7 @@ static PyObject *record_inside(call *k, fl_rec *r) {
     Py_XDECREF(generator);
     return NULL;
   }
+  r->says_compiling = flag == 0;
   fl_rec_current_set(r);
   result = fl_eval_call(r, c->target, k->args, k->nargs, k->kwnames, &was_native);
   fl_rec_current_set(NULL);
@@ -400,6 +440,7 @@ static PyObject *record_inside(call *k, fl_rec *r) {
  * taken back. Then it has been, and there is no exception any more. */
 static bool fails_when_compiled(const call *k, fl_rec *r) {
   PyObject *type, *value, *tb;
+  if (!r->trace || r->trace->breaks.len) return false; /* unknown code has run */
   if (!k->c->says_compiling || !r->asked_compiling || r->effects || r->random ||
       !PyErr_ExceptionMatches(PyExc_Exception))
     return false;
@@ -421,6 +462,7 @@ static PyObject *record(call *k) {
   fl_rec *r = fl_rec_begin(c->target, k->args, k->nargs, k->kwnames, &why_not);
   if (!r) return why_not ? native(k, why_not, false) : NULL;
   c->recordings++;
+  r->opaque = &c->opaque;
   PyObject *result = record_inside(k, r);
   if (!result && fails_when_compiled(k, r)) {
     fl_rec_free(r);
@@ -429,7 +471,7 @@ static PyObject *record(call *k) {
   }
   if (result && r->gave_up) {
     c->native++;
-    if (c->fallback_error) {
+    if (c->fallback_error && !k->left_out) {
       Py_CLEAR(result);
       PyErr_Format(PyExc_RuntimeError, "framelift: %s", c->native_reason);
     }
@@ -443,7 +485,8 @@ static PyObject *record(call *k) {
 static PyObject *replay(call *k, fl_trace *t, PyObject **inputs, const char **miss) {
   int grad = t->eager_parts && !k->state.inference ? fl_grad_enabled() : 0;
   if (grad < 0 || (grad > 0 && fl_grad_set(false) < 0)) return NULL;
-  PyObject *out = fl_trace_run(t, inputs, miss, true);
+  fl_call_args args = {k->args, k->nargs, k->kwnames};
+  PyObject *out = fl_trace_run(t, inputs, &args, miss, true);
   if (grad > 0) {
     PyObject *type, *value, *tb;
     PyErr_Fetch(&type, &value, &tb);
@@ -562,11 +605,13 @@ PyObject *fl_compiled_new(PyObject *target, PyObject *options) {
 }
 
 void fl_compiled_reset(fl_compiled *c) {
-  size_t n = c->traces.len, m = c->give_ups.len;
+  size_t n = c->traces.len, m = c->give_ups.len, n_opaque = c->opaque.len;
+  fl_opaque_entry *opaque = c->opaque.data;
   fl_trace **traces = c->traces.data;
   fl_give_up *g = c->give_ups.data;
   memset(&c->traces, 0, sizeof c->traces);
   memset(&c->give_ups, 0, sizeof c->give_ups);
+  memset(&c->opaque, 0, sizeof c->opaque);
   c->recordings = 0;
   c->says_compiling = true;
   c->native_reason[0] = 0;
@@ -577,6 +622,12 @@ void fl_compiled_reset(fl_compiled *c) {
     fl_free(g[i].file);
     fl_trace_release(g[i].holder);
   }
+  for (size_t i = 0; i < n_opaque; i++) {
+    Py_DECREF(opaque[i].callable);
+    fl_free(opaque[i].reason);
+    fl_free(opaque[i].detail);
+  }
+  fl_free(opaque);
   fl_free(traces);
   fl_free(g);
 }
@@ -590,6 +641,7 @@ static int compiled_traverse(fl_compiled *c, visitproc visit, void *arg) {
   Py_VISIT(c->segment_backend);
   Py_VISIT(c->options);
   Py_VISIT(c->misses);
+  for (size_t i = 0; i < c->opaque.len; i++) Py_VISIT(c->opaque.data[i].callable);
   for (size_t i = 0; i < c->traces.len; i++) {
     int rc = fl_trace_traverse(c->traces.data[i], visit, arg);
     if (rc) return rc;

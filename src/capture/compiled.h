@@ -7,6 +7,7 @@
 
 #define FL_MAX_TRACES     8
 #define FL_MAX_STATES     3  /* traces that change the same thing they rely on */
+#define FL_MAX_OPAQUE     16 /* callables left to CPython because something in them could not be recorded */
 #define FL_MAX_RECORDINGS 32 /* of one callable: then it runs natively */
 
 typedef struct fl_give_up {
@@ -27,6 +28,7 @@ typedef struct fl_compiled {
   fl_pool *pool;             /* shared by all callables of as many threads */
   FL_VEC(fl_trace *) traces; /* most recently used first */
   FL_VEC(fl_give_up) give_ups;
+  fl_opaque_set opaque;
   PyObject *misses; /* dict: guard text -> count */
   uint64_t calls, replayed, native;
   int recorded;            /* recordings that became traces */

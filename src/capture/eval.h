@@ -37,6 +37,9 @@ void fl_eval_counts_get(fl_eval_counts *out, int reset);
 /* The innermost evaluated frame outside torch's and the standard library's own files (falls back to the innermost):
  * *out_file is borrowed from the code object. 0, or -1 when no frame is being evaluated. */
 int fl_eval_user_line(const char **out_file, int *out_line);
+/* The callable, called by an evaluated frame, whose call is worth leaving to CPython as a whole when something in it cannot
+ * be recorded: borrowed, or NULL. */
+PyObject *fl_eval_blame(void);
 /* The dotted path of the innermost nn.Module being called is kept by the recorder through this hook: the evaluator
  * calls it when a frame whose first argument is `self` begins and ends. May be NULL. */
 typedef void (*fl_eval_frame_fn)(fl_rec *r, PyObject *code, PyObject *first_arg, int entering);

@@ -278,6 +278,7 @@ static int hooked_find(fl_rec *r, PyObject *obj, PyObject *name, PyObject **out)
 }
 
 static int find_by(fl_rec *r, getattrofunc fn, PyObject *obj, PyObject *name, PyObject **out) {
+  fl_rec_uses(r, obj);
   if (fn == PyObject_GenericGetAttr) return generic_find(r, obj, name, out, NULL);
   if (fn == slot_getattr_hook || fn == slot_getattro) return hooked_find(r, obj, name, out);
   if (fn == PyModule_Type.tp_getattro && PyModule_Check(obj)) return module_find(r, obj, name, out);
@@ -325,6 +326,7 @@ int fl_attr_method(fl_rec *r, PyObject *obj, PyObject *name, PyObject **out) {
     return *out ? bound : -1;
   }
   if (Py_TYPE(obj)->tp_getattro == PyObject_GenericGetAttr && PyUnicode_CheckExact(name)) {
+    fl_rec_uses(r, obj);
     bool method = false;
     int rc = generic_find(r, obj, name, out, &method);
     if (rc) return rc < 0 ? -1 : method;
@@ -353,6 +355,7 @@ PyObject *fl_attr_module_get(fl_rec *r, PyObject *module, PyObject *name) {
 }
 
 PyObject *fl_attr_special(fl_rec *r, PyObject *obj, PyObject *name) {
+  fl_rec_uses(r, obj);
   PyObject *descr = type_lookup(r, Py_TYPE(obj), name), *v;
   if (!descr) return NULL;
   Py_INCREF(descr);
@@ -388,6 +391,7 @@ int fl_attr_generic_set(fl_rec *r, PyObject *obj, PyObject *name, PyObject *valu
 }
 
 int fl_attr_set(fl_rec *r, PyObject *obj, PyObject *name, PyObject *value) {
+  fl_rec_uses(r, obj);
   setattrofunc fn = Py_TYPE(obj)->tp_setattro;
   if (r && fn == PyObject_GenericSetAttr && PyUnicode_CheckExact(name)) {
     fl_attr_saw_slot(r, Py_TYPE(obj), value ? fl_n.__setattr__ : fl_n.__delattr__);

@@ -1,6 +1,9 @@
 /* Calls. Python functions come back through the frame hook; here is what C callables, types and callable objects need
  * reported. */
 #include "capture/cpython/compat.h"
+
+#include <string.h>
+
 #include "capture/ccalls.h"
 #include "capture/eval_impl.h"
 
@@ -29,15 +32,47 @@ typedef struct call_args { /* of one call, vectorcall's way */
   PyObject *const *args;
   size_t nargsf, npos, nkw;
   PyObject *kwnames;
+  bool tail; /* its answer is what the calling frame waits for */
 } call_args;
 
+/* Takes fl_eval_here->tail. */
 static call_args make_args(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
   size_t npos = (size_t)PyVectorcall_NARGS(nargsf);
-  return (call_args){callable, args, nargsf, npos, kwnames ? (size_t)PyTuple_GET_SIZE(kwnames) : 0, kwnames};
+  bool tail = fl_eval_here && fl_eval_here->tail;
+  if (tail) fl_eval_here->tail = false;
+  return (call_args){callable, args, nargsf, npos, kwnames ? (size_t)PyTuple_GET_SIZE(kwnames) : 0, kwnames, tail};
 }
 
 static PyObject *natively(const call_args *c) {
   return PyObject_Vectorcall(c->callable, c->args, c->nargsf, c->kwnames);
+}
+
+/* The next frame of this function answers for `callable` as it is. */
+static PyObject *enter(const call_args *c, PyObject *func, PyObject *callable) {
+  fl_eval_state *st = fl_eval_here;
+  st->calling = c->tail ? func : NULL;
+  st->callable = callable;
+  PyObject *v = natively(c);
+  st->calling = NULL;
+  return v;
+}
+
+static PyObject *opaque(fl_rec *r, const call_args *c, bool shows, const char *reason, const char *detail) {
+  if (!c->tail) {
+    fl_rec_give_up(r, reason, detail);
+    return natively(c);
+  }
+  return fl_rec_opaque(r, c->callable, c->args, c->nargsf, c->kwnames, shows, reason, detail);
+}
+
+static bool any_unknown(fl_rec *r, const call_args *c) {
+  for (size_t i = 0; i < c->npos + c->nkw; i++)
+    if (fl_rec_is_unknown(r, c->args[i])) return true;
+  return fl_rec_is_unknown(r, c->callable);
+}
+
+static void uses_args(fl_rec *r, const call_args *c) {
+  for (size_t i = 0; i < c->npos + c->nkw; i++) fl_rec_uses(r, c->args[i]);
 }
 
 /* Arguments that C code may look into or call. */
@@ -248,6 +283,7 @@ static void report_mutation(fl_rec *r, const call_args *c, PyObject *self, PyObj
 }
 
 static PyObject *call_query(fl_rec *r, const call_args *c) {
+  uses_args(r, c);
   PyObject *v = natively(c);
   if (v) fl_tell(r, fl_rec_read_query(r, c->callable, c->args, c->npos, c->kwnames, v));
   return v;
@@ -269,11 +305,27 @@ static PyObject *call_abc(fl_rec *r, const call_args *c) {
   return v;
 }
 
+/* How many locks evaluated code holds. */
+static void note_lock(fl_rec *r, const call_args *c, PyObject *result) {
+  PyObject *name = result ? PyObject_GetAttr(c->callable, fl_n.__name__) : NULL;
+  const char *s = name && PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
+  if (s && (!strcmp(s, "release") || !strcmp(s, "__exit__")))
+    fl_eval_here->locks--;
+  else if (s && result != Py_False)
+    fl_eval_here->locks++;
+  Py_XDECREF(name);
+  if (result) PyErr_Clear();
+}
+
 static PyObject *call_c(fl_rec *r, const call_args *c) {
   char name[200];
   PyObject *self, *v;
   bool done;
   fl_cc cls = fl_ccall_class(c->callable, &self);
+  bool opaque_anyway = cls == FL_CC_UNKNOWN || cls == FL_CC_SHOWS || cls == FL_CC_LEAK;
+  if (!opaque_anyway && ((self && fl_rec_is_unknown(r, self)) || any_unknown(r, c)))
+    return opaque(r, c, false, "an object that unknown code gave", fl_ccall_name(c->callable, name, sizeof name));
+  if (self && !opaque_anyway) fl_rec_uses(r, self);
   switch (cls) {
   case FL_CC_PURE:
   case FL_CC_TORCH:
@@ -292,11 +344,18 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
   case FL_CC_ABC: return call_abc(r, c);
   case FL_CC_QUERY: return call_query(r, c);
   case FL_CC_STATEQ: return fl_eval_here->state_changes ? natively(c) : call_query(r, c);
+  case FL_CC_MODES: {
+    bool hidden = fl_rec_hide(r);
+    v = natively(c);
+    if (hidden) fl_rec_show(r);
+    return v;
+  }
   case FL_CC_STATE: fl_eval_here->state_changes++; return natively(c);
   case FL_CC_MUTATES:
   case FL_CC_STORES:
     report_mutation(r, c, self, c->callable);
     if (cls == FL_CC_MUTATES) saw_args(r, c, self ? 0 : 1);
+    if (cls == FL_CC_STORES && !(self ? PyList_Check(self) : c->npos && PyList_Check(c->args[0]))) uses_args(r, c);
     return natively(c);
   case FL_CC_VAR_SET: saw_var_set(r, self ? self : c->npos ? c->args[0] : NULL); return natively(c);
   case FL_CC_VAR_GET: {
@@ -304,13 +363,20 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
     bool own = fl_eval_here->vars && var && PyDict_Contains(fl_eval_here->vars, var) > 0;
     return own ? natively(c) : call_query(r, c);
   }
-  case FL_CC_LEAK:
-    fl_rec_give_up(r, "data leaves the tensor", fl_ccall_name(c->callable, name, sizeof name));
-    return natively(c);
+  case FL_CC_LEAK: return opaque(r, c, false, "data leaves the tensor", fl_ccall_name(c->callable, name, sizeof name));
   case FL_CC_UNKNOWN:
-    fl_rec_give_up(r, "unknown C function", fl_ccall_name(c->callable, name, sizeof name));
+  case FL_CC_SHOWS:
+    return opaque(r, c, cls == FL_CC_SHOWS, "unknown C function", fl_ccall_name(c->callable, name, sizeof name));
+  case FL_CC_LOCK:
+    v = natively(c);
+    note_lock(r, c, v);
+    return v;
+  case FL_CC_STATE_OTHER:
+    fl_eval_here->state_changes++;
+    fl_eval_here->other_state = true;
     return natively(c);
   default:
+    if (cls != FL_CC_ISINSTANCE && cls != FL_CC_ISSUBCLASS) uses_args(r, c);
     v = special(r, cls, c, self, &done);
     if (done) return v;
     fl_rec_give_up(r, "unknown C function", fl_ccall_name(c->callable, name, sizeof name));
@@ -362,14 +428,12 @@ PyObject *fl_call_type(fl_rec *r, PyTypeObject *type, PyObject *const *args, siz
   call_args c = make_args((PyObject *)type, args, nargsf, kwnames);
   PyObject *v;
   if (!r) return natively(&c);
-  if (type == &PyType_Type && c.npos == 1 && c.nkw == 0) {
+  if (type == &PyType_Type && c.npos == 1 && c.nkw == 0 && !fl_rec_is_unknown(r, args[0])) {
     fl_tell(r, fl_rec_read_instance(r, args[0]));
     return Py_NewRef((PyObject *)Py_TYPE(args[0]));
   }
-  if (fl_ccall_type_class(type) != FL_CC_TYPE) {
-    fl_rec_give_up(r, "unknown C type", type->tp_name);
-    return natively(&c);
-  }
+  if (fl_ccall_type_class(type) != FL_CC_TYPE || any_unknown(r, &c))
+    return opaque(r, &c, false, "unknown C type", type->tp_name);
   fl_attr_saw_slot(r, type, fl_n.__new__);
   fl_attr_saw_slot(r, type, fl_n.__init__);
   bool python = fl_ccall_is_python_class(type);
@@ -395,6 +459,7 @@ static PyObject *call_type(fl_rec *r, const call_args *c) {
       fl_rec_give_up(r, "unknown C type", type->tp_name);
     return natively(c);
   }
+  fl_eval_here->tail = c->tail;
   return fl_call_type(r, type, c->args, c->nargsf, c->kwnames);
 }
 
@@ -408,6 +473,7 @@ static PyObject *call_partial(fl_rec *r, const call_args *c) {
   if (!(args = PySequence_Concat(pre, own)) || !(kwargs = PyDict_Copy(kw))) goto done;
   fl_tell(r, fl_rec_read_contents(r, kw));
   if (PyDict_Update(kwargs, extra) < 0) goto done;
+  fl_eval_here->tail = c->tail;
   v = fl_call_ex(r, func, args, PyDict_GET_SIZE(kwargs) ? kwargs : NULL);
 done:
   Py_XDECREF(func);
@@ -427,6 +493,7 @@ static PyObject *call_bound(fl_rec *r, const call_args *c) {
   if (n + 1 > 8 && !(args = PyMem_Malloc((n + 1) * sizeof *args))) return PyErr_NoMemory();
   args[0] = PyMethod_GET_SELF(c->callable);
   for (size_t i = 0; i < n; i++) args[i + 1] = c->args[i];
+  fl_eval_here->tail = c->tail;
   v = fl_call(r, PyMethod_GET_FUNCTION(c->callable), args, c->npos + 1, c->kwnames);
   if (args != small) PyMem_Free(args);
   return v;
@@ -438,6 +505,7 @@ static PyObject *call_object(fl_rec *r, const call_args *c) {
     fl_tell(r, fl_rec_read_instance(r, c->callable));
     fl_attr_saw_slot(r, tp, fl_n.__call__);
     PyObject *call = _PyType_Lookup(tp, fl_n.__call__);
+    if (call && PyFunction_Check(call)) return enter(c, call, c->callable);
     if (call && Py_TYPE(call)->tp_call) fl_ccall_callback(r, call);
     return natively(c);
   }
@@ -447,19 +515,27 @@ static PyObject *call_object(fl_rec *r, const call_args *c) {
   if (tp == &PyStaticMethod_Type) {
     PyObject *func = PyObject_GetAttrString(c->callable, "__func__"), *v;
     if (!func) return NULL;
+    fl_eval_here->tail = c->tail;
     v = fl_call(r, func, c->args, c->nargsf, c->kwnames);
     Py_DECREF(func);
     return v;
   }
-  if (tp->tp_call) fl_rec_give_up(r, "unknown C callable", tp->tp_name);
-  return natively(c);
+  return tp->tp_call ? opaque(r, c, false, "unknown C callable", tp->tp_name) : natively(c);
 }
 
 PyObject *fl_call(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
   PyTypeObject *tp = Py_TYPE(callable);
-  if (!r || tp == &PyFunction_Type) return PyObject_Vectorcall(callable, args, nargsf, kwnames);
+  if (!r) return PyObject_Vectorcall(callable, args, nargsf, kwnames);
+  const char *reason, *detail;
   call_args c = make_args(callable, args, nargsf, kwnames);
-  if (tp == &PyMethod_Type) return PyFunction_Check(PyMethod_GET_FUNCTION(callable)) ? natively(&c) : call_bound(r, &c);
+  if (fl_rec_must_be_opaque(r, callable, &reason, &detail)) return opaque(r, &c, false, reason, detail);
+  if (tp == &PyFunction_Type) return enter(&c, callable, callable);
+  if (fl_rec_is_unknown(r, callable))
+    return opaque(r, &c, false, "an object that unknown code gave", Py_TYPE(callable)->tp_name);
+  if (tp == &PyMethod_Type) {
+    PyObject *func = PyMethod_GET_FUNCTION(callable);
+    return PyFunction_Check(func) ? enter(&c, func, func) : call_bound(r, &c);
+  }
   if (PyCFunction_Check(callable) || tp == &PyMethodDescr_Type || tp == &PyWrapperDescr_Type ||
       tp == &_PyMethodWrapper_Type || tp == &PyClassMethodDescr_Type)
     return call_c(r, &c);
@@ -475,8 +551,7 @@ static bool only_strings(PyObject *dict) {
 }
 
 PyObject *fl_call_ex(fl_rec *r, PyObject *callable, PyObject *args, PyObject *kwargs) {
-  if (!r || PyFunction_Check(callable) || (kwargs && !only_strings(kwargs)))
-    return PyObject_Call(callable, args, kwargs);
+  if (!r || (kwargs && !only_strings(kwargs))) return PyObject_Call(callable, args, kwargs);
   Py_ssize_t npos = PyTuple_GET_SIZE(args), nkw = kwargs ? PyDict_GET_SIZE(kwargs) : 0, at = 0, pos = 0;
   PyObject *small[16], **flat = small, *names = nkw ? PyTuple_New(nkw) : NULL, *key, *value, *v = NULL;
   if ((nkw && !names) || (npos + nkw > 16 && !(flat = PyMem_Malloc((size_t)(npos + nkw) * sizeof *flat)))) {

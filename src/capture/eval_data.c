@@ -32,6 +32,7 @@ static void saw_view(fl_rec *r, PyObject *o) {
 }
 
 static void saw(fl_rec *r, PyObject *o, int depth) {
+  fl_rec_uses(r, o);
   if (is_plain_value(o) || PyType_Check(o)) return;
   if (depth > MAX_DEPTH) {
     if (PyTuple_Check(o) ? PyTuple_GET_SIZE(o) > 0 : is_container(o))
@@ -110,9 +111,16 @@ static const binary_row binary[2 * OPS] = {
 #undef X
 };
 
+static void uses(fl_rec *r, PyObject *a, PyObject *b) {
+  if (!r) return;
+  fl_rec_uses(r, a);
+  fl_rec_uses(r, b);
+}
+
 PyObject *fl_data_binary(fl_rec *r, int op, PyObject *a, PyObject *b) {
   if (op < 0 || op >= 2 * OPS) return PyErr_Format(PyExc_SystemError, "binary operator %d", op);
   const binary_row *row = &binary[op];
+  uses(r, a, b);
   if (!r || (is_plain_value(a) && is_plain_value(b))) return row->fn(a, b);
   operand(r, a, *row->left);
   operand(r, b, *row->right);
@@ -123,11 +131,15 @@ PyObject *fl_data_binary(fl_rec *r, int op, PyObject *a, PyObject *b) {
 }
 
 PyObject *fl_data_unary(fl_rec *r, PyObject *name, unaryfunc fn, PyObject *a) {
-  if (r) operand(r, a, name);
+  if (r) {
+    fl_rec_uses(r, a);
+    operand(r, a, name);
+  }
   return fn(a);
 }
 
 PyObject *fl_data_compare(fl_rec *r, PyObject *a, PyObject *b, int op) {
+  uses(r, a, b);
   if (r && !(is_plain_value(a) && is_plain_value(b))) {
     PyObject *const names[6] = {fl_n.__lt__, fl_n.__le__, fl_n.__eq__, fl_n.__ne__, fl_n.__gt__, fl_n.__ge__};
     static const int swapped[6] = {Py_GT, Py_GE, Py_EQ, Py_NE, Py_LT, Py_LE};
@@ -140,6 +152,7 @@ PyObject *fl_data_compare(fl_rec *r, PyObject *a, PyObject *b, int op) {
 int fl_data_truth(fl_rec *r, PyObject *a) {
   if (a == Py_True) return 1;
   if (a == Py_False || a == Py_None) return 0;
+  if (r) fl_rec_uses(r, a);
   if (!r || is_plain_value(a) || PyTuple_CheckExact(a)) return PyObject_IsTrue(a);
   PyTypeObject *tp = Py_TYPE(a);
   saw_view(r, a);
@@ -186,6 +199,7 @@ static PyObject *saw_item(fl_rec *r, PyObject *dict, PyObject *key) {
 }
 
 int fl_data_contains(fl_rec *r, PyObject *container, PyObject *value) {
+  uses(r, container, value);
   if (r) {
     PySequenceMethods *seq = Py_TYPE(container)->tp_as_sequence;
     if (PyDict_Check(container) && seq && seq->sq_contains == PyDict_Type.tp_as_sequence->sq_contains) {
@@ -217,6 +231,8 @@ static void saw_missing(fl_rec *r, PyObject *dict, PyObject *key) {
 }
 
 PyObject *fl_data_subscr(fl_rec *r, PyObject *container, PyObject *key) {
+  if (r && !PyTuple_CheckExact(container)) fl_rec_uses(r, container);
+  if (r) fl_rec_uses(r, key);
   if (!r || PyTuple_CheckExact(container) || PyUnicode_CheckExact(container)) return PyObject_GetItem(container, key);
   PyMappingMethods *map = Py_TYPE(container)->tp_as_mapping;
   if (PyDict_Check(container) && map && map->mp_subscript == PyDict_Type.tp_as_mapping->mp_subscript) {
@@ -245,7 +261,9 @@ static objobjargproc slot_ass_subscript(PyTypeObject *tp) {
 }
 
 int fl_data_store(fl_rec *r, PyObject *container, PyObject *key, PyObject *value) {
+  uses(r, container, key);
   if (r) {
+    if (value && !PyList_Check(container) && !PyDict_Check(container)) fl_rec_uses(r, value);
     PyTypeObject *tp = Py_TYPE(container), *solid = fl_ccall_solid(tp);
     PyObject *name = value ? fl_n.__setitem__ : fl_n.__delitem__;
     if (fl_ccall_is_tensor(tp)) {
@@ -263,6 +281,7 @@ int fl_data_store(fl_rec *r, PyObject *container, PyObject *key, PyObject *value
 }
 
 Py_ssize_t fl_data_len(fl_rec *r, PyObject *a) {
+  if (r && !PyTuple_CheckExact(a)) fl_rec_uses(r, a);
   if (r && !PyTuple_CheckExact(a)) {
     if (is_container(a))
       fl_tell(r, fl_rec_read_contents(r, a));
@@ -278,6 +297,7 @@ Py_ssize_t fl_data_len(fl_rec *r, PyObject *a) {
 
 PyObject *fl_data_iter(fl_rec *r, PyObject *a) {
   if (!r) return PyObject_GetIter(a);
+  if (!PyTuple_CheckExact(a)) fl_rec_uses(r, a);
   PyTypeObject *tp = Py_TYPE(a);
   saw_view(r, a);
   if (fl_ccall_is_python_class(tp) && !fl_ccall_is_tensor(tp)) {
@@ -307,6 +327,10 @@ PyObject *fl_data_next(fl_rec *r, PyObject *it) {
 
 PyObject *fl_data_format(fl_rec *r, PyObject *value, int conversion, PyObject *spec) {
   PyObject *shown = NULL, *v;
+  if (spec)
+    uses(r, value, spec);
+  else if (r)
+    fl_rec_uses(r, value);
   if (r && !is_plain_value(value))
     operand(r, value, conversion == 2 || conversion == 3 ? fl_n.__repr__ : conversion ? fl_n.__str__ : fl_n.__format__);
   if (conversion)
@@ -378,6 +402,7 @@ fail:
 }
 
 int fl_data_unpack(fl_rec *r, PyObject *seq, int before, int after, PyObject **top) {
+  if (r && !PyTuple_CheckExact(seq)) fl_rec_uses(r, seq);
   if (after < 0 && (PyTuple_CheckExact(seq) || PyList_CheckExact(seq)) && PySequence_Fast_GET_SIZE(seq) == before) {
     if (r && PyList_CheckExact(seq)) fl_tell(r, fl_rec_read_contents(r, seq));
     for (int i = 0; i < before; i++) top[-1 - i] = Py_NewRef(PySequence_Fast_GET_ITEM(seq, i));

@@ -12,6 +12,17 @@
 #include "capture/record.h"
 
 /* --- hook.c --- */
+
+/* A frame under evaluation, and where it would go on if the call it is in were answered. */
+typedef struct fl_eval_frame {
+  struct fl_eval_frame *below;
+  struct _PyInterpreterFrame *f;
+  PyObject *callable; /* borrowed: what the frame below called, whose answer is this frame's; NULL: entered otherwise */
+  PyObject **stack;   /* its operand stack */
+  int depth;          /* operands below the answer of the call under way; -1: in no call */
+  int next;           /* the code unit after that call */
+} fl_eval_frame;
+
 typedef struct fl_eval_state {
   struct fl_eval_state *outer; /* of this thread; calls of fl_eval_call may nest */
   fl_rec *r;
@@ -20,6 +31,13 @@ typedef struct fl_eval_state {
   char *stack_floor; /* below this address no frame is evaluated any more */
   PyObject *vars;    /* context variables set in this call and their values before it (absent: not set); NULL */
   unsigned long long state_changes; /* C calls that changed torch's global state so far in this call */
+  int locks;                        /* held by evaluated code now */
+  bool other_state;                 /* state was changed that cannot be compared */
+  PyObject *handled;                /* the exception being handled when the call began; borrowed */
+  fl_eval_frame *top;               /* innermost evaluated frame */
+  bool tail;                        /* the call about to be made gives the answer its frame waits for */
+  PyObject *calling, *callable;     /* a function about to be entered, and the callable whose answer its frame gives */
+  PyObject *entry;                  /* the same for the frame just entered */
 } fl_eval_state;
 extern _Thread_local fl_eval_state *fl_eval_here; /* NULL: nothing is evaluated on this thread */
 void fl_eval_count_handed_over(void);
@@ -27,6 +45,7 @@ void fl_eval_count_handed_over(void);
 int fl_eval_hold(bool on);
 bool fl_eval_is_library(const char *file); /* torch's, the standard library's, or frozen */
 bool fl_eval_stack_low(void);
+bool fl_eval_rehook(void); /* after foreign code: the frame hook is in its place (again). False: another one is */
 /* Runs the frame, and all below it, without the hook where only this thread's door needs it. */
 struct _PyInterpreterFrame;
 PyObject *fl_eval_unhooked(PyThreadState *ts, struct _PyInterpreterFrame *f, int throwflag);

@@ -97,7 +97,10 @@ static int match_positional(fl_rec *r, PyObject *subject, PyObject *type, Py_ssi
 
 PyObject *fl_match_class(fl_rec *r, PyObject *subject, PyObject *type, Py_ssize_t n, PyObject *kwd) {
   if (!PyType_Check(type)) return PyErr_Format(PyExc_TypeError, "called match pattern must be a type");
-  if (r) fl_tell(r, fl_rec_read_instance(r, subject));
+  if (r) {
+    fl_rec_uses(r, subject);
+    fl_tell(r, fl_rec_read_instance(r, subject));
+  }
   int is = PyObject_IsInstance(subject, type);
   if (is <= 0) return NULL;
   PyObject *seen = PySet_New(NULL), *attrs = PyList_New(0), *res = NULL;

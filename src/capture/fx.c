@@ -1,4 +1,5 @@
 #include "capture/fx.h"
+#include "capture/replay_break.h"
 
 #include <string.h>
 
@@ -281,6 +282,7 @@ int fl_fx_build(fl_trace *t, PyObject *backend, PyObject *const *inputs) {
   int rc = values ? 0 : -1;
   for (size_t i = 0; rc == 0 && i < t->steps.len; i++) {
     fl_tstep *step = &t->steps.data[i];
+    fl_break_recorded(t, i, values);
     if (step->kind == FL_TSTEP_SEGMENT && step->segment && step->n) {
       border b;
       PyObject *answer = border_find(&b, t, step) ? ask(t, step, &b, backend, values) : NULL;

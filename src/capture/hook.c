@@ -89,7 +89,7 @@ static PyObject *frame_self(fl_frame *f, PyCodeObject *code) {
   return PyUnicode_CompareWithASCIIString(name, "self") == 0 ? fl_cpy_locals(f)[0] : NULL;
 }
 
-static PyObject *evaluate(PyThreadState *ts, fl_frame *f, int throwflag, fl_rec *r) {
+static PyObject *evaluate(PyThreadState *ts, fl_frame *f, int throwflag, fl_rec *r, PyObject *entry) {
   fl_eval_state *st = fl_eval_here;
   PyCodeObject *code = fl_cpy_code(f);
   PyObject *self = NULL, *res;
@@ -107,7 +107,9 @@ static PyObject *evaluate(PyThreadState *ts, fl_frame *f, int throwflag, fl_rec 
   counts.evaluated++;
   st->frames++;
   if (tell) on_frame(r, (PyObject *)code, self, 1);
+  st->entry = entry;
   res = fl_cpy_eval(ts, f, throwflag);
+  st->entry = NULL;
   if (tell) on_frame(r, (PyObject *)code, self, 0);
   Py_XDECREF(self);
   st->frames--;
@@ -144,7 +146,10 @@ static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
     return v;
   }
   if (r && fl_ccall_is_import_code((PyObject *)fl_cpy_code(f))) return run_import(ts, f, throwflag, r);
-  switch (fl_cpy_kind(f)) {
+  PyObject *entry = st->calling && st->calling == fl_cpy_func(f) ? st->callable : NULL;
+  fl_frame_kind kind = fl_cpy_kind(f);
+  st->calling = NULL;
+  switch (kind) {
   case FL_FRAME_ASYNC: return run_natively(ts, f, throwflag, "async");
   case FL_FRAME_MAKES_GEN: {
     if (r && fl_cpy_func(f)) fl_tell(r, fl_rec_read_function(r, fl_cpy_func(f)));
@@ -157,13 +162,20 @@ static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
     break;
   case FL_FRAME_GEN: break;
   }
-  return evaluate(ts, f, throwflag, r);
+  return evaluate(ts, f, throwflag, r, kind == FL_FRAME_PLAIN ? entry : NULL);
 }
 
 static void release_hook(PyThreadState *ts) {
   if (--installed > 0) return;
   /* Another hook put over ours meanwhile stays: ours passes on, should it come back. */
   if (fl_cpy_get_hook(ts) == hook) fl_cpy_set_hook(ts, previous);
+}
+
+bool fl_eval_rehook(void) {
+  PyThreadState *ts = PyThreadState_Get();
+  fl_frame_eval now = fl_cpy_get_hook(ts);
+  if (!now) fl_cpy_set_hook(ts, hook);
+  return (!now || now == hook) && !fl_cpy_traced(ts);
 }
 
 int fl_eval_hold(bool on) {
@@ -188,7 +200,8 @@ PyObject *fl_eval_call(fl_rec *r, PyObject *callable, PyObject *const *args, siz
     return PyObject_Vectorcall(callable, args, nargsf, kwnames);
   }
   if (!thread_floor) thread_floor = find_floor();
-  fl_eval_state st = {.outer = fl_eval_here, .r = r, .stack_floor = thread_floor};
+  fl_eval_state st = {
+      .outer = fl_eval_here, .r = r, .stack_floor = thread_floor, .handled = fl_cpy_handled(ts), .tail = true};
   if (installed++ == 0) previous = now == hook ? NULL : now;
   if (now != hook) fl_cpy_set_hook(ts, hook);
   fl_eval_here = &st;
@@ -250,6 +263,26 @@ int fl_eval_user_line(const char **out_file, int *out_line) {
   *out_file = PyUnicode_AsUTF8(fl_cpy_code(user)->co_filename);
   *out_line = fl_cpy_line(user);
   return *out_file ? 0 : -1;
+}
+
+static bool is_library_frame(const fl_eval_frame *e) {
+  const char *file = PyUnicode_AsUTF8(fl_cpy_code(e->f)->co_filename);
+  return file && fl_eval_is_library(file);
+}
+
+/* The outermost call into a library from the program's own code that this lies in; without such code, the innermost call of an
+ * object: functions of a library may be everything's. */
+PyObject *fl_eval_blame(void) {
+  PyObject *best = NULL, *object = NULL;
+  fl_eval_frame *e = fl_eval_here ? fl_eval_here->top : NULL;
+  for (; e && e->below; e = e->below) {
+    bool library = is_library_frame(e), usable = e->callable && e->below->depth >= 0;
+    if (!library && best) return best;
+    if (usable) best = e->callable;
+    if (usable && !object && !PyFunction_Check(best)) object = best;
+    if (!library && best) return best;
+  }
+  return e && !is_library_frame(e) ? best : object;
 }
 
 int fl_eval_init(void) {

@@ -29,6 +29,7 @@ void fl_rec_give_up(fl_rec *r, const char *reason, const char *detail) {
   r->why.detail = fl_strdup(detail ? detail : "");
   r->why.file = file ? fl_strdup(file) : NULL;
   r->why.line = line;
+  r->why.blame = Py_XNewRef(fl_eval_blame());
 }
 
 bool fl_rec_gave_up(const fl_rec *r) { return r && r->gave_up; }
@@ -141,6 +142,38 @@ uint32_t fl_rec_own(fl_rec *r, PyObject *tensor) {
   return add_value(r, &v, tensor);
 }
 
+uint32_t fl_rec_given(fl_rec *r, PyObject *tensor, uint32_t at) {
+  fl_tval v = {FL_TVAL_GIVEN, at, {0}, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX, false};
+  const char *lo, *hi, *a, *b;
+  fl_tensor_read(tensor, &v.meta);
+  if (fl_tensor_extent(&v.meta, &lo, &hi))
+    for (size_t i = 0; i < r->live.len; i++) {
+      fl_tensor_meta have;
+      PyObject *o = PyWeakref_GET_OBJECT(r->live.data[i].weak);
+      uint32_t storage = r->trace->values.data[r->live.data[i].value].storage;
+      if (o == Py_None || storage == v.storage) continue;
+      fl_tensor_read(o, &have);
+      if (!fl_tensor_extent(&have, &a, &b) || a >= hi || lo >= b) continue;
+      if (v.storage != UINT32_MAX) {
+        fl_rec_give_up(r, "a tensor that shares memory with several others", "");
+        return FL_NO_TVAL;
+      }
+      v.storage = storage;
+      if (r->storage_kind.data[storage] == FL_TVAL_RESULT) r->storage_kind.data[storage] = FL_TVAL_GIVEN;
+    }
+  v.meta.data = NULL;
+  return add_value(r, &v, tensor);
+}
+
+uint32_t fl_rec_object_value(fl_rec *r, fl_tval_kind kind, uint32_t index) {
+  fl_tval v = {kind, index, {0}, FL_NO_TVAL, FL_NO_TVAL, (uint32_t)r->storage_head.len, false};
+  fl_base base = {FL_NO_TVAL, NULL};
+  if (!FL_PUSH(&r->storage_head, UINT32_MAX) || !FL_PUSH(&r->storage_kind, (uint8_t)kind) ||
+      !FL_PUSH(&r->storage_base, base) || !FL_PUSH(&r->trace->values, v))
+    return oom(r), FL_NO_TVAL;
+  return (uint32_t)r->trace->values.len - 1;
+}
+
 uint32_t fl_rec_result(fl_rec *r, PyObject *tensor, uint32_t node, uint32_t view_of, uint32_t alias_of) {
   fl_tval v = {FL_TVAL_RESULT, node, {0}, view_of, alias_of, UINT32_MAX, false};
   fl_tensor_read(tensor, &v.meta);
@@ -194,7 +227,9 @@ void fl_rec_compared(fl_rec *r, PyObject *a, PyObject *b) {
   if (x == y) return;
   PyObject *other = x ? b : a;
   if (fl_ptrmap_get(&r->fresh, other, NULL)) return;
-  if (fl_rec_find(r, other, &v) && r->trace->values.data[v].kind == FL_TVAL_RESULT) return;
+  if (fl_rec_find(r, other, &v) &&
+      (r->trace->values.data[v].kind == FL_TVAL_RESULT || r->trace->values.data[v].kind == FL_TVAL_GIVEN))
+    return;
   fl_rec_give_up(r, "an argument compared by identity", Py_TYPE(other)->tp_name);
 }
 
@@ -216,8 +251,9 @@ int fl_rec_read_item(fl_rec *r, PyObject *dict, PyObject *key, PyObject *value) 
       PyUnicode_CompareWithASCIIString(key, "_is_compiling_flag") == 0)
     return r->asked_compiling = true, 0;
   if (r->pending.len && fl_rec_written(r, dict, key)) return 0;
+  if (value && r->trace->breaks.len && fl_rec_reads_place(r, dict, key, value)) return 0;
   fl_rec_note_known(r, value);
-  int rc = fl_guards_add_item(&r->trace->guards, dict, key, value, &changed);
+  int rc = fl_guards_add_item(r->guards, dict, key, value, &changed);
   return done(r, rc, changed, key);
 }
 
@@ -237,12 +273,12 @@ int fl_rec_read_instance(fl_rec *r, PyObject *obj) {
   if (off(r)) return 0;
   if (fl_tensor_check(obj) && fl_rec_find(r, obj, &value)) {
     fl_tval *v = &r->trace->values.data[value];
-    if (v->kind == FL_TVAL_RESULT && v->storage < r->storage_kind.len) return 0;
+    if ((v->kind == FL_TVAL_RESULT || v->kind == FL_TVAL_GIVEN) && v->storage < r->storage_kind.len) return 0;
     if (v->kind == FL_TVAL_INPUT) return read_input_attrs(r, obj, v->index), 0;
   }
   if (skip(r, obj) || PyModule_Check(obj) || PyType_Check(obj)) return 0;
   if (!PyTuple_Check(obj)) fl_rec_note_known(r, obj); /* the call's own tuples are not reported as new */
-  return done(r, fl_guards_add_instance(&r->trace->guards, obj), false, NULL);
+  return done(r, fl_guards_add_instance(r->guards, obj), false, NULL);
 }
 
 int fl_rec_read_type(fl_rec *r, PyTypeObject *type, PyObject *name, PyObject *value) {
@@ -251,7 +287,7 @@ int fl_rec_read_type(fl_rec *r, PyTypeObject *type, PyObject *name, PyObject *va
       fl_ptrmap_get(&r->fresh, type, NULL))
     return 0;
   fl_rec_note_known(r, value);
-  int rc = fl_guards_add_type(&r->trace->guards, type, name, value, &changed);
+  int rc = fl_guards_add_type(r->guards, type, name, value, &changed);
   return done(r, rc, changed, name);
 }
 
@@ -260,7 +296,7 @@ int fl_rec_read_cell(fl_rec *r, PyObject *cell, PyObject *value) {
   if (off(r) || skip(r, cell)) return 0;
   if (r->pending.len && fl_rec_written(r, cell, NULL)) return 0;
   fl_rec_note_known(r, value);
-  int rc = fl_guards_add_cell(&r->trace->guards, cell, value, &changed);
+  int rc = fl_guards_add_cell(r->guards, cell, value, &changed);
   return done(r, rc, changed, NULL);
 }
 
@@ -272,7 +308,7 @@ int fl_rec_read_function(fl_rec *r, PyObject *function) {
     for (Py_ssize_t j = 0; lists[i] && j < PyTuple_GET_SIZE(lists[i]); j++)
       fl_rec_note_known(r, PyTuple_GET_ITEM(lists[i], j));
   fl_rec_note_known(r, function);
-  return done(r, fl_guards_add_function(&r->trace->guards, function), false, NULL);
+  return done(r, fl_guards_add_function(r->guards, function), false, NULL);
 }
 
 /* Metadata of a tensor: what the guards on arguments and weights check already. */
@@ -317,7 +353,7 @@ int fl_rec_read_descr(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *value
   } else if (skip(r, obj))
     return 0;
   fl_rec_note_known(r, value);
-  return done(r, fl_guards_add_descr(&r->trace->guards, descr, obj, value), false, NULL);
+  return done(r, fl_guards_add_descr(r->guards, descr, obj, value), false, NULL);
 }
 
 static bool is_deque(PyObject *o) {
@@ -335,14 +371,14 @@ int fl_rec_read_contents(fl_rec *r, PyObject *c) {
   Py_ssize_t pos = 0;
   PyObject *k, *v;
   while (PyDict_Check(c) && PyDict_Next(c, &pos, &k, &v)) fl_rec_note_known(r, v);
-  return done(r, fl_guards_add_contents(&r->trace->guards, c), false, NULL);
+  return done(r, fl_guards_add_contents(r->guards, c), false, NULL);
 }
 
 int fl_rec_read_query(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargs, PyObject *kwnames,
                       PyObject *result) {
   if (off(r) || !result || fl_torch_state_covers(callable)) return 0;
   fl_rec_note_known(r, result);
-  int rc = fl_guards_add_query(&r->trace->guards, callable, args, nargs, kwnames, result);
+  int rc = fl_guards_add_query(r->guards, callable, args, nargs, kwnames, result);
   return done(r, rc, false, NULL);
 }
 
@@ -412,6 +448,11 @@ fl_rec *fl_rec_begin(PyObject *target, PyObject *const *args, size_t n_pos, PyOb
     return NULL;
   }
   fl_trace *t = r->trace;
+  r->guards = &t->guards;
+  r->writes = &t->writes;
+  r->args = args;
+  r->n_args = n_pos;
+  r->kwnames = kwnames;
   if (fl_torch_state_read(&t->state) < 0) goto fail;
   if (!(*why_not = fl_torch_state_why_not(&t->state)))
     *why_not = fl_argspec_make(&t->args, &t->arena, args, n_pos, kwnames, r->inputs, &r->covered);
@@ -433,7 +474,8 @@ fail:
 static bool ask_tensor(void *ctx, PyObject *tensor, uint32_t *out_value) {
   fl_rec *r = ctx;
   if (fl_rec_find(r, tensor, out_value)) {
-    if (r->trace->values.data[*out_value].kind != FL_TVAL_RESULT) return true;
+    fl_tval_kind kind = r->trace->values.data[*out_value].kind;
+    if (kind != FL_TVAL_RESULT && kind != FL_TVAL_GIVEN) return true;
     int rg = fl_tensor_requires_grad(tensor);
     if (rg < 0) PyErr_Clear();
     return rg == 0;
@@ -455,22 +497,32 @@ static bool ask_known(void *ctx, PyObject *object) {
   return fl_ptrmap_get(&r->known, object, NULL) && !fl_ptrmap_get(&r->fresh, object, NULL);
 }
 
-static bool written(void *ctx, PyObject *container, PyObject *key) { return fl_rec_written(ctx, container, key); }
+fl_result_asker fl_rec_asker(fl_rec *r, bool frames) {
+  fl_result_asker ask = {.ctx = r, .tensor = ask_tensor, .known = ask_known, .argument = ask_argument};
+  ask.unknown = fl_rec_unknown_value;
+  if (frames) {
+    ask.argument_value = fl_rec_argument_value;
+    ask.made = fl_rec_made;
+  }
+  return ask;
+}
+
+bool fl_rec_is_written(void *ctx, PyObject *container, PyObject *key) { return fl_rec_written(ctx, container, key); }
 
 /* Modules count their training steps in a buffer beside the running statistics, whose own versions do not tell. */
-static void find_witnesses(fl_rec *r) {
+void fl_rec_find_witnesses(fl_rec *r) {
   static const char *const stats[] = {"running_mean", "running_var"};
   fl_trace *t = r->trace;
   bool changed = false;
-  for (size_t i = 0, n = t->guards.dict.len; i < n; i++) {
-    PyObject *dict = t->guards.dict.data[i].dict, *counter = PyDict_GetItemString(dict, "num_batches_tracked");
+  for (size_t i = 0, n = r->guards->dict.len; i < n; i++) {
+    PyObject *dict = r->guards->dict.data[i].dict, *counter = PyDict_GetItemString(dict, "num_batches_tracked");
     if (!counter || !fl_tensor_is_plain(counter)) continue;
     for (size_t k = 0; k < sizeof stats / sizeof *stats; k++) {
-      PyObject *x = PyDict_GetItemString(t->guards.dict.data[i].expected, stats[k]), *key;
+      PyObject *x = PyDict_GetItemString(r->guards->dict.data[i].expected, stats[k]), *key;
       uint32_t v;
       if (!x || !fl_tensor_check(x) || !fl_rec_find(r, x, &v) || t->values.data[v].kind != FL_TVAL_WEIGHT) continue;
       if (!(key = PyUnicode_InternFromString("num_batches_tracked")) ||
-          fl_guards_add_item(&t->guards, dict, key, counter, &changed) < 0 ||
+          fl_guards_add_item(r->guards, dict, key, counter, &changed) < 0 ||
           !fl_weights_witness(&t->weights, t->values.data[v].index, counter))
         fl_rec_give_up(r, "out of memory", "");
       Py_XDECREF(key);
@@ -484,21 +536,24 @@ fl_trace *fl_rec_end(fl_rec *r, PyObject *result) {
   char why[200] = "";
   const char *detail = NULL, *bad = NULL;
   PyObject *all = r->gave_up ? NULL : fl_rec_settle_writes(r, result);
-  if (!r->gave_up) find_witnesses(r);
-  if (!r->gave_up && !fl_guards_arm(&t->guards, written, r, why, sizeof why))
+  if (!r->gave_up) fl_rec_find_witnesses(r);
+  if (!r->gave_up && !fl_guards_arm(r->guards, fl_rec_is_written, r, why, sizeof why))
     fl_rec_give_up(r, "state read by the call changed during it", why);
   if (!r->gave_up) {
-    fl_result_asker ask = {r, ask_tensor, ask_known, ask_argument};
+    fl_result_asker ask = fl_rec_asker(r, false);
     bad = fl_result_make(&t->result, &t->arena, all, &ask, &detail);
     if (bad) fl_rec_give_up(r, bad, detail);
   }
   if (!r->gave_up && !fl_weights_check(&t->weights))
     fl_rec_give_up(r, "state read by the call changed during it", "a weight");
-  if (!r->gave_up) fl_rec_find_sources(r, all);
+  if (!r->gave_up && !t->breaks.len) fl_rec_find_sources(r, all);
   Py_XDECREF(all);
   if (r->gave_up) return NULL;
-  t->effects = r->effects;
-  t->random = r->random;
+  for (size_t i = 0; t->breaks.len && (r->effects || r->any_effects) && i < t->steps.len; i++)
+    if (!t->steps.data[i].eager_reason) t->steps.data[i].eager_reason = "the call writes to tensors that outlive it";
+  t->effects = r->effects || r->any_effects;
+  t->random = r->random || r->any_random;
+  fl_rec_end_stretch(r);
   r->trace = NULL;
   return t;
 }
@@ -512,7 +567,7 @@ void fl_rec_free(fl_rec *r) {
     Py_XDECREF(r->pending.data[i].original);
     Py_XDECREF(r->pending.data[i].container);
   }
-  fl_ptrmap *maps[] = {&r->live_of, &r->fresh, &r->covered, &r->known, &r->module_index};
+  fl_ptrmap *maps[] = {&r->live_of, &r->fresh, &r->covered, &r->known, &r->module_index, &r->unknown_of};
   for (size_t i = 0; i < sizeof maps / sizeof *maps; i++) fl_ptrmap_release(maps[i]);
   fl_free(r->live.data);
   fl_free(r->storage_head.data);
@@ -524,6 +579,8 @@ void fl_rec_free(fl_rec *r) {
   fl_free(r->why.reason);
   fl_free(r->why.detail);
   fl_free(r->why.file);
+  Py_XDECREF(r->why.blame);
+  fl_free(r->unknown.data);
   Py_XDECREF(r->mode);
   Py_XDECREF(r->raised);
   fl_trace_release(r->trace);

@@ -36,7 +36,20 @@ typedef struct fl_pending { /* a place that existed before and was written to: r
 typedef struct fl_reason {
   char *reason, *detail, *file;
   int line;
+  PyObject *blame; /* a callable that may be left to CPython instead, or NULL */
 } fl_reason;
+
+typedef struct fl_unknown {
+  PyObject *object;   /* strong */
+  uint32_t value, at; /* at: the break it came from */
+  struct fl_back *back;
+} fl_unknown;
+
+typedef struct fl_opaque_entry {
+  PyObject *callable; /* strong */
+  char *reason, *detail;
+} fl_opaque_entry;
+typedef FL_VEC(fl_opaque_entry) fl_opaque_set;
 
 struct fl_rec {
   fl_trace *trace; /* owned */
@@ -53,10 +66,23 @@ struct fl_rec {
   fl_ptrmap fresh, covered, known; /* made in this call / in the arguments / read through a guard */
   FL_VEC(fl_pending) pending;
   PyObject *inputs[FL_MAX_INPUTS];
-  bool effects; /* something happened that must not happen twice */
+  bool effects; /* something happened since the last break that must not happen twice */
   bool random;
-  PyObject *raised;     /* what an operator raised, which ended the recording; strong */
-  bool asked_compiling; /* the program looked at torch.compiler.is_compiling() */
+  PyObject *raised;             /* what an operator raised, which ended the recording; strong */
+  bool says_compiling;          /* torch.compiler.is_compiling() is true */
+  bool asked_compiling;         /* the program looked at torch.compiler.is_compiling() */
+  bool any_effects, any_random; /* before it */
+  bool rewrites;                /* since the last break a tensor made before it was written to */
+  size_t first_storage;         /* made since the last break */
+  fl_guards *guards;            /* of the stretch being recorded */
+  fl_effects *writes;           /* where its effects go */
+  PyObject *const *args;        /* of the call */
+  size_t n_args;
+  PyObject *kwnames;
+  fl_ptrmap unknown_of; /* what unknown code gave -> entry */
+  FL_VEC(fl_unknown) unknown;
+  fl_ptrmap *made;             /* fresh objects met while frames are described */
+  const fl_opaque_set *opaque; /* callables that are left to CPython; of the compiled callable */
   /* module paths */
   fl_ptrmap module_index; /* module -> index of names */
   FL_VEC(const char *) module_names;
@@ -99,6 +125,21 @@ void fl_rec_current_set(fl_rec *r);
 
 /* Marks the value as one that existed before the call. */
 void fl_rec_note_known(fl_rec *r, PyObject *value);
+
+/* A tensor that unknown code gave at break `at`, and a value that is no tensor. FL_NO_TVAL after giving up. */
+uint32_t fl_rec_given(fl_rec *r, PyObject *tensor, uint32_t at);
+uint32_t fl_rec_object_value(fl_rec *r, fl_tval_kind kind, uint32_t index);
+fl_result_asker fl_rec_asker(fl_rec *r, bool frames);
+void fl_rec_find_witnesses(fl_rec *r); /* at a stretch's end: what tells of batch norm's training */
+bool fl_rec_is_written(void *rec, PyObject *container, PyObject *key);
+
+/* rec_break.c */
+/* dict[key] holds a tensor of this trace, which it holds on each replay after the last break: noted. */
+bool fl_rec_reads_place(fl_rec *r, PyObject *dict, PyObject *key, PyObject *value);
+bool fl_rec_unknown_value(void *rec, PyObject *object, uint32_t *out_value);
+bool fl_rec_argument_value(void *rec, PyObject *object, uint32_t *out_value);
+bool fl_rec_made(void *rec, PyObject *object);
+void fl_rec_end_stretch(fl_rec *r); /* notes of the newest break whether what follows it may be done twice */
 
 /* rec_effects.c: whether the call has written to this key of a dictionary, or (key NULL) anything to this container. */
 bool fl_rec_written(fl_rec *r, PyObject *container, PyObject *key);

@@ -115,7 +115,9 @@ static fl_tstep *add_step(fl_rec *r, fl_tstep_kind kind) {
 
 static fl_tstep *segment(fl_rec *r) {
   fl_trace *t = r->trace;
-  if (t->steps.len && t->steps.data[t->steps.len - 1].kind == FL_TSTEP_SEGMENT) return &t->steps.data[t->steps.len - 1];
+  bool begins = t->breaks.len && t->breaks.data[t->breaks.len - 1]->at == t->steps.len;
+  if (!begins && t->steps.len && t->steps.data[t->steps.len - 1].kind == FL_TSTEP_SEGMENT)
+    return &t->steps.data[t->steps.len - 1];
   return add_step(r, FL_TSTEP_SEGMENT);
 }
 
@@ -142,6 +144,7 @@ static void note_write(op_call *c, PyObject *tensor, PyObject *result) {
   uint32_t v;
   if (!tensor || !fl_tensor_check(tensor) || !fl_rec_find(r, tensor, &v)) return;
   uint8_t kind = r->storage_kind.data[r->trace->values.data[v].storage];
+  r->rewrites |= r->trace->values.data[v].storage < r->first_storage;
   if (kind == FL_TVAL_WEIGHT) {
     /* A tensor no guard has seen may be one the program makes anew on every call. */
     if (r->trace->values.data[v].kind == FL_TVAL_WEIGHT && !fl_ptrmap_get(&r->known, tensor, NULL)) {
@@ -154,6 +157,9 @@ static void note_write(op_call *c, PyObject *tensor, PyObject *result) {
   } else if (kind == FL_TVAL_INPUT) {
     r->effects = true;
     run_eagerly(r, "writes to an argument");
+  } else if (kind == FL_TVAL_GIVEN) {
+    r->effects = true;
+    run_eagerly(r, "writes to memory that unknown code has seen");
   } else if (!given_back(result, tensor))
     run_eagerly(r, "changes a tensor without giving it back");
   else if (!fl_rec_aliases(r, v))
@@ -283,7 +289,7 @@ static void record(op_call *c, fl_tnode *n, PyObject *result) {
   else if (result == Py_None && !n->pin)
     n->pin = "it gives nothing back but may raise";
   if (r->gave_up) return;
-  if ((scalar || dynamic) && (r->effects || r->random)) {
+  if ((scalar || dynamic) && (r->effects || r->random || r->rewrites)) {
     fl_rec_give_up(r, "a decision after an effect", c->schema->name);
     return;
   }

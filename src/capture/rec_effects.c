@@ -118,17 +118,26 @@ static void guard_entry(fl_rec *r, const fl_pending *p) {
   bool changed = false;
   if (p->covered) return;
   fl_rec_note_known(r, p->original);
-  int rc = p->kind == FL_WRITE_CELL
-               ? fl_guards_add_cell(&r->trace->guards, p->container, p->original, &changed)
-               : fl_guards_add_item(&r->trace->guards, p->container, p->key, p->original, &changed);
+  int rc = p->kind == FL_WRITE_CELL ? fl_guards_add_cell(r->guards, p->container, p->original, &changed)
+                                    : fl_guards_add_item(r->guards, p->container, p->key, p->original, &changed);
   if (rc < 0) oom(r);
+}
+
+static bool is_computed(const fl_rec *r, uint32_t v) {
+  fl_tval_kind kind = r->trace->values.data[v].kind;
+  return kind == FL_TVAL_RESULT || kind == FL_TVAL_GIVEN;
+}
+
+static bool is_own_storage(const fl_rec *r, uint32_t v) {
+  uint8_t kind = r->storage_kind.data[r->trace->values.data[v].storage];
+  return kind == FL_TVAL_RESULT || kind == FL_TVAL_GIVEN || r->trace->values.data[v].kind == FL_TVAL_GIVEN;
 }
 
 int fl_rec_write(fl_rec *r, fl_write_kind kind, PyObject *obj, PyObject *key, PyObject *value) {
   if (!r || r->gave_up || r->paused || fl_ptrmap_get(&r->fresh, obj, NULL)) return 0;
   uint32_t v;
-  if (fl_tensor_check(obj) && fl_rec_find(r, obj, &v) && r->trace->values.data[v].kind == FL_TVAL_RESULT &&
-      kind == FL_WRITE_ATTR && r->storage_kind.data[r->trace->values.data[v].storage] == FL_TVAL_RESULT) {
+  if (fl_tensor_check(obj) && fl_rec_find(r, obj, &v) && is_computed(r, v) && kind == FL_WRITE_ATTR &&
+      is_own_storage(r, v)) {
     fl_rec_give_up(r, "sets an attribute of a tensor", key && PyUnicode_Check(key) ? PyUnicode_AsUTF8(key) : "");
     return 0;
   }
@@ -170,10 +179,9 @@ static bool is_plain_key(PyObject *k) {
 
 /* Adds the effect; takes `value`. */
 static void add_effect(fl_rec *r, fl_pending *p, const fl_effect *e, PyObject *value, PyObject *all) {
-  fl_trace *t = r->trace;
   p->effect = true;
-  p->at = (uint32_t)t->writes.list.len;
-  bool ok = value && PyList_Append(all, value) == 0 && FL_PUSH(&t->writes.list, *e);
+  p->at = (uint32_t)r->writes->list.len;
+  bool ok = value && PyList_Append(all, value) == 0 && FL_PUSH(&r->writes->list, *e);
   Py_XDECREF(value);
   PyErr_Clear();
   if (!ok || !fl_rec_keep(r, e->obj) || (e->key && !fl_rec_keep(r, e->key))) oom(r);
@@ -208,13 +216,13 @@ static void settle_whole(fl_rec *r, fl_pending *p, PyObject *all) {
   }
   Py_ssize_t n = PyTuple_GET_SIZE(p->original);
   bool longer = starts_with(now, p->original), same = longer && PyTuple_GET_SIZE(now) == n;
-  bool guarded = p->looked_into || !longer || fl_guards_has(&r->trace->guards, p->obj);
+  bool guarded = p->looked_into || !longer || fl_guards_has(r->guards, p->obj);
   if (same && p->covered) goto done;
   if (p->covered || !plain_members(p->obj, now)) {
     effect(r, p->obj, p->key, true);
     goto done;
   }
-  if (guarded && fl_guards_add_snapshot(&r->trace->guards, p->container, p->original) < 0) oom(r);
+  if (guarded && fl_guards_add_snapshot(r->guards, p->container, p->original) < 0) oom(r);
   if (same) goto done;
   fl_effect e = {.kind = PyList_Check(p->obj)   ? guarded ? FL_EFFECT_LIST : FL_EFFECT_EXTEND
                          : PyDict_Check(p->obj) ? FL_EFFECT_DICT
@@ -248,9 +256,9 @@ static void settle_place(fl_rec *r, fl_pending *p, PyObject *all) {
                  .obj = p->obj,
                  .key = p->key,
                  .del = !now};
-  bool read = p->kind == FL_WRITE_CELL ? fl_guards_has(&r->trace->guards, p->container)
-                                       : fl_guards_item(&r->trace->guards, p->container, p->key, &expected);
-  e.changes = (read || fl_guards_has(&r->trace->guards, p->container)) && !fl_const_equal(p->original, now);
+  bool read = p->kind == FL_WRITE_CELL ? fl_guards_has(r->guards, p->container)
+                                       : fl_guards_item(r->guards, p->container, p->key, &expected);
+  e.changes = (read || fl_guards_has(r->guards, p->container)) && !fl_const_equal(p->original, now);
   add_effect(r, p, &e, Py_NewRef(now ? now : Py_None), all);
 }
 
@@ -337,8 +345,7 @@ void fl_rec_find_sources(fl_rec *r, PyObject *all) {
     fl_pending *p = &r->pending.data[i];
     if (!p->effect || p->whole || p->kind == FL_WRITE_CELL || !p->original || !fl_tensor_check(p->original)) continue;
     PyObject *left = PyTuple_GET_ITEM(all, (Py_ssize_t)p->at + 1), *expected;
-    if (fl_tensor_check(left) && fl_guards_item(&r->trace->guards, p->container, p->key, &expected) &&
-        expected == p->original)
+    if (fl_tensor_check(left) && fl_guards_item(r->guards, p->container, p->key, &expected) && expected == p->original)
       make_source(r, p, left);
   }
 }

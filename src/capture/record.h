@@ -65,6 +65,24 @@ typedef enum fl_write_kind {
 /* Called before the write is done. Writes to fresh objects cost nothing; others are effects. */
 int fl_rec_write(fl_rec *r, fl_write_kind kind, PyObject *obj, PyObject *key, PyObject *value);
 
+/* --- code that is not understood --- */
+
+/* Runs callable(*args) outside the recording as a step of its own: again on each replay, at this point of the program, with
+ * these values; what it gives is unknown (fl_rec_uses). `shows`: it neither keeps nor changes what it is given. Where
+ * that cannot be done the recording gives up with this reason, and the callable is called. As PyObject_Vectorcall. */
+PyObject *fl_rec_opaque(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames,
+                        bool shows, const char *reason, const char *detail);
+/* This callable must be such a step, because something in it could not be recorded before; *reason, *detail say what. */
+bool fl_rec_must_be_opaque(fl_rec *r, PyObject *callable, const char **reason, const char **detail);
+/* The recorder's dispatch mode is taken off torch's stack (false: it is not), and put back. Exceptions stay as they are. */
+bool fl_rec_hide(fl_rec *r);
+void fl_rec_show(fl_rec *r);
+/* The program goes on according to this value: if unknown code gave it (or an item of this tuple), the trace holds only
+ * while it gives an equal one, or, of an object that is no plain value, the recording gives up. */
+void fl_rec_uses(fl_rec *r, PyObject *value);
+/* Whether it is an object that unknown code gave, of which nothing is known. */
+bool fl_rec_is_unknown(fl_rec *r, PyObject *value);
+
 /* --- trouble --- */
 
 /* From here on this call cannot be replayed, for this reason; it goes on plainly and its answer stands. `reason` is a

@@ -3,6 +3,7 @@
 
 #include "capture/fx.h"
 #include "capture/make.h"
+#include "capture/replay_break.h"
 #include "plan/view.h"
 
 /* --- one operator --- */
@@ -267,18 +268,36 @@ static int run_decision(const fl_trace *t, const fl_tstep *step, PyObject **valu
   return *miss ? -1 : 0;
 }
 
-static int run_steps(fl_trace *t, PyObject **values, const char **miss, bool engines) {
-  for (size_t i = 0; i < t->steps.len; i++) {
-    const fl_tstep *step = &t->steps.data[i];
-    if (step->kind != FL_TSTEP_SEGMENT) {
-      if (run_decision(t, step, values, miss) < 0) return -1;
-      continue;
+static int run_step(fl_trace *t, size_t i, PyObject **values, const char **miss, bool engines) {
+  const fl_tstep *step = &t->steps.data[i];
+  if (step->kind != FL_TSTEP_SEGMENT) return run_decision(t, step, values, miss);
+  if (i && t->writes_weights && !fl_weights_check(&t->weights)) {
+    PyErr_SetString(PyExc_RuntimeError, "framelift: a weight changed its shape during the call");
+    return -1;
+  }
+  return fl_segment_run(t, step, values, !engines, false);
+}
+
+/* After a failure: the rest of the call by CPython, from the last break, where that does nothing twice. 1 with *out, or -1. */
+static int leave(fl_run *run, const char **miss, PyObject **out) {
+  const char *why = *miss;
+  *miss = FL_RUN_NOT_TWICE;
+  if (!why && (run->last->dirty || !PyErr_ExceptionMatches(PyExc_Exception))) return -1;
+  PyErr_Clear();
+  *out = fl_break_leave(run, why ? why : "an operator raised");
+  return 1;
+}
+
+/* 0: done; 1: *out is the answer already; -1. */
+static int run_steps(fl_run *run, const char **miss, bool engines, PyObject **out) {
+  fl_trace *t = run->t;
+  for (size_t i = 0, k = 0; i <= t->steps.len; i++) {
+    for (; k < t->breaks.len && t->breaks.data[k]->at == i; k++) {
+      int rc = fl_break_run(run, t->breaks.data[k], out);
+      if (rc) return *miss = FL_RUN_NOT_TWICE, rc;
     }
-    if (i && t->writes_weights && !fl_weights_check(&t->weights)) {
-      PyErr_SetString(PyExc_RuntimeError, "framelift: a weight changed its shape during the call");
-      return -1;
-    }
-    if (fl_segment_run(t, step, values, !engines, false) < 0) return -1;
+    if (i == t->steps.len) break;
+    if (run_step(t, i, run->values, miss, engines) < 0) return run->last ? leave(run, miss, out) : -1;
   }
   return 0;
 }
@@ -295,7 +314,39 @@ static PyObject *finish(const fl_trace *t, PyObject *all, const char **miss) {
   return out;
 }
 
-PyObject *fl_trace_run(fl_trace *t, PyObject *const *inputs, const char **miss, bool engines) {
+static void find_containers(const fl_spec *s, PyObject *o, PyObject **found, uint32_t *at) {
+  if (s->kind != FL_SPEC_LIST && s->kind != FL_SPEC_DICT && s->kind != FL_SPEC_TUPLE) return;
+  if (s->kind != FL_SPEC_TUPLE) found[(*at)++] = o;
+  for (int i = 0; i < s->n; i++) {
+    PyObject *item = fl_back_item(s, o, i);
+    if (item) find_containers(&s->items[i], item, found, at);
+  }
+}
+
+static uint32_t count_containers(const fl_spec *s) {
+  uint32_t n = s->kind == FL_SPEC_LIST || s->kind == FL_SPEC_DICT;
+  for (int i = 0; (n || s->kind == FL_SPEC_TUPLE) && i < s->n; i++) n += count_containers(&s->items[i]);
+  return n;
+}
+
+/* Containers of the arguments that frames hold. */
+static int put_containers(const fl_trace *t, const fl_call_args *call, PyObject **values) {
+  bool any = false;
+  for (size_t v = 0; t->breaks.len && v < t->values.len; v++) any |= t->values.data[v].kind == FL_TVAL_ARGUMENT;
+  if (!any) return 0;
+  uint32_t n = 0, at = 0;
+  for (int i = 0; i < t->args.n_pos + t->args.n_kw; i++) n += count_containers(&t->args.args[i]);
+  PyObject **found = fl_calloc(n + 1, sizeof *found);
+  if (!found) return PyErr_NoMemory(), -1;
+  for (int i = 0; i < t->args.n_pos + t->args.n_kw; i++) find_containers(&t->args.args[i], call->args[i], found, &at);
+  for (size_t v = 0; v < t->values.len; v++)
+    if (t->values.data[v].kind == FL_TVAL_ARGUMENT) values[v] = Py_XNewRef(found[t->values.data[v].index]);
+  fl_free(found);
+  return 0;
+}
+
+PyObject *fl_trace_run(fl_trace *t, PyObject *const *inputs, const fl_call_args *call, const char **miss,
+                       bool engines) {
   enum { LOCAL = 1024 };
   PyObject *local[LOCAL], **values = local, *out = NULL;
   size_t n = t->values.len;
@@ -304,7 +355,11 @@ PyObject *fl_trace_run(fl_trace *t, PyObject *const *inputs, const char **miss, 
   memcpy(values, t->start, n * sizeof *values);
   for (size_t i = 0; i < t->inputs.len; i++)
     values[t->inputs.data[i]] = inputs[t->values.data[t->inputs.data[i]].index];
-  if (run_steps(t, values, miss, engines) == 0) out = finish(t, fl_result_build(&t->result, values), miss);
+  fl_run run = {.t = t, .values = values, .inputs = inputs, .call = call};
+  int rc = put_containers(t, call, values);
+  if (rc == 0) rc = run_steps(&run, miss, engines, &out);
+  if (rc == 0) out = finish(t, fl_result_build(&t->result, values), miss);
+  fl_run_end(&run);
   for (size_t i = 0; i < t->inputs.len; i++) values[t->inputs.data[i]] = NULL;
   for (size_t i = 0; i < n; i++)
     if (values[i] != t->start[i]) Py_DECREF(values[i]);

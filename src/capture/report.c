@@ -151,10 +151,19 @@ static PyObject *break_of(const fl_trace *t, const fl_tstep *st) {
                        "detail", n->schema->name, "file", n->file, "line", n->line);
 }
 
+static PyObject *opaque_of(const fl_break *b) {
+  return Py_BuildValue("{szszszsisKsKsz}", "reason", b->reason, "detail", b->detail, "file", b->file, "line", b->line,
+                       "count", (unsigned long long)b->count, "exits", (unsigned long long)b->exits, "exit_reason",
+                       b->exits ? b->exit_why : NULL);
+}
+
 static PyObject *trace_of(const fl_trace *t) {
   PyObject *d = PyDict_New(), *segments = PyList_New(0), *breaks = PyList_New(0);
   bool ok = d && segments && breaks;
-  for (size_t i = 0; ok && i < t->steps.len; i++) {
+  for (size_t i = 0, k = 0; ok && i <= t->steps.len; i++) {
+    for (; ok && k < t->breaks.len && t->breaks.data[k]->at == i; k++)
+      ok = add(breaks, opaque_of(t->breaks.data[k])) == 0;
+    if (i == t->steps.len) break;
     const fl_tstep *st = &t->steps.data[i];
     if (st->kind != FL_TSTEP_SEGMENT)
       ok = add(breaks, break_of(t, st)) == 0;
@@ -334,6 +343,10 @@ PyObject *fl_report_profile(fl_compiled *c, PyObject *args, PyObject *kwargs) {
   flat_call f = {0};
   PyObject *inputs[FL_MAX_INPUTS], *list = PyList_New(0), **values = NULL;
   fl_trace *t = list ? fitting(c, &f, args, kwargs, inputs) : NULL;
+  if (t && t->breaks.len) {
+    PyErr_SetString(PyExc_ValueError, "framelift: a call with graph breaks cannot be profiled");
+    t = NULL;
+  }
   int rc = t && (values = fl_calloc(t->values.len + 1, sizeof *values)) ? 0 : -1;
   for (size_t i = 0; rc == 0 && i < t->borrowed.len; i++) {
     const fl_tval *x = &t->values.data[t->borrowed.data[i]];

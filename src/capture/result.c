@@ -16,6 +16,8 @@ typedef struct maker {
   fl_ptrmap seen; /* object -> node */
   fl_ptrmap open; /* objects being described: met again means a cycle */
   const char *detail;
+  fl_ptrmap own;   /* made by us: what an iterator has left */
+  PyObject *temps; /* objects of our own that `seen` knows by their address */
   int depth;
 } maker;
 
@@ -102,11 +104,133 @@ static bool is_structseq(PyTypeObject *t) {
          PyDict_GetItemString(fl_cpy_type_dict(t), "n_sequence_fields");
 }
 
+/* --- what only frames hold --- */
+
+static const char *describe_items(maker *m, fl_result_node *n, PyObject *const *items, int count, PyObject *o,
+                                  uint32_t *out) {
+  const char *why = describe_all(m, n, items, count, NULL);
+  return why ? why : add(m, o, n, out);
+}
+
+static const char *describe_function(maker *m, PyObject *o, uint32_t *out) {
+  PyFunctionObject *f = (PyFunctionObject *)o;
+  fl_result_node n = {.kind = FL_RESULT_FUNCTION};
+  PyObject *parts[] = {f->func_defaults, f->func_kwdefaults, f->func_closure, f->func_annotations};
+  m->detail = "function with attributes";
+  if (f->func_dict && PyDict_GET_SIZE(f->func_dict)) return "a result of a kind that cannot be made again";
+  for (int i = 0; i < 4; i++)
+    if (!parts[i]) parts[i] = Py_None;
+  if (!(n.object = PyTuple_Pack(4, f->func_code, f->func_globals, f->func_qualname,
+                                f->func_module ? f->func_module : Py_None)))
+    return OOM;
+  const char *why = describe_items(m, &n, parts, 4, o, out);
+  Py_DECREF(n.object);
+  return why;
+}
+
+static bool is_resumable(PyTypeObject *t) {
+  static const char *const names[] = {"list_iterator",
+                                      "list_reverseiterator",
+                                      "tuple_iterator",
+                                      "str_ascii_iterator",
+                                      "str_iterator",
+                                      "range_iterator",
+                                      "longrange_iterator",
+                                      "dict_keyiterator",
+                                      "dict_valueiterator",
+                                      "dict_itemiterator",
+                                      "set_iterator",
+                                      "enumerate",
+                                      "zip",
+                                      "map",
+                                      "filter",
+                                      "reversed",
+                                      "odict_iterator",
+                                      "slice",
+                                      "range",
+                                      "functools.partial",
+                                      "torch.Size"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    if (!strcmp(t->tp_name, names[i])) return true;
+  return false;
+}
+
+/* By what __reduce__ says of it. */
+static const char *describe_call(maker *m, PyObject *o, uint32_t *out) {
+  PyObject *r = PyObject_CallMethod(o, "__reduce__", NULL), *args = NULL;
+  Py_ssize_t n_parts = r && PyTuple_Check(r) ? PyTuple_GET_SIZE(r) : 0;
+  const char *why = "a result of a kind that cannot be made again";
+  m->detail = Py_TYPE(o)->tp_name;
+  if (r && !m->temps) m->temps = PyList_New(0);
+  if (n_parts >= 2 && n_parts <= 3 && m->temps && PyList_Append(m->temps, r) == 0) {
+    PyObject *state = n_parts == 3 && PyTuple_GET_ITEM(r, 2) != Py_None ? PyTuple_GET_ITEM(r, 2) : NULL;
+    PyObject *tail = state ? PyTuple_Pack(1, state) : PyTuple_New(0);
+    args = tail ? PySequence_Concat(PyTuple_GET_ITEM(r, 1), tail) : NULL;
+    Py_XDECREF(tail);
+    fl_result_node n = {.kind = FL_RESULT_CALL, .index = state != NULL, .object = PyTuple_GET_ITEM(r, 0)};
+    for (Py_ssize_t i = 0; args && i < PyTuple_GET_SIZE(args); i++) {
+      /* A list that these tuples alone hold was made just now; an iterator's own iterator belongs to it. */
+      PyObject *a = PyTuple_GET_ITEM(args, i);
+      bool own = PyList_CheckExact(a) ? Py_REFCNT(a) == 1 + (args != PyTuple_GET_ITEM(r, 1)) : PyIter_Check(a);
+      if (own && !fl_ptrmap_set(&m->own, a, 0)) {
+        Py_CLEAR(args);
+        break;
+      }
+    }
+    if (args && PyList_Append(m->temps, args) == 0)
+      why = describe_items(m, &n, &PyTuple_GET_ITEM(args, 0), (int)PyTuple_GET_SIZE(args), o, out);
+  }
+  Py_XDECREF(args);
+  Py_XDECREF(r);
+  PyErr_Clear();
+  return why;
+}
+
+/* *out_why as describe; false when it is of no such kind. */
+static bool describe_frames_own(maker *m, PyObject *o, uint32_t *out, const char **out_why) {
+  fl_result_node n = {.kind = FL_RESULT_METHOD};
+  if (PyCell_Check(o)) {
+    PyObject *held = PyCell_GET(o);
+    n.kind = FL_RESULT_CELL;
+    *out_why = describe_items(m, &n, &held, held != NULL, o, out);
+  } else if (PyFunction_Check(o)) {
+    *out_why = describe_function(m, o, out);
+  } else if (PyMethod_Check(o)) {
+    PyObject *parts[] = {PyMethod_GET_FUNCTION(o), PyMethod_GET_SELF(o)};
+    *out_why = describe_items(m, &n, parts, 2, o, out);
+  } else if (PyCFunction_Check(o) && PyCFunction_GET_SELF(o) && !PyModule_Check(PyCFunction_GET_SELF(o))) {
+    PyObject *self = PyCFunction_GET_SELF(o);
+    n.kind = FL_RESULT_BUILTIN;
+    n.object = o;
+    *out_why = describe_items(m, &n, &self, 1, o, out);
+  } else if (is_resumable(Py_TYPE(o))) {
+    *out_why = describe_call(m, o, out);
+  } else {
+    return false;
+  }
+  return true;
+}
+
+/* Objects of CPython's own that live as long as the process, and code. */
+static bool is_frames_atom(PyObject *o) {
+  PyTypeObject *t = Py_TYPE(o);
+  return t == &PyMethodDescr_Type || t == &PyWrapperDescr_Type || t == &PyClassMethodDescr_Type || PyCode_Check(o) ||
+         PyModule_Check(o) ||
+         (PyCFunction_Check(o) && (!PyCFunction_GET_SELF(o) || PyModule_Check(PyCFunction_GET_SELF(o))));
+}
+
 static const char *describe_made(maker *m, PyObject *o, uint32_t *out) {
   PyTypeObject *t = Py_TYPE(o);
   fl_result_node n = {.object = (PyObject *)t};
   PyObject *tmp = NULL, *attrs = NULL, *const *items = NULL;
   Py_ssize_t count = 0;
+  const char *own_why;
+  if (m->ask->made && !fl_ptrmap_get(&m->own, o, NULL) && !m->ask->made(m->ask->ctx, o)) {
+    if (PyFunction_Check(o)) return n.kind = FL_RESULT_CONST, n.object = o, add(m, o, &n, out); /* of a classmethod */
+    m->detail = t->tp_name;
+    return "a result of a kind that cannot be made again";
+  }
+  if (m->ask->made && describe_frames_own(m, o, out, &own_why)) return own_why;
   if (PyTuple_CheckExact(o) || is_structseq(t) || (PyTuple_Check(o) && plain_subclass(t, &PyTuple_Type))) {
     n.kind = PyTuple_CheckExact(o) ? FL_RESULT_TUPLE : is_structseq(t) ? FL_RESULT_STRUCT : FL_RESULT_NAMED;
     items = &PyTuple_GET_ITEM(o, 0);
@@ -146,17 +270,20 @@ static const char *describe_made(maker *m, PyObject *o, uint32_t *out) {
 
 static const char *describe(maker *m, PyObject *o, uint32_t *out) {
   if (fl_ptrmap_get(&m->seen, o, out)) return NULL;
+  fl_result_node value = {.kind = FL_RESULT_VALUE};
+  if (m->ask->unknown && m->ask->unknown(m->ask->ctx, o, &value.index)) return add(m, o, &value, out);
   if (fl_tensor_check(o)) {
     fl_result_node n = {.kind = FL_RESULT_VALUE};
     if (m->ask->tensor(m->ask->ctx, o, &n.index)) return add(m, o, &n, out);
     m->detail = "a tensor that requires grad, or that no recorded operator made";
     return "a result of a kind that cannot be made again";
   }
-  if (is_atom(o) || is_torch_atom(o) || m->ask->known(m->ask->ctx, o)) {
+  if (is_atom(o) || is_torch_atom(o) || (m->ask->made && is_frames_atom(o)) || m->ask->known(m->ask->ctx, o)) {
     fl_result_node n = {.kind = FL_RESULT_CONST, .object = o};
     return add(m, o, &n, out);
   }
   if (!PyTuple_Check(o) && m->ask->argument(m->ask->ctx, o)) {
+    if (m->ask->argument_value && m->ask->argument_value(m->ask->ctx, o, &value.index)) return add(m, o, &value, out);
     m->detail = "an argument's own container";
     return "a result of a kind that cannot be made again";
   }
@@ -183,6 +310,8 @@ const char *fl_result_make(fl_result *out, fl_arena *arena, PyObject *result, co
   *detail = m.detail;
   fl_ptrmap_release(&m.seen);
   fl_ptrmap_release(&m.open);
+  fl_ptrmap_release(&m.own);
+  Py_XDECREF(m.temps);
   if (PyErr_Occurred()) PyErr_Clear();
   return why;
 }
@@ -223,6 +352,34 @@ static PyObject *dict_from(PyTypeObject *t, const fl_result_node *n, PyObject **
   return o;
 }
 
+static PyObject *function_from(const fl_result_node *n, PyObject **made) {
+  PyObject *o = PyFunction_NewWithQualName(PyTuple_GET_ITEM(n->object, 0), PyTuple_GET_ITEM(n->object, 1),
+                                           PyTuple_GET_ITEM(n->object, 2));
+  if (!o) return NULL;
+  PyFunctionObject *f = (PyFunctionObject *)o;
+  PyObject **places[] = {&f->func_defaults, &f->func_kwdefaults, &f->func_closure, &f->func_annotations};
+  for (int i = 0; i < 4; i++)
+    if (made[n->items[i]] != Py_None) Py_XSETREF(*places[i], Py_NewRef(made[n->items[i]]));
+  return o;
+}
+
+static PyObject *call_from(const fl_result_node *n, PyObject **made) {
+  int n_args = n->n - (int)n->index;
+  PyObject *args = PyTuple_New(n_args), *o = NULL, *done;
+  for (int i = 0; args && i < n_args; i++) PyTuple_SET_ITEM(args, i, Py_NewRef(made[n->items[i]]));
+  if (args) o = PyObject_CallObject(n->object, args);
+  Py_XDECREF(args);
+  if (!o || !n->index) return o;
+  if (!(done = PyObject_CallMethod(o, "__setstate__", "O", made[n->items[n_args]]))) Py_CLEAR(o);
+  Py_XDECREF(done);
+  return o;
+}
+
+static PyObject *builtin_from(const fl_result_node *n, PyObject **made) {
+  PyCFunctionObject *f = (PyCFunctionObject *)n->object;
+  return PyCMethod_New(f->m_ml, made[n->items[0]], f->m_module, PyCFunction_GET_CLASS(n->object));
+}
+
 static PyObject *make_node(const fl_result_node *n, PyObject **made, PyObject *const *values) {
   PyTypeObject *t = (PyTypeObject *)n->object;
   PyObject *o = NULL, *tmp;
@@ -239,6 +396,11 @@ static PyObject *make_node(const fl_result_node *n, PyObject **made, PyObject *c
     return o;
   case FL_RESULT_DICT: o = dict_from(t, n, made); break;
   case FL_RESULT_OBJECT: o = t->tp_alloc(t, 0); break;
+  case FL_RESULT_CELL: return PyCell_New(n->n ? made[n->items[0]] : NULL);
+  case FL_RESULT_FUNCTION: return function_from(n, made);
+  case FL_RESULT_METHOD: return PyMethod_New(made[n->items[0]], made[n->items[1]]);
+  case FL_RESULT_BUILTIN: return builtin_from(n, made);
+  case FL_RESULT_CALL: return call_from(n, made);
   case FL_RESULT_STRUCT:
     tmp = tuple_from(&PyTuple_Type, n, made);
     o = tmp ? PyObject_CallOneArg((PyObject *)t, tmp) : NULL;

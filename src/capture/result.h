@@ -20,7 +20,13 @@ typedef enum fl_result_kind {
   FL_RESULT_NAMED,  /* tuple subclass with nothing but its items */
   FL_RESULT_STRUCT, /* structseq (torch.return_types): made by calling the type */
   FL_RESULT_OBJECT, /* plain object: its __dict__ alone */
-  FL_RESULT_SET
+  FL_RESULT_SET,
+  /* of frames only: */
+  FL_RESULT_CELL,
+  FL_RESULT_FUNCTION, /* code, globals, qualified name; defaults, keyword defaults, closure, annotations or None */
+  FL_RESULT_METHOD,   /* function and self */
+  FL_RESULT_BUILTIN,  /* a C method bound to its item */
+  FL_RESULT_CALL      /* an iterator or slice: by calling `object` with the items; index 1: the last is its state */
 } fl_result_kind;
 
 /* Nodes in the order they are made: children before parents, each object once. */
@@ -47,6 +53,12 @@ typedef struct fl_result_asker {
   bool (*known)(void *ctx, PyObject *object);
   /* A container among the arguments. */
   bool (*argument)(void *ctx, PyObject *object);
+  /* The value of an object that unknown code gave. */
+  bool (*unknown)(void *ctx, PyObject *object, uint32_t *out_value);
+  /* For the state of frames, else NULL: the value that stands for a container among the arguments; and whether an
+   * object that would be made anew is the call's own. */
+  bool (*argument_value)(void *ctx, PyObject *object, uint32_t *out_value);
+  bool (*made)(void *ctx, PyObject *object);
 } fl_result_asker;
 
 /* NULL, or why this result cannot be made again (`detail`: the type's name). No exception is left. */

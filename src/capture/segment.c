@@ -40,26 +40,29 @@ static void pin_views(fl_trace *t, uint32_t v, const char *reason) {
   }
 }
 
-static bool storage_is_shared(const fl_trace *t, uint32_t v) {
+static bool storage_is_shared(const fl_trace *t, const bool *kept, uint32_t v) {
   const fl_tval *x = &t->values.data[v];
-  for (size_t i = 0; i < t->borrowed.len; i++)
-    if (t->values.data[t->borrowed.data[i]].storage == x->storage) return true;
-  for (size_t i = 0; i < t->result.nodes.len; i++) {
-    const fl_result_node *n = &t->result.nodes.data[i];
-    if (n->kind == FL_RESULT_VALUE && n->index != v && t->values.data[n->index].storage == x->storage) return true;
-  }
+  for (size_t i = 0; i < t->values.len; i++)
+    if (i != v && t->values.data[i].storage == x->storage && (t->values.data[i].kind != FL_TVAL_RESULT || kept[i]))
+      return true;
   return false;
 }
 
-static void pin_results(fl_trace *t) {
-  for (size_t i = 0; i < t->result.nodes.len; i++) {
-    const fl_result_node *n = &t->result.nodes.data[i];
-    if (n->kind != FL_RESULT_VALUE || t->values.data[n->index].view_of == FL_NO_TVAL) continue;
-    if (storage_is_shared(t, n->index))
-      pin_views(t, n->index, "the result shares memory with another tensor");
-    else if (!dense_type(&t->values.data[n->index]))
-      pin_views(t, n->index, "the result is a view with gaps or overlap");
+static void keep_value(void *ctx, uint32_t v) { ((bool *)ctx)[v] = true; }
+
+static bool pin_results(fl_trace *t) {
+  bool *kept = fl_calloc(t->values.len + 1, sizeof *kept);
+  if (!kept) return false;
+  fl_trace_each_kept(t, keep_value, kept);
+  for (uint32_t v = 0; v < t->values.len; v++) {
+    if (!kept[v] || t->values.data[v].view_of == FL_NO_TVAL) continue;
+    if (storage_is_shared(t, kept, v))
+      pin_views(t, v, "the result shares memory with another tensor");
+    else if (!dense_type(&t->values.data[v]))
+      pin_views(t, v, "the result is a view with gaps or overlap");
   }
+  fl_free(kept);
+  return true;
 }
 
 /* --- when values are no longer needed --- */
@@ -95,8 +98,8 @@ static bool node_drops(fl_trace *t) {
       if (n->outs[i] != FL_NO_TVAL) touch(&u, n->outs[i]);
     fl_tnode_each(n, touch, &u);
   }
-  for (size_t i = 0; ok && i < t->result.nodes.len; i++)
-    if (t->result.nodes.data[i].kind == FL_RESULT_VALUE) u.at[t->result.nodes.data[i].index] = UINT32_MAX;
+  u.now = UINT32_MAX;
+  if (ok) fl_trace_each_kept(t, touch, &u);
   ok = ok && group_drops(&t->arena, u.at, nv, drops, (uint32_t)nn);
   for (size_t i = 0; ok && i < nn; i++) {
     t->nodes.data[i].drop = drops[i].values;
@@ -351,7 +354,7 @@ static bool list_borrowed(fl_trace *t) {
   for (uint32_t v = 0; v < t->values.len; v++) {
     const fl_tval *x = &t->values.data[v];
     if (x->kind == FL_TVAL_WEIGHT) t->start[v] = t->weights.list.data[x->index].tensor;
-    if (x->kind != FL_TVAL_RESULT && !FL_PUSH(&t->borrowed, v)) return false;
+    if (fl_tval_is_borrowed(x) && !FL_PUSH(&t->borrowed, v)) return false;
     if (x->kind == FL_TVAL_INPUT && !FL_PUSH(&t->inputs, v)) return false;
   }
   return true;
@@ -359,9 +362,8 @@ static bool list_borrowed(fl_trace *t) {
 
 bool fl_trace_build(fl_trace *t, const fl_build_options *o) {
   t->tf32 = -1;
-  if (!list_borrowed(t)) return false;
-  pin_results(t);
-  if (!node_drops(t)) return false;
+  if (!list_borrowed(t) || !pin_results(t) || !node_drops(t)) return false;
+  if (t->breaks.len) t->eager_parts = true;
   for (uint32_t i = 0; i < t->steps.len; i++) {
     fl_tstep *st = &t->steps.data[i];
     if (st->kind != FL_TSTEP_SEGMENT) {

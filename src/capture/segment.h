@@ -85,6 +85,8 @@ int fl_trace_verify(fl_trace *t, PyObject *const *inputs, PyObject *const *final
 #define FL_RUN_NOT_TWICE "effects were done"
 
 /* Runs the trace; `inputs`: the arguments' tensors, then those of its sources. New reference; NULL with an exception; NULL without one and *miss set when an answer differed. */
-PyObject *fl_trace_run(fl_trace *t, PyObject *const *inputs, const char **miss, bool engines);
+struct fl_call_args; /* replay_break.h */
+PyObject *fl_trace_run(fl_trace *t, PyObject *const *inputs, const struct fl_call_args *call, const char **miss,
+                       bool engines);
 
 #endif

@@ -23,6 +23,15 @@ void fl_trace_retain(fl_trace *t) { t->refs++; }
 void fl_trace_release(fl_trace *t) {
   if (!t || --t->refs > 0) return;
   for (size_t i = 0; i < t->steps.len; i++) fl_segment_destroy(t->steps.data[i].segment);
+  for (size_t i = 0; i < t->breaks.len; i++) {
+    fl_break *b = t->breaks.data[i];
+    fl_effects_release(&b->writes);
+    fl_result_release(&b->state);
+    fl_guards_release(&b->guards);
+    fl_free(b->places.data);
+    Py_XDECREF(b->recorded);
+  }
+  fl_free(t->breaks.data);
   fl_argspec_release(&t->args);
   fl_guards_release(&t->guards);
   fl_weights_release(&t->weights);
@@ -55,8 +64,21 @@ void fl_trace_needed_after(const fl_trace *t, uint32_t step, bool *need) {
   for (size_t i = step + 1; i < t->steps.len; i++)
     for (uint32_t k = 0; k < t->steps.data[i].n; k++)
       fl_tnode_each(&t->nodes.data[t->steps.data[i].first + k], mark, need);
-  for (size_t i = 0; i < t->result.nodes.len; i++)
-    if (t->result.nodes.data[i].kind == FL_RESULT_VALUE) need[t->result.nodes.data[i].index] = true;
+  fl_trace_each_kept(t, mark, need);
+}
+
+static void each_of(const fl_result *r, fl_targ_fn fn, void *ctx) {
+  for (size_t i = 0; i < r->nodes.len; i++)
+    if (r->nodes.data[i].kind == FL_RESULT_VALUE) fn(ctx, r->nodes.data[i].index);
+}
+
+void fl_trace_each_kept(const fl_trace *t, fl_targ_fn fn, void *ctx) {
+  for (size_t i = 0; i < t->breaks.len; i++) {
+    const fl_break *b = t->breaks.data[i];
+    each_of(&b->state, fn, ctx);
+    for (size_t k = 0; k < b->places.len; k++) fn(ctx, b->places.data[k].value);
+  }
+  each_of(&t->result, fn, ctx);
 }
 
 /* Only a trace with one owner is traversed: its references are then its owner's. */
@@ -67,5 +89,12 @@ int fl_trace_traverse(const fl_trace *t, visitproc visit, void *arg) {
   Py_VISIT(t->result.keep);
   for (size_t i = 0; i < t->weights.list.len; i++) Py_VISIT(t->weights.list.data[i].tensor);
   for (size_t i = 0; i < t->weights.witnesses.len; i++) Py_VISIT(t->weights.witnesses.data[i].tensor);
+  for (size_t i = 0; i < t->breaks.len; i++) {
+    const fl_break *b = t->breaks.data[i];
+    Py_VISIT(b->state.keep);
+    Py_VISIT(b->recorded);
+    int rc = fl_guards_traverse(&b->guards, visit, arg);
+    if (rc) return rc;
+  }
   return fl_guards_traverse(&t->guards, visit, arg);
 }

@@ -19,17 +19,28 @@
 
 #define FL_NO_TVAL UINT32_MAX
 
-typedef enum fl_tval_kind { FL_TVAL_INPUT, FL_TVAL_WEIGHT, FL_TVAL_RESULT } fl_tval_kind;
+typedef enum fl_tval_kind {
+  FL_TVAL_INPUT,
+  FL_TVAL_WEIGHT,
+  FL_TVAL_RESULT,
+  FL_TVAL_GIVEN,   /* a tensor that unknown code gave */
+  FL_TVAL_OBJECT,  /* another object that unknown code gave */
+  FL_TVAL_ARGUMENT /* a list or dict among the arguments */
+} fl_tval_kind;
 
 typedef struct fl_tval {
   fl_tval_kind kind;
-  uint32_t index;      /* INPUT, WEIGHT: which; RESULT: the node */
+  uint32_t index;      /* INPUT, WEIGHT, ARGUMENT: which; RESULT: the node; GIVEN, OBJECT: the break */
   fl_tensor_meta meta; /* at recording; meta.data is not kept for results */
   uint32_t view_of;    /* the value it is a view of in eager, or FL_NO_TVAL */
   uint32_t alias_of;   /* view_of, or the value an in-place operator renamed to this */
   uint32_t storage;    /* the same number: memory shared in eager */
   bool whole;          /* known to begin where its memory does */
 } fl_tval;
+
+static inline bool fl_tval_is_borrowed(const fl_tval *v) {
+  return v->kind == FL_TVAL_INPUT || v->kind == FL_TVAL_WEIGHT;
+}
 
 /* An argument of a recorded operator as it was given. */
 typedef enum fl_targ_kind { FL_TARG_CONST, FL_TARG_VALUE, FL_TARG_LIST, FL_TARG_TUPLE } fl_targ_kind;
@@ -65,6 +76,57 @@ typedef struct fl_tstep {
   struct fl_segment *segment; /* SEGMENT: once built */
 } fl_tstep;
 
+/* What unknown code gave back, as it was recorded. */
+typedef enum fl_back_kind {
+  FL_BACK_TENSOR, /* a new tensor: `value` */
+  FL_BACK_SAME,   /* the object that is `value` already */
+  FL_BACK_CONST,  /* this object, or an equal plain value */
+  FL_BACK_OBJECT, /* anything: `value`; once the program goes on according to it, equal to `object` */
+  FL_BACK_TUPLE,
+  FL_BACK_LIST,
+  FL_BACK_DICT
+} fl_back_kind;
+typedef struct fl_back {
+  fl_back_kind kind;
+  bool used; /* OBJECT: must be equal */
+  uint32_t value;
+  PyObject *object; /* CONST, OBJECT; DICT: tuple of its keys. Kept by the trace */
+  int n;
+  struct fl_back *items;
+} fl_back;
+
+/* A graph break: code that is not understood is called, between two stretches of the program that are. What a stretch relies
+ * on is checked when it begins: the first one's guards at entry, the others' after the break before them. Where that
+ * fails, the frames are made anew as they stood in that call, and CPython runs them to their end. */
+typedef struct fl_break_frame {
+  PyCodeObject *code; /* kept by the trace */
+  int n_locals, depth, next;
+} fl_break_frame;
+typedef struct fl_place { /* objects are kept by the trace */
+  PyObject *dict, *key;
+  uint32_t value;
+} fl_place;
+typedef struct fl_break {
+  uint32_t at;       /* steps before it */
+  fl_effects writes; /* what the stretch before it leaves behind: done before the call */
+  fl_result state;   /* (values of the effects, callable, arguments, frames: (function, locals, operands) ...) */
+  size_t n_pos;      /* of the arguments */
+  PyObject *kwnames; /* or NULL; kept by the trace */
+  fl_break_frame *frames;
+  int n_frames;
+  uint32_t *tensors; /* computed ones among the arguments: their metadata must not change */
+  int n_tensors;
+  fl_back back;
+  fl_guards guards;        /* of the stretch after it */
+  FL_VEC(fl_place) places; /* read by that stretch: hold tensors of the trace */
+  bool dirty;              /* that stretch does what must not be done twice */
+  const char *reason, *detail, *file;
+  int line;
+  uint64_t count, exits;
+  char exit_why[160]; /* why the last one was left */
+  PyObject *recorded; /* what it gave at recording, until the trace is built */
+} fl_break;
+
 typedef struct fl_trace {
   int refs;
   fl_arena arena;
@@ -80,6 +142,7 @@ typedef struct fl_trace {
   PyObject **start;          /* the values a run begins with: weights, NULL elsewhere. Once built */
   FL_VEC(fl_tnode) nodes;
   FL_VEC(fl_tstep) steps;
+  FL_VEC(fl_break *) breaks;
   fl_result result; /* with effects: a tuple of the call's result and each effect's value */
   fl_effects writes;
   bool effects; /* running it twice is not running it once: it writes to arguments, buffers, parameters */
@@ -98,6 +161,9 @@ void fl_trace_retain(fl_trace *t);
 void fl_trace_release(fl_trace *t); /* takes; NULL allowed */
 
 int fl_trace_traverse(const fl_trace *t, visitproc visit, void *arg);
+
+/* Calls fn(ctx, value) for each value that the recipes of breaks and of the result use; a value may come more than once. */
+void fl_trace_each_kept(const fl_trace *t, void (*fn)(void *ctx, uint32_t value), void *ctx);
 
 /* Calls fn for each value among a node's arguments, in order. */
 typedef void (*fl_targ_fn)(void *ctx, uint32_t value);

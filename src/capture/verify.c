@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "capture/replay_break.h"
 #include "capture/segment.h"
 #include "cuda/compare.h"
 #include "plan/view.h"
@@ -247,6 +248,7 @@ static int verify_parts(fl_trace *t, PyObject *const *inputs, const fl_build_opt
   int rc = ref ? 0 : -1;
   for (size_t i = 0; rc == 0 && i < t->steps.len; i++) {
     const fl_tstep *step = &t->steps.data[i];
+    fl_break_recorded(t, i, ref);
     rc = run_step(t, step, ref, true);
     if (rc || !has_engine(step->segment)) continue;
     if (step->segment->exact) {
@@ -275,7 +277,10 @@ static int trace_is_right(fl_trace *t, const judge *by, PyObject *const *inputs,
   if (!v) return -1;
   int rc = 0;
   float cosine = 1, max_rel = 0;
-  for (size_t i = 0; rc == 0 && i < t->steps.len; i++) rc = run_step(t, &t->steps.data[i], v, false);
+  for (size_t i = 0; rc == 0 && i < t->steps.len; i++) {
+    fl_break_recorded(t, i, v);
+    rc = run_step(t, &t->steps.data[i], v, false);
+  }
   bool same = rc == 0;
   for (size_t i = 0; same && i < t->values.len; i++)
     if (finals[i]) same = v[i] && check_pair(by, v[i], finals[i], &cosine, &max_rel);

@@ -59,6 +59,25 @@ fl_frame *fl_cpy_top(PyThreadState *ts);
 fl_frame *fl_cpy_below(fl_frame *f);
 int fl_cpy_line(fl_frame *f);
 
+PyObject *fl_cpy_handled(PyThreadState *ts); /* the exception being handled, borrowed, or NULL */
+
+/* A frame as it was while it waited for a call's answer. */
+typedef struct fl_cpy_state {
+  PyObject *func; /* borrowed, like the slots and the code */
+  PyCodeObject *code;
+  PyObject *const *slots; /* its locals, then its operand stack; `none` stands for NULL */
+  int n_locals, depth, next;
+} fl_cpy_state;
+/* The call that the innermost frame waits for: its answer (new reference, or NULL with an exception). *go_on: the frames run
+ * on from there, natively; else they are left. */
+typedef PyObject *(*fl_cpy_call_fn)(void *ctx, bool *go_on);
+/* Whether frames can be made anew in this version. */
+bool fl_cpy_can_resume(void);
+/* Makes frames (outermost first) that stand as they stood, calls fn inside the innermost, and, if it says so, runs them to
+ * their end: then *went_on is true and the answer is the outermost frame's. Else the answer is fn's. */
+PyObject *fl_cpy_resume(PyThreadState *ts, const fl_cpy_state *frames, int n, PyObject *none, fl_cpy_call_fn fn,
+                        void *ctx, bool *went_on);
+
 /* A type's own dictionary, borrowed. From 3.12 on tp_dict of CPython's own static types is NULL. */
 static inline PyObject *fl_cpy_type_dict(PyTypeObject *tp) {
 #if PY_VERSION_HEX >= 0x030C0000

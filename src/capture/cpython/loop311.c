@@ -41,6 +41,10 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
   fl_rec *r = fl_eval_here->r;
   unsigned opcode = 0, oparg = 0;
   if (r && fl_rec_gave_up(r)) r = NULL;
+  fl_eval_state *st = fl_eval_here;
+  fl_eval_frame here = {st->top, f, st->entry, base, -1, 0};
+  st->entry = NULL;
+  st->top = &here;
 
   f->previous = below;
   f->is_entry = true;
@@ -209,7 +213,9 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
         npos++;
         method = 1;
       }
+      IN_CALL(oparg + 2);
       PyObject *v = fl_call(r, fn, args, npos | PY_VECTORCALL_ARGUMENTS_OFFSET, kwnames);
+      CALLED();
       kwnames = NULL;
       Py_DECREF(fn);
       for (int i = 0; i < total; i++) Py_DECREF(args[i]);
@@ -224,7 +230,9 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
       PyObject *kwargs = oparg & 1 ? POP() : NULL, *args = POP();
       if (r) fl_data_saw(r, args);
       args = star_args(TOP(), args);
+      IN_CALL(2);
       PyObject *v = args ? fl_call_ex(r, TOP(), args, kwargs) : NULL;
+      CALLED();
       Py_XDECREF(args);
       Py_XDECREF(kwargs);
       DROP();
@@ -298,6 +306,7 @@ leave:
     }
   f->stacktop = (int)(sp - locals);
   cframe->current_frame = below;
+  st->top = here.below;
   Py_LeaveRecursiveCall();
   return result;
 
@@ -307,6 +316,7 @@ give_up:
   f->prev_instr = start - 1;
   f->stacktop = (int)(sp - locals);
   cframe->current_frame = below;
+  st->top = here.below;
   Py_LeaveRecursiveCall();
   return fl_cpy_native(ts, f, 0);
 }

@@ -138,6 +138,10 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
   int level, target;
   bool lasti;
   if (r && fl_rec_gave_up(r)) r = NULL;
+  fl_eval_state *st = fl_eval_here;
+  fl_eval_frame here = {st->top, f, st->entry, base, -1, 0};
+  st->entry = NULL;
+  st->top = &here;
 
   f->previous = below;
   f->stacktop = -1; /* as ceval: the garbage collector does not look at a running frame's stack */
@@ -317,7 +321,9 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
 
     /* --- calls --- */
     case CALL: {
+      IN_CALL(oparg + 2);
       PyObject *v = call_on_stack(r, sp, oparg, kwnames);
+      CALLED();
       kwnames = NULL;
       sp -= oparg + 2;
       if (!v) goto error;
@@ -331,7 +337,9 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
       PyObject *func = FL_CPYTHON == 312 ? TOP() : SECOND();
       if (r) fl_data_saw(r, args);
       args = star_args(func, args);
+      IN_CALL(2);
       PyObject *v = args ? fl_call_ex(r, func, args, kwargs) : NULL;
+      CALLED();
       Py_XDECREF(args);
       Py_XDECREF(kwargs);
       sp -= 2;
@@ -422,7 +430,10 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
       continue;
     }
     case CALL_KW: {
-      PyObject *names = POP(), *v = call_on_stack(r, sp, oparg, names);
+      PyObject *names = POP();
+      IN_CALL(oparg + 2);
+      PyObject *v = call_on_stack(r, sp, oparg, names);
+      CALLED();
       Py_DECREF(names);
       sp -= oparg + 2;
       if (!v) goto error;
@@ -499,6 +510,7 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
   do {                                                                                                                 \
     f->stacktop = (int)(sp - locals);                                                                                  \
     FRAME_TOP(ts) = below;                                                                                             \
+    st->top = here.below;                                                                                              \
     ts->py_recursion_remaining++;                                                                                      \
   } while (0)
 

@@ -259,6 +259,8 @@
     case BUILD_MAP:
     case BUILD_CONST_KEY_MAP: {
       int n = opcode == BUILD_MAP ? 2 * (int)oparg : (int)oparg + (opcode == BUILD_CONST_KEY_MAP);
+      for (int i = 0; r && opcode != BUILD_CONST_KEY_MAP && i < n; i += opcode == BUILD_MAP ? 2 : 1)
+        fl_rec_uses(r, sp[i - n]);
       PyObject *v = opcode == BUILD_SET      ? build_set(sp - n, (int)oparg)
                     : opcode == BUILD_STRING ? build_string(sp - n, (int)oparg)
                     : opcode == BUILD_MAP    ? build_map(sp - n, (int)oparg)
@@ -270,7 +272,13 @@
       continue;
     }
     case BUILD_SLICE: {
-      PyObject *step = oparg == 3 ? POP() : NULL, *stop = POP(), *v = PySlice_New(TOP(), stop, step);
+      PyObject *step = oparg == 3 ? POP() : NULL, *stop = POP();
+      if (r) {
+        if (step) fl_rec_uses(r, step);
+        fl_rec_uses(r, stop);
+        fl_rec_uses(r, TOP());
+      }
+      PyObject *v = PySlice_New(TOP(), stop, step);
       Py_XDECREF(step);
       Py_DECREF(stop);
       SET_TOP_STEAL(v);
@@ -280,6 +288,7 @@
     case LIST_APPEND:
     case SET_ADD: {
       PyObject *v = POP();
+      if (r && opcode == SET_ADD) fl_rec_uses(r, v);
       int rc = opcode == LIST_APPEND ? PyList_Append(PEEK(oparg), v) : PySet_Add(PEEK(oparg), v);
       Py_DECREF(v);
       if (rc) goto error;
@@ -287,6 +296,7 @@
     }
     case MAP_ADD: {
       PyObject *v = POP(), *key = POP();
+      if (r) fl_rec_uses(r, key);
       int rc = PyDict_SetItem(PEEK(oparg), key, v);
       Py_DECREF(key);
       Py_DECREF(v);

@@ -220,6 +220,18 @@ static PyObject *with_enter(fl_rec *r, PyObject *manager, PyObject **exit) {
     sp[-1] = (v);                                                                                                      \
     Py_DECREF(old_);                                                                                                   \
   } while (0)
+/* From here until CALLED() this frame waits for a call's answer, which takes the place of n operands. */
+#define IN_CALL(n)                                                                                                     \
+  do {                                                                                                                 \
+    here.depth = (int)(sp - base) - (int)(n);                                                                          \
+    here.next = (int)(ip - first);                                                                                     \
+    st->tail = true;                                                                                                   \
+  } while (0)
+#define CALLED()                                                                                                       \
+  do {                                                                                                                 \
+    here.depth = -1;                                                                                                   \
+    st->tail = false;                                                                                                  \
+  } while (0)
 #define NAME(i) PyTuple_GET_ITEM(code->co_names, (i))
 #define FRESH(v)                                                                                                       \
   do {                                                                                                                 \

@@ -1,0 +1,490 @@
+/* Graph breaks while recording: code that is not understood, called between two stretches of the program. */
+#include "capture/cpython/compat.h"
+
+#include <string.h>
+
+#include "capture/ccalls.h"
+#include "capture/eval_impl.h"
+#include "capture/rec.h"
+#include "capture/replay_break.h"
+
+enum { MAX_BREAKS = 64, MAX_DEPTH = 8 };
+
+/* --- what unknown code gave --- */
+
+static fl_unknown *unknown_entry(fl_rec *r, PyObject *o) {
+  uint32_t at;
+  return r->unknown.len && fl_ptrmap_get(&r->unknown_of, o, &at) ? &r->unknown.data[at] : NULL;
+}
+
+static bool is_plain(PyObject *o) {
+  return PyFloat_CheckExact(o) || PyLong_CheckExact(o) || PyUnicode_CheckExact(o) || PyBytes_CheckExact(o) ||
+         PyComplex_CheckExact(o);
+}
+
+static void uses(fl_rec *r, PyObject *o, int depth) {
+  fl_unknown *u = unknown_entry(r, o);
+  if (u && is_plain(o))
+    u->back->used = true;
+  else if (u)
+    fl_rec_give_up(r, "looks into what unknown code gave", Py_TYPE(o)->tp_name);
+  for (Py_ssize_t i = 0; PyTuple_Check(o) && depth < MAX_DEPTH && i < PyTuple_GET_SIZE(o); i++)
+    uses(r, PyTuple_GET_ITEM(o, i), depth + 1);
+}
+
+void fl_rec_uses(fl_rec *r, PyObject *value) {
+  if (r && !r->gave_up && !r->paused && r->unknown.len) uses(r, value, 0);
+}
+
+bool fl_rec_is_unknown(fl_rec *r, PyObject *value) {
+  if (!r || r->gave_up || r->paused || !r->unknown.len) return false;
+  return unknown_entry(r, value) && !is_plain(value);
+}
+
+bool fl_rec_unknown_value(void *rec, PyObject *object, uint32_t *out_value) {
+  fl_unknown *u = unknown_entry(rec, object);
+  if (u) *out_value = u->value;
+  return u != NULL;
+}
+
+static fl_back *note_unknown(fl_rec *r, fl_back *out, PyObject *o, uint32_t at) {
+  out->kind = FL_BACK_OBJECT;
+  out->object = o;
+  out->value = fl_rec_object_value(r, FL_TVAL_OBJECT, at);
+  fl_unknown u = {o, out->value, at, out};
+  bool ok = out->value != FL_NO_TVAL && fl_rec_keep(r, o) && FL_PUSH(&r->unknown, u) &&
+            fl_ptrmap_set(&r->unknown_of, o, (uint32_t)r->unknown.len - 1);
+  if (!ok) fl_rec_give_up(r, "out of memory", "while recording");
+  return out;
+}
+
+static bool take_back(fl_rec *r, fl_back *out, PyObject *o, uint32_t at, int depth);
+
+static bool take_items(fl_rec *r, fl_back *out, PyObject *const *items, Py_ssize_t n, uint32_t at, int depth) {
+  out->n = (int)n;
+  out->items = fl_arena_alloc(&r->trace->arena, ((size_t)n + 1) * sizeof *out->items);
+  for (Py_ssize_t i = 0; out->items && i < n; i++)
+    if (!take_back(r, &out->items[i], items[i], at, depth + 1)) return false;
+  return out->items != NULL;
+}
+
+static bool take_dict(fl_rec *r, fl_back *out, PyObject *dict, uint32_t at, int depth) {
+  Py_ssize_t n = PyDict_GET_SIZE(dict), pos = 0, i = 0;
+  PyObject *names = PyTuple_New(n), *k, *v, **values = fl_calloc((size_t)n + 1, sizeof *values);
+  bool ok = names && values;
+  for (; ok && PyDict_Next(dict, &pos, &k, &v); values[i++] = v) {
+    ok = PyUnicode_CheckExact(k);
+    PyTuple_SET_ITEM(names, i, Py_NewRef(k));
+  }
+  ok = ok && fl_rec_keep(r, names) && take_items(r, out, values, n, at, depth);
+  out->object = names;
+  Py_XDECREF(names);
+  fl_free(values);
+  return ok;
+}
+
+static bool take_tensor(fl_rec *r, fl_back *out, PyObject *o, Py_ssize_t refs, uint32_t at) {
+  if (fl_rec_find(r, o, &out->value)) return out->kind = FL_BACK_SAME, true;
+  const char *why = fl_back_tensor_why_not(o);
+  if (!why && Py_REFCNT(o) != refs) why = "others hold it";
+  if (why) return fl_rec_give_up(r, "a tensor that unknown code gave", why), false;
+  out->kind = FL_BACK_TENSOR;
+  out->value = fl_rec_given(r, o, at);
+  return out->value != FL_NO_TVAL;
+}
+
+/* `o` is held once by whoever holds it: what it is held by besides makes it an object that others know. */
+static bool take_back(fl_rec *r, fl_back *out, PyObject *o, uint32_t at, int depth) {
+  fl_unknown *u = unknown_entry(r, o);
+  if (u) return out->kind = FL_BACK_SAME, out->value = u->value, true;
+  if (fl_tensor_check(o)) return take_tensor(r, out, o, 1, at);
+  bool alone = Py_REFCNT(o) == 1;
+  if (PyTuple_CheckExact(o) && depth < MAX_DEPTH) {
+    out->kind = FL_BACK_TUPLE;
+    return take_items(r, out, &PyTuple_GET_ITEM(o, 0), PyTuple_GET_SIZE(o), at, depth);
+  }
+  if (alone && (PyList_CheckExact(o) || PyDict_CheckExact(o)) && depth < MAX_DEPTH) {
+    out->kind = PyList_CheckExact(o) ? FL_BACK_LIST : FL_BACK_DICT;
+    fl_rec_fresh(r, o);
+    if (PyDict_CheckExact(o)) return take_dict(r, out, o, at, depth);
+    return take_items(r, out, ((PyListObject *)o)->ob_item, PyList_GET_SIZE(o), at, depth);
+  }
+  if (alone) return note_unknown(r, out, o, at), !r->gave_up;
+  out->kind = FL_BACK_CONST;
+  out->object = o;
+  fl_rec_note_known(r, o);
+  return fl_rec_keep(r, o);
+}
+
+bool fl_rec_reads_place(fl_rec *r, PyObject *dict, PyObject *key, PyObject *value) {
+  fl_break *b = r->trace->breaks.data[r->trace->breaks.len - 1];
+  uint32_t v;
+  if (!fl_tensor_check(value) || !fl_rec_find(r, value, &v)) return false;
+  fl_tval_kind kind = r->trace->values.data[v].kind;
+  if (kind != FL_TVAL_RESULT && kind != FL_TVAL_GIVEN) return false;
+  for (size_t i = 0; i < b->places.len; i++)
+    if (b->places.data[i].dict == dict && fl_const_equal(b->places.data[i].key, key)) return true;
+  fl_place p = {dict, key, v};
+  if (!fl_rec_keep(r, dict) || !fl_rec_keep(r, key) || !FL_PUSH(&b->places, p))
+    fl_rec_give_up(r, "out of memory", "while recording");
+  return true;
+}
+
+/* --- whether there can be a break here --- */
+
+static bool in_arguments(fl_rec *r, const fl_spec *s, PyObject *o, PyObject *target, uint32_t *at) {
+  if (s->kind != FL_SPEC_LIST && s->kind != FL_SPEC_DICT && s->kind != FL_SPEC_TUPLE) return false;
+  if (s->kind != FL_SPEC_TUPLE) {
+    (*at)++;
+    if (o == target) return true;
+  }
+  for (int i = 0; i < s->n; i++) {
+    PyObject *item = fl_back_item(s, o, i);
+    if (item && in_arguments(r, &s->items[i], item, target, at)) return true;
+  }
+  return false;
+}
+
+bool fl_rec_argument_value(void *rec, PyObject *object, uint32_t *out_value) {
+  fl_rec *r = rec;
+  uint32_t at = 0;
+  const fl_argspec *s = &r->trace->args;
+  for (int i = 0; i < s->n_pos + s->n_kw; i++)
+    if (in_arguments(r, &s->args[i], r->args[i], object, &at)) {
+      for (uint32_t v = 0; v < r->trace->values.len; v++)
+        if (r->trace->values.data[v].kind == FL_TVAL_ARGUMENT && r->trace->values.data[v].index == at - 1)
+          return *out_value = v, true;
+      *out_value = fl_rec_object_value(r, FL_TVAL_ARGUMENT, at - 1);
+      return *out_value != FL_NO_TVAL;
+    }
+  return false;
+}
+
+bool fl_rec_made(void *rec, PyObject *o) {
+  fl_rec *r = rec;
+  if (!fl_ptrmap_get(&r->fresh, o, NULL))
+    return PyTuple_Check(o) || PyFrozenSet_Check(o) || PySlice_Check(o) || PyRange_Check(o) || PyMethod_Check(o) ||
+           PyCFunction_Check(o);
+  if (r->made && !fl_ptrmap_set(r->made, o, 0)) fl_rec_give_up(r, "out of memory", "while recording");
+  return true;
+}
+
+/* Something mutable that this call made: code that is not known might keep or change it. */
+static const char *own_object(fl_rec *r, PyObject *o, int depth) {
+  if (fl_tensor_check(o) || is_plain(o) || unknown_entry(r, o)) return NULL;
+  if (PyMethod_Check(o)) {
+    const char *f = own_object(r, PyMethod_GET_FUNCTION(o), depth + 1);
+    return f ? f : own_object(r, PyMethod_GET_SELF(o), depth + 1);
+  }
+  if (PyCFunction_Check(o) && PyCFunction_GET_SELF(o)) return own_object(r, PyCFunction_GET_SELF(o), depth + 1);
+  if (PyFunction_Check(o) && !PyFunction_GET_CLOSURE(o) && !PyFunction_GET_DEFAULTS(o)) return NULL;
+  if (PySlice_Check(o) || PyRange_Check(o)) return NULL;
+  if (PyTuple_Check(o) && depth < MAX_DEPTH) {
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(o); i++) {
+      const char *why = own_object(r, PyTuple_GET_ITEM(o, i), depth + 1);
+      if (why) return why;
+    }
+    return NULL;
+  }
+  return fl_ptrmap_get(&r->fresh, o, NULL) || PyTuple_Check(o) ? Py_TYPE(o)->tp_name : NULL;
+}
+
+static bool same_state(fl_rec *r) {
+  fl_torch_state now;
+  if (fl_torch_state_read(&now) < 0 || fl_grad_enabled() != 0) return PyErr_Clear(), false;
+  return fl_torch_state_equal(&now, &r->trace->state) && !fl_torch_state_why_not(&now);
+}
+
+static const char *why_not_here(fl_rec *r) {
+  fl_eval_state *st = fl_eval_here;
+  if (!fl_cpy_can_resume()) return "frames cannot be made anew in this version of Python";
+  if (!st || st->r != r || st->paused || !st->top) return "not called from an evaluated frame";
+  if (r->trace->breaks.len >= MAX_BREAKS) return "64 breaks in one call";
+  if (st->vars && PyDict_GET_SIZE(st->vars)) return "context variables are set";
+  if (st->locks) return "a lock is held";
+  if (st->other_state) return "torch state was changed";
+  if (fl_cpy_handled(PyThreadState_Get()) != st->handled) return "an exception is being handled";
+  for (fl_eval_frame *e = st->top; e; e = e->below) {
+    PyObject *func = fl_cpy_func(e->f);
+    if (e->depth < 0 || !e->callable || fl_cpy_kind(e->f) != FL_FRAME_PLAIN) return "under code in C, or a generator";
+    if (!func || !PyFunction_Check(func) || (PyCodeObject *)PyFunction_GET_CODE(func) != fl_cpy_code(e->f) ||
+        !(fl_cpy_code(e->f)->co_flags & CO_OPTIMIZED))
+      return "in a class body or module";
+  }
+  return NULL;
+}
+
+/* --- describing --- */
+
+static PyObject *frame_tuple(fl_rec *r, const fl_eval_frame *e, fl_break_frame *out) {
+  PyCodeObject *code = fl_cpy_code(e->f);
+  int n = code->co_nlocalsplus;
+  PyObject *t = PyTuple_New(1 + n + e->depth), **locals = fl_cpy_locals(e->f);
+  if (!t) return NULL;
+  *out = (fl_break_frame){code, n, e->depth, e->next};
+  PyTuple_SET_ITEM(t, 0, Py_NewRef(fl_cpy_func(e->f)));
+  for (int i = 0; i < n + e->depth; i++) {
+    PyObject *v = i < n ? locals[i] : e->stack[i - n];
+    PyTuple_SET_ITEM(t, 1 + i, Py_NewRef(v ? v : fl_back_none()));
+  }
+  if (!fl_rec_keep(r, (PyObject *)code)) Py_CLEAR(t);
+  return t;
+}
+
+static PyObject *tuple_of(PyObject *const *items, size_t n) {
+  PyObject *t = PyTuple_New((Py_ssize_t)n);
+  for (size_t i = 0; t && i < n; i++) PyTuple_SET_ITEM(t, (Py_ssize_t)i, Py_NewRef(items[i]));
+  return t;
+}
+
+/* (effects' values, callable, arguments, frames ...); new reference, or NULL. */
+static PyObject *state_tuple(fl_rec *r, fl_break *b, PyObject *all, PyObject *callable, PyObject *const *args,
+                             size_t n_args) {
+  int n = 0, i = 0;
+  for (fl_eval_frame *e = fl_eval_here->top; e; e = e->below) n++;
+  PyObject *t = PyTuple_New(3 + n);
+  b->n_frames = n;
+  b->frames = fl_arena_alloc(&r->trace->arena, ((size_t)n + 1) * sizeof *b->frames);
+  if (!t || !b->frames) goto fail;
+  size_t n_effects = b->writes.list.len;
+  PyTuple_SET_ITEM(t, 0, n_effects ? PyTuple_GetSlice(all, 1, PyTuple_GET_SIZE(all)) : PyTuple_New(0));
+  PyTuple_SET_ITEM(t, 1, Py_NewRef(callable));
+  PyTuple_SET_ITEM(t, 2, tuple_of(args, n_args));
+  for (fl_eval_frame *e = fl_eval_here->top; e; e = e->below, i++)
+    PyTuple_SET_ITEM(t, 2 + n - i, frame_tuple(r, e, &b->frames[n - 1 - i]));
+  for (int k = 0; k < 3 + n; k++)
+    if (!PyTuple_GET_ITEM(t, k)) goto fail;
+  return t;
+fail:
+  Py_XDECREF(t);
+  PyErr_Clear();
+  fl_rec_give_up(r, "out of memory", "while recording");
+  return NULL;
+}
+
+/* Tuples of ours are not to be taken for objects of the program that had their addresses. */
+static void ours(fl_rec *r, PyObject *state) {
+  bool ok = fl_rec_keep(r, state) && fl_ptrmap_set(&r->fresh, state, 0);
+  for (Py_ssize_t i = 0; ok && i < PyTuple_GET_SIZE(state); i++)
+    if (i != 1) ok = fl_ptrmap_set(&r->fresh, PyTuple_GET_ITEM(state, i), 0);
+  if (!ok) fl_rec_give_up(r, "out of memory", "while recording");
+}
+
+/* Unknown code may write to a weight's memory without counting a version. */
+static void watch_weights(fl_rec *r, uint32_t storage) {
+  fl_trace *t = r->trace;
+  for (size_t i = 0; i < t->values.len; i++) {
+    const fl_tval *v = &t->values.data[i];
+    if (v->kind == FL_TVAL_WEIGHT && v->storage == storage && !fl_weights_watch(&t->weights, v->index))
+      fl_rec_give_up(r, "out of memory", "while recording");
+  }
+}
+
+/* Tensors that unknown code sees: what is written to them later, others may see. */
+static void escape(fl_rec *r, fl_break *b, PyObject *o, bool argument, int depth) {
+  uint32_t v;
+  if (fl_tensor_check(o) && fl_rec_find(r, o, &v)) {
+    uint8_t *kind = &r->storage_kind.data[r->trace->values.data[v].storage];
+    if (*kind == FL_TVAL_RESULT) *kind = FL_TVAL_GIVEN;
+    if (*kind == FL_TVAL_WEIGHT && argument) watch_weights(r, r->trace->values.data[v].storage);
+    if (argument && (r->trace->values.data[v].kind == FL_TVAL_RESULT || r->trace->values.data[v].kind == FL_TVAL_GIVEN))
+      b->tensors[b->n_tensors++] = v;
+  }
+  for (Py_ssize_t i = 0; PyTuple_Check(o) && depth < MAX_DEPTH && i < PyTuple_GET_SIZE(o); i++)
+    escape(r, b, PyTuple_GET_ITEM(o, i), argument, depth + 1);
+}
+
+static size_t count_items(PyObject *o, int depth) {
+  size_t n = 1;
+  for (Py_ssize_t i = 0; PyTuple_Check(o) && depth < MAX_DEPTH && i < PyTuple_GET_SIZE(o); i++)
+    n += count_items(PyTuple_GET_ITEM(o, i), depth + 1);
+  return n;
+}
+
+static bool note_escapes(fl_rec *r, fl_break *b, PyObject *state, bool shows) {
+  PyObject *args = PyTuple_GET_ITEM(state, 2), *effects = PyTuple_GET_ITEM(state, 0),
+           *callable = PyTuple_GET_ITEM(state, 1);
+  b->tensors = fl_arena_alloc(&r->trace->arena, (count_items(args, 0) + 2) * sizeof *b->tensors);
+  if (!b->tensors) return false;
+  escape(r, b, effects, false, 0);
+  if (shows) return true;
+  escape(r, b, args, true, 0);
+  PyObject *self = PyCFunction_Check(callable) ? PyCFunction_GET_SELF(callable)
+                   : PyMethod_Check(callable)  ? PyMethod_GET_SELF(callable)
+                                               : NULL;
+  if (self) escape(r, b, self, true, 0);
+  return true;
+}
+
+/* Makes the break of a call about to be made. False after giving up. */
+static bool describe(fl_rec *r, fl_break *b, PyObject *callable, PyObject *const *args, size_t n_args, bool shows,
+                     const char **why, const char **detail) {
+  char text[200] = "";
+  for (size_t i = 0; !shows && i < n_args; i++)
+    if ((*detail = own_object(r, args[i], 0))) return *why = "it is given an object made by the call", false;
+  if (!shows && (*detail = own_object(r, callable, 0))) return *why = "it is an object made by the call", false;
+  r->writes = &b->writes;
+  PyObject *all = fl_rec_settle_writes(r, Py_None), *state;
+  if (!all) return false;
+  for (Py_ssize_t i = 1; b->writes.list.len && i < PyTuple_GET_SIZE(all); i++)
+    if ((*detail = own_object(r, PyTuple_GET_ITEM(all, i), 0))) {
+      Py_DECREF(all);
+      return *why = "an object made by the call was kept before it", false;
+    }
+  fl_rec_find_witnesses(r);
+  if (!fl_guards_arm(r->guards, fl_rec_is_written, r, text, sizeof text)) {
+    Py_DECREF(all);
+    return fl_rec_give_up(r, "state read by the call changed during it", text), false;
+  }
+  state = state_tuple(r, b, all, callable, args, n_args);
+  if (state) ours(r, state);
+  if (b->writes.list.len && state) fl_rec_keep(r, all);
+  Py_DECREF(all);
+  if (r->gave_up) return Py_XDECREF(state), false;
+  fl_ptrmap made = {0};
+  fl_result_asker ask = fl_rec_asker(r, true);
+  r->made = &made;
+  *why = fl_result_make(&b->state, &r->trace->arena, state, &ask, detail);
+  r->made = NULL;
+  bool ok = !*why && !r->gave_up && note_escapes(r, b, state, shows);
+  /* Objects made by the call that no frame holds are gone: unknown code may put others where they were. */
+  if (ok) {
+    fl_ptrmap_release(&r->fresh);
+    r->fresh = made;
+  } else
+    fl_ptrmap_release(&made);
+  if (*why) *why = "what a frame holds cannot be made anew";
+  Py_DECREF(state);
+  return ok;
+}
+
+/* --- the call --- */
+
+static fl_break *begin(fl_rec *r, PyObject *callable, PyObject *const *args, size_t n_args, bool shows,
+                       const char **why, const char **detail) {
+  fl_trace *t = r->trace;
+  if ((*why = why_not_here(r))) return NULL;
+  if (!fl_back_none() || !fl_ptrmap_set(&r->known, fl_back_none(), 0)) return *why = "out of memory", NULL;
+  if (fl_dispatch_pop() < 0) return PyErr_Clear(), *why = "torch's dispatch modes were changed", NULL;
+  bool same = same_state(r);
+  if (fl_dispatch_push(r->mode) < 0) PyErr_Clear();
+  if (!same) return *why = "torch's global state is another one than at the call's begin", NULL;
+  fl_break *b = fl_arena_alloc(&t->arena, sizeof *b);
+  if (!b || !FL_PUSH(&t->breaks, b)) return fl_rec_give_up(r, "out of memory", "while recording"), NULL;
+  b->at = (uint32_t)t->steps.len;
+  fl_rec_end_stretch(r);
+  return describe(r, b, callable, args, n_args, shows, why, detail) ? b : NULL;
+}
+
+void fl_rec_end_stretch(fl_rec *r) {
+  fl_trace *t = r->trace;
+  size_t n = t->breaks.len;
+  /* The newest break may be the one that ends the stretch. */
+  fl_break *last = n && r->guards == &t->breaks.data[n - 1]->guards ? t->breaks.data[n - 1]
+                   : n > 1                                          ? t->breaks.data[n - 2]
+                                                                    : NULL;
+  if (last) last->dirty = r->effects || r->random || r->rewrites;
+  r->any_effects |= r->effects;
+  r->any_random |= r->random;
+}
+
+static void begin_stretch(fl_rec *r, fl_break *b) {
+  for (size_t i = 0; i < r->pending.len; i++) {
+    fl_pending *p = &r->pending.data[i];
+    if (p->original) fl_rec_keep(r, p->original); /* known by their addresses */
+    Py_DECREF(p->obj);
+    Py_XDECREF(p->key);
+    Py_XDECREF(p->original);
+    Py_XDECREF(p->container);
+  }
+  r->pending.len = 0;
+  r->guards = &b->guards;
+  r->writes = &r->trace->writes;
+  r->effects = r->random = r->rewrites = false;
+  r->first_storage = r->storage_head.len;
+}
+
+static bool take(fl_rec *r, fl_break *b, PyObject *result) {
+  const char *why = NULL;
+  if (!same_state(r)) why = "torch's global state";
+  if (!why) why = fl_back_arguments_why_not(r->trace, r->args, r->n_args, r->kwnames, r->inputs);
+  if (why) return fl_rec_give_up(r, "changed by unknown code", why), false;
+  bool ok = take_back(r, &b->back, result, (uint32_t)r->trace->breaks.len - 1, 0);
+  b->recorded = Py_NewRef(result);
+  return ok || (fl_rec_give_up(r, "what unknown code gave", Py_TYPE(result)->tp_name), false);
+}
+
+static bool change_modes(fl_rec *r, bool push) {
+  PyObject *type, *value, *tb;
+  PyErr_Fetch(&type, &value, &tb);
+  bool ok = (push ? fl_dispatch_push(r->mode) : fl_dispatch_pop()) == 0;
+  if (!ok) fl_rec_give_up(r, "torch's dispatch modes were changed", "");
+  PyErr_Restore(type, value, tb);
+  return ok;
+}
+
+bool fl_rec_hide(fl_rec *r) { return r && !r->gave_up && !r->paused && change_modes(r, false); }
+void fl_rec_show(fl_rec *r) { change_modes(r, true); }
+
+/* Outside the recording: nothing is seen of what happens. */
+static PyObject *call_outside(fl_rec *r, fl_break *b, PyObject *callable, PyObject *const *args, size_t nargsf,
+                              PyObject *kwnames) {
+  PyObject *type, *value, *tb, *result = NULL;
+  if (fl_dispatch_pop() < 0) return NULL;
+  if (r->says_compiling && fl_compiling(false) < 0) PyErr_Clear();
+  fl_eval_pause(1);
+  result = PyObject_Vectorcall(callable, args, nargsf, kwnames);
+  fl_eval_pause(0);
+  PyErr_Fetch(&type, &value, &tb);
+  if (!result)
+    fl_rec_give_up(r, "unknown code raised", b->detail);
+  else
+    take(r, b, result);
+  if (r->says_compiling && fl_compiling(true) < 0) PyErr_Clear();
+  if (!fl_eval_rehook()) fl_rec_give_up(r, "another frame hook or a tracer was set", b->detail);
+  if (fl_dispatch_push(r->mode) < 0) {
+    PyErr_Clear();
+    fl_rec_give_up(r, "torch's dispatch modes were changed", "");
+  }
+  PyErr_Restore(type, value, tb);
+  return result;
+}
+
+PyObject *fl_rec_opaque(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames,
+                        bool shows, const char *reason, const char *detail) {
+  size_t n_pos = (size_t)PyVectorcall_NARGS(nargsf), n_kw = kwnames ? (size_t)PyTuple_GET_SIZE(kwnames) : 0;
+  const char *why = NULL, *what = NULL, *file = NULL;
+  if (r->gave_up || r->paused) return PyObject_Vectorcall(callable, args, nargsf, kwnames);
+  fl_break *b = begin(r, callable, args, n_pos + n_kw, shows, &why, &what);
+  if (!b || r->gave_up) {
+    char text[300];
+    if (strchr(detail, '(')) why = NULL; /* told before */
+    snprintf(text, sizeof text, "%.140s%s%.60s%s%.60s%s", detail, why ? " (" : "", why ? why : "",
+             why && what ? ": " : "", why && what ? what : "", why ? ")" : "");
+    fl_rec_give_up(r, reason, text);
+    return PyObject_Vectorcall(callable, args, nargsf, kwnames);
+  }
+  b->n_pos = n_pos;
+  b->kwnames = kwnames;
+  if (kwnames) fl_rec_keep(r, kwnames);
+  b->reason = fl_rec_intern(r, reason);
+  b->detail = fl_rec_intern(r, detail);
+  if (fl_eval_user_line(&file, &b->line) == 0 && file) b->file = fl_rec_intern(r, file);
+  PyObject *result = call_outside(r, b, callable, args, nargsf, kwnames);
+  begin_stretch(r, b);
+  return result;
+}
+
+bool fl_rec_must_be_opaque(fl_rec *r, PyObject *callable, const char **reason, const char **detail) {
+  const fl_opaque_set *s = r->opaque;
+  if (!s || r->gave_up || r->paused) return false;
+  if (PyMethod_Check(callable) && PyFunction_Check(PyMethod_GET_FUNCTION(callable)))
+    callable = PyMethod_GET_FUNCTION(callable);
+  for (size_t i = 0; i < s->len; i++)
+    if (s->data[i].callable == callable) {
+      *reason = s->data[i].reason;
+      *detail = s->data[i].detail;
+      return true;
+    }
+  return false;
+}

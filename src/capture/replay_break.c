@@ -1,0 +1,254 @@
+/* Breaks at replay: the frames stand as they stood, the unknown code runs inside them, and what follows is checked. */
+#include "capture/cpython/compat.h"
+#include "capture/replay_break.h"
+
+#include <string.h>
+
+#include "capture/result.h"
+
+enum { FL_STATE_EFFECTS, FL_STATE_CALLABLE, FL_STATE_ARGS, FL_STATE_FRAMES };
+
+PyObject *fl_back_none(void) {
+  static PyObject *none;
+  if (!none) none = PyCapsule_New(&none, "framelift.nothing", NULL);
+  return none;
+}
+
+PyObject *fl_back_item(const fl_spec *s, PyObject *o, int i) {
+  if (s->kind == FL_SPEC_DICT) {
+    PyObject *v = PyDict_Check(o) && i < PyTuple_GET_SIZE(s->object)
+                      ? PyDict_GetItemWithError(o, PyTuple_GET_ITEM(s->object, i))
+                      : NULL;
+    if (!v) PyErr_Clear();
+    return v;
+  }
+  if (s->kind == FL_SPEC_TUPLE) return PyTuple_Check(o) && i < PyTuple_GET_SIZE(o) ? PyTuple_GET_ITEM(o, i) : NULL;
+  return PyList_Check(o) && i < PyList_GET_SIZE(o) ? PyList_GET_ITEM(o, i) : NULL;
+}
+
+const char *fl_back_tensor_why_not(PyObject *o) {
+  fl_tensor_meta m;
+  PyObject **d = _PyObject_GetDictPtr(o);
+  if (!fl_tensor_is_plain(o)) return "a tensor subclass";
+  if (d && *d && PyDict_GET_SIZE(*d)) return "it carries Python attributes";
+  fl_tensor_read(o, &m);
+  if (!m.has_data || m.ndim > FL_MAX_RANK) return "not a dense strided tensor";
+  int rg = fl_tensor_requires_grad(o), lazy = fl_tensor_is_lazy(o);
+  if (rg < 0 || lazy < 0) PyErr_Clear();
+  if (rg) return "it requires grad";
+  return lazy ? "lazily conjugated or negated" : NULL;
+}
+
+const char *fl_back_arguments_why_not(const fl_trace *t, PyObject *const *args, size_t n_args, PyObject *kwnames,
+                                      PyObject *const *inputs) {
+  PyObject *now[FL_MAX_INPUTS];
+  void *data[FL_MAX_INPUTS];
+  const char *why = NULL;
+  if (!fl_argspec_match(&t->args, args, n_args, kwnames, now, data, &why)) return why;
+  for (int i = 0; i < t->args.n_inputs; i++)
+    if (now[i] != inputs[i]) return "argument: another tensor";
+  return NULL;
+}
+
+/* --- what unknown code gave --- */
+
+static void put(PyObject **values, uint32_t v, PyObject *o) {
+  PyObject *old = values[v];
+  values[v] = Py_NewRef(o);
+  Py_XDECREF(old);
+}
+
+static const char *match(const fl_trace *t, const fl_back *b, PyObject *o, PyObject **values, bool recorded);
+
+static bool is_plain(PyObject *o) {
+  return PyFloat_CheckExact(o) || PyLong_CheckExact(o) || PyUnicode_CheckExact(o) || PyBytes_CheckExact(o) ||
+         PyComplex_CheckExact(o);
+}
+
+static const char *match_items(const fl_trace *t, const fl_back *b, PyObject *const *items, Py_ssize_t n,
+                               PyObject **values, bool recorded) {
+  const char *why = n == b->n ? NULL : "its length";
+  for (int i = 0; !why && i < b->n; i++) why = match(t, &b->items[i], items[i], values, recorded);
+  return why;
+}
+
+static const char *match_dict(const fl_trace *t, const fl_back *b, PyObject *o, PyObject **values, bool recorded) {
+  Py_ssize_t pos = 0, i = 0;
+  PyObject *k, *v;
+  if (PyDict_GET_SIZE(o) != b->n) return "its keys";
+  for (; PyDict_Next(o, &pos, &k, &v); i++) {
+    if (!fl_const_equal(k, PyTuple_GET_ITEM(b->object, i))) return "its keys";
+    const char *why = match(t, &b->items[i], v, values, recorded);
+    if (why) return why;
+  }
+  return NULL;
+}
+
+static const char *match_tensor(const fl_trace *t, const fl_back *b, PyObject *o, PyObject **values, bool recorded) {
+  fl_tensor_meta m;
+  if (!fl_tensor_check(o)) return "its type";
+  for (size_t v = 0; !recorded && v < t->values.len; v++)
+    if (values[v] == o) return "a tensor that was there before";
+  const char *why = fl_back_tensor_why_not(o);
+  if (why || recorded) return put(values, b->value, o), recorded ? NULL : why;
+  if (Py_REFCNT(o) != 1) return "a tensor that others hold";
+  fl_tensor_read(o, &m);
+  if (!fl_tensor_meta_equal(&m, &t->values.data[b->value].meta)) return "sizes, dtype, strides or device of a tensor";
+  put(values, b->value, o);
+  return NULL;
+}
+
+/* NULL, or what differs. With `recorded` it is what was recorded itself, which others hold by now. */
+static const char *match(const fl_trace *t, const fl_back *b, PyObject *o, PyObject **values, bool recorded) {
+  bool alone = recorded || Py_REFCNT(o) == 1;
+  switch (b->kind) {
+  case FL_BACK_TENSOR: return match_tensor(t, b, o, values, recorded);
+  case FL_BACK_SAME: return recorded || values[b->value] == o ? NULL : "another object";
+  case FL_BACK_CONST: return fl_const_equal(b->object, o) ? NULL : "its value";
+  case FL_BACK_OBJECT:
+    if (!recorded && Py_TYPE(o) != Py_TYPE(b->object)) return "its type";
+    if (!alone && !is_plain(o)) return "an object that others hold";
+    if (b->used && !fl_const_equal(b->object, o)) return "its value";
+    put(values, b->value, o);
+    return NULL;
+  case FL_BACK_TUPLE:
+    if (!PyTuple_CheckExact(o)) return "its type";
+    return match_items(t, b, &PyTuple_GET_ITEM(o, 0), PyTuple_GET_SIZE(o), values, recorded);
+  case FL_BACK_LIST:
+    if (!PyList_CheckExact(o) || !alone) return "its type";
+    return match_items(t, b, ((PyListObject *)o)->ob_item, PyList_GET_SIZE(o), values, recorded);
+  case FL_BACK_DICT:
+    if (!PyDict_CheckExact(o) || !alone) return "its type";
+    return match_dict(t, b, o, values, recorded);
+  }
+  return "its type";
+}
+
+void fl_break_recorded(const fl_trace *t, size_t at, PyObject **values) {
+  for (size_t i = 0; i < t->breaks.len; i++) {
+    const fl_break *b = t->breaks.data[i];
+    if (b->at == at && b->recorded) match(t, &b->back, b->recorded, values, true);
+  }
+}
+
+/* --- after the call --- */
+
+static const char *tensors_why_not(const fl_run *run, const fl_break *b) {
+  for (int i = 0; i < b->n_tensors; i++) {
+    fl_tensor_meta m;
+    PyObject *o = run->values[b->tensors[i]];
+    if (!o) return "a tensor is gone";
+    const char *why = fl_back_tensor_why_not(o);
+    if (why) return why;
+    fl_tensor_read(o, &m);
+    if (!fl_tensor_meta_equal(&m, &run->t->values.data[b->tensors[i]].meta)) return "a tensor changed its shape";
+  }
+  return NULL;
+}
+
+static const char *after(fl_run *run, fl_break *b, PyObject *back, char *buf, size_t size) {
+  fl_trace *t = run->t;
+  fl_torch_state now;
+  const char *why = match(t, &b->back, back, run->values, false);
+  if (why) return snprintf(buf, size, "what it gave: %s", why), buf;
+  if (fl_torch_state_read(&now) < 0 || fl_grad_enabled() != 0) return PyErr_Clear(), "torch's global state";
+  if (!fl_torch_state_equal(&now, &t->state) || fl_torch_state_why_not(&now)) return "torch's global state";
+  if (t->tf32 >= 0 && fl_torch_tf32() != t->tf32) return "global state: TF32 on a GPU";
+  why = fl_back_arguments_why_not(t, run->call->args, run->call->n_args, run->call->kwnames, run->inputs);
+  if (why || (why = tensors_why_not(run, b))) return why;
+  if (!fl_weights_check(&t->weights)) return "weight: dtype, sizes, strides or device";
+  for (size_t i = 0; i < b->places.len; i++) {
+    const fl_place *p = &b->places.data[i];
+    PyObject *o = PyDict_GetItemWithError(p->dict, p->key);
+    if (!o) PyErr_Clear();
+    if (!o || o != run->values[p->value]) return "a place that held a tensor of the call";
+  }
+  return fl_guards_check(&b->guards, buf, size) ? NULL : buf;
+}
+
+/* --- the call inside the frames --- */
+
+typedef struct inside {
+  fl_run *run;
+  fl_break *b;
+  PyObject *state; /* owned */
+  bool leave;      /* the call is behind us: run->last_back is what it gave */
+} inside;
+
+static PyObject *call(inside *in) {
+  PyObject *args = PyTuple_GET_ITEM(in->state, FL_STATE_ARGS);
+  return PyObject_Vectorcall(PyTuple_GET_ITEM(in->state, FL_STATE_CALLABLE), &PyTuple_GET_ITEM(args, 0), in->b->n_pos,
+                             in->b->kwnames);
+}
+
+static PyObject *in_frames(void *ctx, bool *go_on) {
+  inside *in = ctx;
+  fl_break *b = in->b;
+  char buf[160] = "";
+  if (in->leave) {
+    Py_CLEAR(in->state);
+    return *go_on = true, Py_NewRef(in->run->last_back);
+  }
+  PyObject *back = call(in);
+  const char *why = back ? after(in->run, b, back, buf, sizeof buf) : "it raised";
+  if (!why) {
+    Py_XSETREF(in->run->last_back, back);
+    in->run->last = b;
+    return Py_NewRef(Py_None);
+  }
+  b->exits++;
+  snprintf(b->exit_why, sizeof b->exit_why, "%s", why);
+  Py_CLEAR(in->state); /* the frames hold what they need */
+  return *go_on = true, back;
+}
+
+/* As fl_break_run; takes in->state. */
+static int run_frames(inside *in, PyObject **out) {
+  enum { LOCAL = 32 };
+  fl_break *b = in->b;
+  fl_cpy_state local[LOCAL], *frames = local;
+  bool went_on = false;
+  if (b->n_frames > LOCAL && !(frames = fl_malloc((size_t)b->n_frames * sizeof *frames))) {
+    Py_CLEAR(in->state);
+    return PyErr_NoMemory(), -1;
+  }
+  for (int i = 0; i < b->n_frames; i++) {
+    const fl_break_frame *f = &b->frames[i];
+    PyObject *t = PyTuple_GET_ITEM(in->state, FL_STATE_FRAMES + i);
+    frames[i] = (fl_cpy_state){.func = PyTuple_GET_ITEM(t, 0),
+                               .code = f->code,
+                               .slots = &PyTuple_GET_ITEM(t, 1),
+                               .n_locals = f->n_locals,
+                               .depth = f->depth,
+                               .next = f->next};
+  }
+  PyObject *v = fl_cpy_resume(PyThreadState_Get(), frames, b->n_frames, fl_back_none(), in_frames, in, &went_on);
+  if (frames != local) fl_free(frames);
+  Py_CLEAR(in->state);
+  if (!went_on) return Py_DECREF(v), 0;
+  *out = v;
+  return 1;
+}
+
+int fl_break_run(fl_run *run, fl_break *b, PyObject **out) {
+  inside in = {.run = run, .b = b, .state = fl_result_build(&b->state, run->values)};
+  if (!in.state) return -1;
+  b->count++;
+  if (fl_effects_apply(&b->writes, &PyTuple_GET_ITEM(PyTuple_GET_ITEM(in.state, FL_STATE_EFFECTS), 0)) < 0) {
+    Py_CLEAR(in.state);
+    return -1;
+  }
+  return run_frames(&in, out);
+}
+
+PyObject *fl_break_leave(fl_run *run, const char *why) {
+  fl_break *b = run->last;
+  PyObject *out = NULL;
+  inside in = {.run = run, .b = b, .state = fl_result_build(&b->state, run->values), .leave = true};
+  if (!in.state) return NULL;
+  b->exits++;
+  snprintf(b->exit_why, sizeof b->exit_why, "%s", why);
+  return run_frames(&in, &out) == 1 ? out : NULL;
+}
+
+void fl_run_end(fl_run *run) { Py_CLEAR(run->last_back); }

@@ -1,0 +1,43 @@
+/* Breaks of a trace at replay, and what recording and replay must see alike. */
+#ifndef FL_CAPTURE_REPLAY_BREAK_H
+#define FL_CAPTURE_REPLAY_BREAK_H
+
+#include "capture/trace.h"
+
+/* A call of the compiled callable; all borrowed. */
+typedef struct fl_call_args {
+  PyObject *const *args;
+  size_t n_args;
+  PyObject *kwnames;
+} fl_call_args;
+
+/* One run of a trace with breaks. */
+typedef struct fl_run {
+  fl_trace *t;
+  PyObject **values;
+  PyObject *const *inputs;
+  const fl_call_args *call;
+  fl_break *last;      /* the newest break behind us, or NULL */
+  PyObject *last_back; /* what it gave; owned */
+} fl_run;
+
+/* The break before step `at`, if it comes next: calls what it calls, checks what the next stretch relies on. 0: go on; 1: *out is
+ * the call's answer (new reference, NULL with an exception), for the frames were left to CPython; -1 with an exception. */
+int fl_break_run(fl_run *run, fl_break *b, PyObject **out);
+/* After a failure behind the last break: the call's answer from there on, by CPython. */
+PyObject *fl_break_leave(fl_run *run, const char *why);
+void fl_run_end(fl_run *run);
+
+/* At building: puts what was recorded of the breaks before step `at` into values. */
+void fl_break_recorded(const fl_trace *t, size_t at, PyObject **values);
+
+PyObject *fl_back_none(void); /* borrowed: stands for NULL in frames */
+/* Item i of a container among the arguments that spec describes; borrowed, NULL when it is no longer there. */
+PyObject *fl_back_item(const fl_spec *s, PyObject *container, int i);
+/* NULL, or why a tensor that unknown code gave cannot be followed. */
+const char *fl_back_tensor_why_not(PyObject *tensor);
+/* NULL, or what of the arguments is no longer what it was; `inputs` as at the call's begin. */
+const char *fl_back_arguments_why_not(const fl_trace *t, PyObject *const *args, size_t n_args, PyObject *kwnames,
+                                      PyObject *const *inputs);
+
+#endif
