@@ -100,6 +100,9 @@ static fl_dtype result_type(fl_op op, fl_dtype in) {
   return op == FL_OP_ISNAN || (op >= FL_OP_EQ && op <= FL_OP_GE) ? FL_BOOL : in;
 }
 
+/* Half a last place may go either way when 16-bit floats are rounded. */
+static double rounding_of(fl_dtype t, double of_f32) { return t == FL_F16 ? 1e-3 : t == FL_BF16 ? 8e-3 : of_f32; }
+
 /* Each operator alone, on numbers of every kind. */
 static void one_op(fl_op op, fl_dtype t) {
   static const double special[] = {0,    -0.0, 1,   -1,    2,     3,    -2.5,     2.5,       0.5, -0.5, 1.5, 100,
@@ -109,25 +112,40 @@ static void one_op(fl_op op, fl_dtype t) {
   int n = op == FL_OP_WHERE ? 3 : is_unary(op) ? 1 : 2;
   for (int i = 0; i < n; i++) {
     fl_tensor *x = kcase_in(c, op == FL_OP_WHERE && i == 0 ? FL_BOOL : t, 2, dims, NULL);
-    for (int64_t k = 0; k < fl_type_numel(&x->type) && x->type.dtype == FL_F32; k++)
-      ((float *)x->data)[k] = (float)(special[(i ? k / dims[1] : k) % 24] * (k % 7 == 0 ? 0.37 : 1));
+    for (int64_t k = 0; k < fl_type_numel(&x->type) && fl_dtype_is_float(x->type.dtype); k++)
+      fl_ref_setf(x->data, x->type.dtype, k, special[(i ? k / dims[1] : k) % 24] * (k % 7 == 0 ? 0.37 : 1));
   }
   kcase_instr(c, op, op == FL_OP_CAST ? (t == FL_BOOL ? FL_F32 : FL_BOOL) : result_type(op, t), 0, n > 1 ? 1 : -1,
               n > 2 ? 2 : -1);
   instr_attrs(c, 0);
-  compare_rows(c, 1e-5);
+  compare_rows(c, rounding_of(t, 1e-5));
 }
 
 FL_TEST(each_pointwise_operator) {
   for (int op = 0; op <= FL_OP_WHERE; op++) {
     bool logic = op == FL_OP_AND || op == FL_OP_OR || op == FL_OP_XOR || op == FL_OP_NOT;
     one_op((fl_op)op, logic ? FL_BOOL : FL_F32);
+    if (!logic) one_op((fl_op)op, FL_F16), one_op((fl_op)op, FL_BF16);
     if (op >= FL_OP_CAST && (op == FL_OP_CAST || op >= FL_OP_EQ)) one_op((fl_op)op, FL_BOOL);
   }
 }
 
+/* Each cast among floats. Where bf16 overflows in f16, both do. */
+FL_TEST(pointwise_casts) {
+  static const fl_dtype floats[] = {FL_F32, FL_F16, FL_BF16};
+  for (int i = 0; i < 9; i++) {
+    kcase *c = kcase_new(FL_OP_POINTWISE);
+    int64_t dims[] = {700};
+    fl_tensor *x = kcase_in(c, floats[i / 3], 1, dims, NULL);
+    for (int64_t k = 0; k < 700; k++)
+      fl_ref_setf(x->data, floats[i / 3], k, k % 50 == 3 ? NAN : kcase_uniform() * pow(10, (double)(k % 14) - 8));
+    kcase_instr(c, FL_OP_CAST, floats[i % 3], 0, -1, -1);
+    compare_rows(c, 0);
+  }
+}
+
 /* Random programs of continuous operators on inputs that broadcast in all ways. */
-static void random_program(void) {
+static void random_program(fl_dtype t) {
   static const fl_op ops[] = {FL_OP_ADD,  FL_OP_MUL,     FL_OP_SUB,        FL_OP_MAXIMUM, FL_OP_TANH,  FL_OP_SIGMOID,
                               FL_OP_RELU, FL_OP_GELU,    FL_OP_HARDSWISH,  FL_OP_ABS,     FL_OP_CLAMP, FL_OP_WHERE,
                               FL_OP_SILU, FL_OP_MINIMUM, FL_OP_LEAKY_RELU, FL_OP_NEG};
@@ -139,7 +157,7 @@ static void random_program(void) {
     int64_t mine[FL_MAX_RANK];
     int r = i ? (int)kcase_below(rank + 1) : rank, skip = rank - r;
     for (int d = 0; d < r; d++) mine[d] = i && kcase_below(3) == 0 ? 1 : dims[d + skip];
-    any_in(c, i && kcase_below(4) == 0 ? FL_BOOL : FL_F32, r, mine);
+    any_in(c, i && kcase_below(4) == 0 ? FL_BOOL : t, r, mine);
   }
   int reg = 0;
   for (int k = 0, n = 1 + (int)kcase_below(12); k < n; k++) {
@@ -160,7 +178,7 @@ static void random_program(void) {
       else
         op = FL_OP_WHERE, s[0] = m, s[1] = reg, s[2] = 0;
     }
-    reg = kcase_instr(c, op, FL_F32, s[0], s[1], s[2]);
+    reg = kcase_instr(c, op, t, s[0], s[1], s[2]);
     instr_attrs(c, k);
   }
   if (kcase_below(3) == 0) reg = kcase_instr(c, FL_OP_GT, FL_BOOL, reg, 0, -1);
@@ -169,11 +187,12 @@ static void random_program(void) {
     c->program.outputs[1] = (int16_t)(n_in + c->program.n_instrs / 2 - 1);
     c->program.outputs[2] = 0;
   }
-  compare_rows(c, 2e-5);
+  compare_rows(c, 8 * rounding_of(t, 2.5e-6));
 }
 
 FL_TEST(pointwise_programs) {
-  for (int i = 0; i < 6 * ROUNDS; i++) random_program();
+  for (int i = 0; i < 6 * ROUNDS; i++) random_program(FL_F32);
+  for (int i = 0; i < 2 * ROUNDS; i++) random_program(FL_F16), random_program(FL_BF16);
 }
 
 /* --- reductions and norms --- */
@@ -528,6 +547,7 @@ FL_TEST(no_row_untested) {
 int main(void) {
   FL_CHECK_OK(fl_pool_create(2, &pool));
   test_each_pointwise_operator();
+  test_pointwise_casts();
   test_pointwise_programs();
   test_reductions();
   test_softmax_and_scans();

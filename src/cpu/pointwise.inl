@@ -1,11 +1,13 @@
-/* Pointwise groups of f32 and bool on vectors; the body of pointwise_avx512.c and pointwise_avx2.c.
+/* Pointwise groups of floats and bool on vectors; the body of pointwise_avx512.c and pointwise_avx2.c.
  *
  * A small machine runs the program tile by tile, with its registers in L1: one handler call per instruction and tile.
- * Registers hold floats; a bool is 0.0 or 1.0. Inputs that lie in the output's order are read where they are, results
+ * Registers hold f32; a bool is 0.0 or 1.0, a 16-bit float an f32 that was rounded to it, as every operator on 16-bit
+ * floats rounds its result. Inputs that lie in the output's order are read where they are, results
  * that are outputs are written where they go; all else passes through slots in scratch. */
 #include <stdlib.h>
 #include <string.h>
 
+#include "cpu/half.inl"
 #include "cpu/kernel.h"
 #include "cpu/vmath_more.inl"
 
@@ -20,7 +22,7 @@ typedef enum how {
 
 /* Operands are places: inputs, then outputs, then slots. */
 typedef struct code {
-  uint8_t op, dst, src[3];
+  uint8_t op, dst, src[3], n_src;
   float a, b;
 } code;
 
@@ -29,14 +31,14 @@ typedef struct params {
   int64_t total, grain;
   int64_t dims[FL_MAX_RANK];
   int64_t strides[FL_PW_MAX_INPUTS][FL_MAX_RANK];
-  uint8_t how[FL_PW_MAX_INPUTS], in_bool[FL_PW_MAX_INPUTS], in_slot[FL_PW_MAX_INPUTS];
-  uint8_t out_bool[FL_PW_MAX_OUTPUTS], out_slot[FL_PW_MAX_OUTPUTS]; /* slot of a bool output */
-  code code[FL_PW_MAX_INSTRS + FL_PW_MAX_OUTPUTS];
+  uint8_t how[FL_PW_MAX_INPUTS], in_type[FL_PW_MAX_INPUTS], in_slot[FL_PW_MAX_INPUTS];
+  uint8_t out_type[FL_PW_MAX_OUTPUTS], out_slot[FL_PW_MAX_OUTPUTS]; /* slot of an output that is no f32 */
+  code code[2 * FL_PW_MAX_INSTRS + FL_PW_MAX_OUTPUTS];
 } params;
 
 /* --- handlers --- */
 
-enum { MOV = FL_OP_WHERE + 1, HANDLERS };
+enum { MOV = FL_OP_WHERE + 1, ROUND_F16, ROUND_BF16, HANDLERS };
 
 typedef void (*handler)(float *d, const float *x, const float *y, const float *z, int n, float a, float b);
 
@@ -141,6 +143,14 @@ static void do_WHERE(float *d, const float *px, const float *py, const float *pz
   }
 }
 
+static void do_ROUND_F16(float *d, const float *px, const float *py, const float *pz, int n, float a, float b) {
+  f16_round(d, px, n);
+}
+
+static void do_ROUND_BF16(float *d, const float *px, const float *py, const float *pz, int n, float a, float b) {
+  bf16_round(d, px, n);
+}
+
 /* Exponents are nearly always one number, and a small one. */
 static void do_POW(float *d, const float *px, const float *py, const float *pz, int n, float a, float b) {
   float e = n ? py[0] : 0;
@@ -157,14 +167,62 @@ static void do_POW(float *d, const float *px, const float *py, const float *pz, 
 }
 
 #define H(op) [FL_OP_##op] = do_##op
-static const handler handlers[HANDLERS] = {
-    H(NEG),        H(ABS),     H(EXP),     H(EXPM1),    H(LOG),     H(LOG1P),      H(SQRT),      H(RSQRT),
-    H(RECIPROCAL), H(SIN),     H(COS),     H(TANH),     H(SIGMOID), H(ERF),        H(RELU),      H(GELU),
-    H(GELU_TANH),  H(SILU),    H(MISH),    H(SOFTPLUS), H(ELU),     H(LEAKY_RELU), H(HARDSWISH), H(HARDSIGMOID),
-    H(CLAMP),      H(FLOOR),   H(CEIL),    H(ROUND),    H(TRUNC),   H(SIGN),       H(NOT),       H(ISNAN),
-    H(CAST),       H(ADD),     H(SUB),     H(MUL),      H(DIV),     H(FLOOR_DIV),  H(TRUNC_DIV), H(REM),
-    H(POW),        H(MAXIMUM), H(MINIMUM), H(EQ),       H(NE),      H(LT),         H(LE),        H(GT),
-    H(GE),         H(AND),     H(OR),      H(XOR),      H(WHERE),   [MOV] = do_MOV};
+static const handler handlers[HANDLERS] = {H(NEG),
+                                           H(ABS),
+                                           H(EXP),
+                                           H(EXPM1),
+                                           H(LOG),
+                                           H(LOG1P),
+                                           H(SQRT),
+                                           H(RSQRT),
+                                           H(RECIPROCAL),
+                                           H(SIN),
+                                           H(COS),
+                                           H(TANH),
+                                           H(SIGMOID),
+                                           H(ERF),
+                                           H(RELU),
+                                           H(GELU),
+                                           H(GELU_TANH),
+                                           H(SILU),
+                                           H(MISH),
+                                           H(SOFTPLUS),
+                                           H(ELU),
+                                           H(LEAKY_RELU),
+                                           H(HARDSWISH),
+                                           H(HARDSIGMOID),
+                                           H(CLAMP),
+                                           H(FLOOR),
+                                           H(CEIL),
+                                           H(ROUND),
+                                           H(TRUNC),
+                                           H(SIGN),
+                                           H(NOT),
+                                           H(ISNAN),
+                                           H(CAST),
+                                           H(ADD),
+                                           H(SUB),
+                                           H(MUL),
+                                           H(DIV),
+                                           H(FLOOR_DIV),
+                                           H(TRUNC_DIV),
+                                           H(REM),
+                                           H(POW),
+                                           H(MAXIMUM),
+                                           H(MINIMUM),
+                                           H(EQ),
+                                           H(NE),
+                                           H(LT),
+                                           H(LE),
+                                           H(GT),
+                                           H(GE),
+                                           H(AND),
+                                           H(OR),
+                                           H(XOR),
+                                           H(WHERE),
+                                           [MOV] = do_MOV,
+                                           [ROUND_F16] = do_ROUND_F16,
+                                           [ROUND_BF16] = do_ROUND_BF16};
 
 /* Nanoseconds per element, roughly. */
 static double op_cost(fl_op op) {
@@ -200,19 +258,21 @@ static double op_cost(fl_op op) {
 
 static bool is_bool_op(fl_op op) { return op == FL_OP_AND || op == FL_OP_OR || op == FL_OP_XOR || op == FL_OP_NOT; }
 
+static bool is_known(fl_dtype t) { return t == FL_F32 || t == FL_BOOL || t == FL_F16 || t == FL_BF16; }
+
 static const char *check(const fl_problem *p) {
   const fl_pw_program *pr = p->program;
   if (!pr || pr->n_inputs != p->n_in || pr->n_outputs != p->n_out) return "program and operands disagree";
   fl_dtype t[FL_PW_MAX_INPUTS + FL_PW_MAX_INSTRS];
   for (int i = 0; i < pr->n_inputs; i++) {
     t[i] = pr->in_dtype[i];
-    if (t[i] != FL_F32 && t[i] != FL_BOOL) return "an input is neither f32 nor bool";
+    if (!is_known(t[i])) return "an input is neither bool nor a float of at most 32 bits";
   }
   for (int q = 0; q < pr->n_instrs; q++) {
     const fl_pw_instr *in = &pr->instrs[q];
     t[pr->n_inputs + q] = in->dtype;
-    if (in->dtype != FL_F32 && in->dtype != FL_BOOL) return "an intermediate result is neither f32 nor bool";
-    if ((int)in->op >= HANDLERS || !handlers[in->op]) return "no such pointwise operator";
+    if (!is_known(in->dtype)) return "an intermediate result is neither bool nor a float of at most 32 bits";
+    if ((int)in->op >= MOV || !handlers[in->op]) return "no such pointwise operator";
     for (int a = 0; a < 3; a++)
       if (in->src[a] >= pr->n_inputs + q) return "an instruction reads a register that is not yet written";
     if (in->src[0] < 0) return "an instruction lacks its operand";
@@ -269,7 +329,7 @@ static void arrange(const fl_problem *p, const int64_t *out_strides, params *q) 
   if (q->rank == 0) q->dims[q->rank++] = 1;
 }
 
-static how classify(const params *q, int i, bool is_bool, int64_t *period) {
+static how classify(const params *q, int i, int64_t *period) {
   int64_t expect = 1, dense = q->rank;
   bool any = false;
   *period = 1;
@@ -278,7 +338,7 @@ static how classify(const params *q, int i, bool is_bool, int64_t *period) {
     if (dense == d + 1 && q->strides[i][d] == expect) dense = d, *period = expect *= q->dims[d];
   }
   if (!any) return SCALAR;
-  if (dense == 0) return is_bool ? RUNS : DIRECT;
+  if (dense == 0) return q->in_type[i] == FL_F32 ? DIRECT : RUNS;
   for (int d = 0; d < dense; d++)
     if (q->strides[i][d] != 0) {
       int64_t below = 1;
@@ -296,8 +356,8 @@ static void choose_tile(const fl_problem *p, params *q) {
   int64_t period[FL_PW_MAX_INPUTS], common = VL;
   bool all_direct = true;
   for (int i = 0; i < p->n_in; i++) {
-    q->in_bool[i] = p->in[i].type.dtype == FL_BOOL;
-    q->how[i] = classify(q, i, q->in_bool[i], &period[i]);
+    q->in_type[i] = (uint8_t)p->in[i].type.dtype;
+    q->how[i] = classify(q, i, &period[i]);
     all_direct = all_direct && q->how[i] == DIRECT;
     if (q->how[i] != PERIODIC) continue;
     int64_t both = period[i] > TILE_MAX ? TILE_MAX + 1 : common / gcd(common, period[i]) * period[i];
@@ -308,6 +368,29 @@ static void choose_tile(const fl_problem *p, params *q) {
   }
   q->tile = (int32_t)(common > TILE ? common : TILE / common * common);
   if (all_direct && q->n_code == 1) q->tile = TILE_ONE;
+}
+
+/* The handler that rounds what `in` made, or 0: selections and the like only hand on what was rounded already. */
+static int rounding(const fl_pw_instr *in) {
+  switch (in->op) {
+  case FL_OP_NEG:
+  case FL_OP_ABS:
+  case FL_OP_RELU:
+  case FL_OP_MAXIMUM:
+  case FL_OP_MINIMUM:
+  case FL_OP_WHERE: return 0;
+  default: return in->dtype == FL_F16 ? ROUND_F16 : in->dtype == FL_BF16 ? ROUND_BF16 : 0;
+  }
+}
+
+/* What `in` does: casts between floats move, and round where the result is short. */
+static void encode(params *q, const fl_pw_instr *in, code c) {
+  int then = rounding(in);
+  bool moves = in->op == FL_OP_CAST && in->dtype != FL_BOOL;
+  c.op = (uint8_t)(!moves ? (int)in->op : then ? then : MOV);
+  c.a = (float)in->a, c.b = (float)in->b;
+  q->code[q->n_code++] = c;
+  if (then && !moves) q->code[q->n_code++] = (code){.op = (uint8_t)then, .dst = c.dst, .src = {c.dst}, .n_src = 1};
 }
 
 /* Linear scan: slots of registers are reused after their last reader. */
@@ -326,17 +409,18 @@ static const char *assign_places(const fl_problem *p, params *q) {
   for (int r = n; r < regs; r++) place[r] = -1;
   for (int o = 0; o < p->n_out; o++) {
     int r = pr->outputs[o];
-    q->out_bool[o] = p->out[o].dtype == FL_BOOL;
+    q->out_type[o] = (uint8_t)p->out[o].dtype;
     last[r] = pr->n_instrs; /* kept to the end */
-    if (r >= n && place[r] < 0 && !q->out_bool[o]) place[r] = n + o;
+    if (r >= n && place[r] < 0 && q->out_type[o] == FL_F32) place[r] = n + o;
   }
   for (int k = 0; k < pr->n_instrs; k++) {
     const fl_pw_instr *in = &pr->instrs[k];
-    code *c = &q->code[q->n_code++];
+    code c = {0};
     for (int a = 0; a < 3; a++) {
       int s = in->src[a];
       if (s < 0) continue;
-      c->src[a] = (uint8_t)place[s];
+      c.src[a] = (uint8_t)place[s];
+      c.n_src = (uint8_t)(a + 1);
       if (s >= n && last[s] == k && place[s] >= first_slot) taken[place[s]] = 0;
     }
     if (place[n + k] < 0) {
@@ -348,15 +432,14 @@ static const char *assign_places(const fl_problem *p, params *q) {
       if (s - first_slot + 1 > q->n_slots) q->n_slots = s - first_slot + 1;
       if (last[n + k] < k) taken[s] = 0; /* nobody reads it */
     }
-    c->dst = (uint8_t)place[n + k];
-    bool to_float = in->op == FL_OP_CAST && in->dtype == FL_F32;
-    c->op = (uint8_t)(to_float ? MOV : in->op);
-    c->a = (float)in->a, c->b = (float)in->b;
+    c.dst = (uint8_t)place[n + k];
+    encode(q, in, c);
   }
   for (int o = 0; o < p->n_out; o++) {
     int at = place[pr->outputs[o]];
     q->out_slot[o] = (uint8_t)at;
-    if (!q->out_bool[o] && at != n + o) q->code[q->n_code++] = (code){MOV, (uint8_t)(n + o), {(uint8_t)at, 0, 0}, 0, 0};
+    if (q->out_type[o] == FL_F32 && at != n + o)
+      q->code[q->n_code++] = (code){.op = MOV, .dst = (uint8_t)(n + o), .src = {(uint8_t)at}, .n_src = 1};
   }
   return NULL;
 }
@@ -365,13 +448,12 @@ static const char *assign_places(const fl_problem *p, params *q) {
 static int overwritable(const fl_problem *p, const params *q) {
   const fl_pw_program *pr = p->program;
   for (int i = 0; i < p->n_in; i++) {
-    if (q->how[i] != DIRECT || q->out_bool[0] || p->n_out > 1) continue;
+    if (q->how[i] != DIRECT || q->out_type[0] != FL_F32 || p->n_out > 1) continue;
     int writer = -1, reader = -1;
     for (int k = 0; k < q->n_code; k++) {
       if (q->code[k].dst == pr->n_inputs && writer < 0) writer = k;
-      int n_src = k < pr->n_instrs ? 3 : 1;
-      for (int a = 0; a < n_src; a++)
-        if ((k >= pr->n_instrs || pr->instrs[k].src[a] >= 0) && q->code[k].src[a] == i) reader = k;
+      for (int a = 0; a < q->code[k].n_src; a++)
+        if (q->code[k].src[a] == i) reader = k;
     }
     if (reader <= writer) return i;
   }
@@ -407,11 +489,24 @@ static const char *plan_pointwise(const fl_problem *p, fl_arena *arena, fl_kerne
 
 /* --- running --- */
 
-/* n elements of a row from `src` with this stride. */
-static void load_row(float *d, const fl_tensor *x, bool is_bool, int64_t at, int64_t stride, int64_t n) {
+static void load_halves(float *d, const uint16_t *s, bool bf16, int64_t stride, int64_t n) {
+  if (stride == 1)
+    bf16 ? bf16_load(d, s, n) : f16_load(d, s, n);
+  else if (stride == 0) {
+    float one = bf16 ? fl_bf16_to_f32(*s) : fl_f16_to_f32(*s);
+    for (int64_t k = 0; k < n; k++) d[k] = one;
+  } else
+    for (int64_t k = 0; k < n; k++) d[k] = bf16 ? fl_bf16_to_f32(s[k * stride]) : fl_f16_to_f32(s[k * stride]);
+}
+
+/* n elements of a row of x from `at` with this stride. */
+static void load_row(float *d, const fl_tensor *x, int64_t at, int64_t stride, int64_t n) {
   const float *f = (const float *)x->data + at;
   const uint8_t *b = (const uint8_t *)x->data + at;
-  if (is_bool)
+  fl_dtype t = x->type.dtype;
+  if (t == FL_F16 || t == FL_BF16)
+    load_halves(d, (const uint16_t *)x->data + at, t == FL_BF16, stride, n);
+  else if (t == FL_BOOL)
     for (int64_t k = 0; k < n; k++) d[k] = b[k * stride] ? 1.0f : 0.0f;
   else if (stride == 1)
     memcpy(d, f, (size_t)n * sizeof *d);
@@ -432,7 +527,7 @@ static void load_runs(float *d, const params *q, int i, const fl_tensor *x, int6
   }
   while (n > 0) {
     int64_t run = q->dims[inner] - c[inner] < n ? q->dims[inner] - c[inner] : n, s = q->strides[i][inner];
-    load_row(d, x, q->in_bool[i], at, s, run);
+    load_row(d, x, at, s, run);
     d += run, n -= run;
     at -= c[inner] * s;
     c[inner] = 0;
@@ -443,6 +538,17 @@ static void load_runs(float *d, const params *q, int i, const fl_tensor *x, int6
       c[a] = 0;
     }
   }
+}
+
+static void store_row(const fl_tensor *x, int64_t at, const float *s, int n) {
+  uint8_t *b = (uint8_t *)x->data + at;
+  uint16_t *h = (uint16_t *)x->data + at;
+  if (x->type.dtype == FL_F16)
+    f16_store(h, s, n);
+  else if (x->type.dtype == FL_BF16)
+    bf16_store(h, s, n);
+  else
+    for (int k = 0; k < n; k++) b[k] = s[k] != 0.0f;
 }
 
 static void run_tiles(void *arg, int64_t begin, int64_t end, int thread) {
@@ -457,7 +563,7 @@ static void run_tiles(void *arg, int64_t begin, int64_t end, int thread) {
     if (q->how[i] == SCALAR || q->how[i] == PERIODIC) {
       int64_t n = q->total < q->tile ? q->total : q->tile;
       if (q->how[i] == SCALAR)
-        load_row(place[i], &args->in[i], q->in_bool[i], 0, 0, n);
+        load_row(place[i], &args->in[i], 0, 0, n);
       else
         load_runs(place[i], q, i, &args->in[i], 0, n);
     }
@@ -472,17 +578,13 @@ static void run_tiles(void *arg, int64_t begin, int64_t end, int thread) {
         load_runs(place[i], q, i, &args->in[i], at, n);
     }
     for (int o = 0; o < q->n_out; o++)
-      if (!q->out_bool[o]) place[q->n_in + o] = (float *)args->out[o].data + at;
+      if (q->out_type[o] == FL_F32) place[q->n_in + o] = (float *)args->out[o].data + at;
     for (int k = 0; k < q->n_code; k++) {
       const code *c = &q->code[k];
       handlers[c->op](place[c->dst], place[c->src[0]], place[c->src[1]], place[c->src[2]], n, c->a, c->b);
     }
-    for (int o = 0; o < q->n_out; o++) {
-      if (!q->out_bool[o]) continue;
-      uint8_t *d = (uint8_t *)args->out[o].data + at;
-      const float *s = place[q->out_slot[o]];
-      for (int k = 0; k < n; k++) d[k] = s[k] != 0.0f;
-    }
+    for (int o = 0; o < q->n_out; o++)
+      if (q->out_type[o] != FL_F32) store_row(&args->out[o], at, place[q->out_slot[o]], n);
   }
 }
 

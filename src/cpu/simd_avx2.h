@@ -24,6 +24,23 @@ FL_INLINE vm vm_and(vm a, vm b) { return _mm256_and_ps(a, b); }
 FL_INLINE vf vf_load_mask(const float *p, vm m) { return _mm256_maskload_ps(p, _mm256_castps_si256(m)); }
 FL_INLINE void vf_store_mask(float *p, vm m, vf v) { _mm256_maskstore_ps(p, _mm256_castps_si256(m), v); }
 
+FL_INLINE vf vf_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+FL_INLINE void vf_store_f16(uint16_t *p, vf v) {
+  _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+FL_INLINE vf vf_load_bf16(const uint16_t *p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+}
+FL_INLINE void vf_store_bf16(uint16_t *p, vf v) {
+  const vi u = _mm256_castps_si256(v), odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+  vi r = _mm256_add_epi32(_mm256_add_epi32(u, odd), _mm256_set1_epi32(0x7fff));
+  const vi nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+  r = _mm256_blendv_epi8(r, _mm256_or_si256(u, _mm256_set1_epi32(0x400000)), nan);
+  r = _mm256_srli_epi32(r, 16);
+  r = _mm256_permute4x64_epi64(_mm256_packus_epi32(r, r), 0x08);
+  _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(r));
+}
+
 FL_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 FL_INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 FL_INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }

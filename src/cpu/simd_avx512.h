@@ -25,6 +25,21 @@ FL_INLINE vm vm_and(vm a, vm b) { return a & b; }
 FL_INLINE vf vf_load_mask(const float *p, vm m) { return _mm512_maskz_loadu_ps(m, p); }
 FL_INLINE void vf_store_mask(float *p, vm m, vf v) { _mm512_mask_storeu_ps(p, m, v); }
 
+/* VL 16-bit floats; stores round to nearest even. */
+FL_INLINE vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+FL_INLINE void vf_store_f16(uint16_t *p, vf v) {
+  _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+FL_INLINE vf vf_load_bf16(const uint16_t *p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
+FL_INLINE void vf_store_bf16(uint16_t *p, vf v) {
+  const vi u = _mm512_castps_si512(v), odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  vi r = _mm512_add_epi32(_mm512_add_epi32(u, odd), _mm512_set1_epi32(0x7fff));
+  r = _mm512_mask_or_epi32(r, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), u, _mm512_set1_epi32(0x400000)); /* stays NaN */
+  _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16)));
+}
+
 FL_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 FL_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 FL_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }

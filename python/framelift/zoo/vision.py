@@ -34,7 +34,7 @@ TORCHVISION = {
     "mobilenet_v3_large": Row("mobilenet_v3_large", 32),
     "squeezenet1_1": Row("squeezenet1_1", 16),
     "alexnet": Row("alexnet", 16),
-    "vgg16": Row("vgg16", 4),
+    "vgg16": Row("vgg16", 4, small_size=32),
     "densenet121": Row("densenet121", 64),
     "shufflenet_v2_x1_0": Row("shufflenet_v2_x1_0", 64),
     "mnasnet1_0": Row("mnasnet1_0", 32),
