@@ -19,12 +19,15 @@ typedef struct fl_transfer {
   size_t bytes;
 } fl_transfer;
 
+enum { FL_QUEUE_VARIANTS = 5 };
+
 typedef struct fl_work {
   void (*walk)(void *arg); /* calls `run` of each step's kernel; may be called more than once, or not at all when
                               the queue still knows the program */
   void *arg;
-  bool changed;                      /* steps or addresses differ from those of the queue's last work */
-  bool wait;                         /* return only when all is computed */
+  int variant;  /* which of the queue's programs, below FL_QUEUE_VARIANTS: they differ in addresses. 0 if not staged */
+  bool changed; /* steps or addresses differ from those of the variant's last work */
+  bool wait;    /* return only when all is computed */
   const fl_transfer *before, *after; /* between the caller's tensors and their stages; only if the backend is staged */
   int n_before, n_after;
 } fl_work;

@@ -26,7 +26,7 @@ typedef struct fl_cuda_queue {
   const fl_cuda_device *device;
   fl_cu_stream stream; /* what is captured */
   fl_cu_event done;    /* after the last work */
-  fl_cu_graph_exec exec;
+  fl_cu_graph_exec exec[FL_QUEUE_VARIANTS];
   bool preparing; /* this walk only finds what must be compiled; nothing is launched */
   fl_cuda_pending *pending;
   fl_status failed;   /* the first failure of the walk */

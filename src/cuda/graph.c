@@ -52,7 +52,8 @@ void fl_cuda_queue_destroy(fl_queue *base) {
   const fl_cuda_api *api = q->device->api;
   enter(q);
   if (q->done) api->cuEventSynchronize(q->done);
-  if (q->exec) api->cuGraphExecDestroy(q->exec);
+  for (int i = 0; i < FL_QUEUE_VARIANTS; i++)
+    if (q->exec[i]) api->cuGraphExecDestroy(q->exec[i]);
   if (q->done) api->cuEventDestroy_v2(q->done);
   if (q->stream) api->cuStreamDestroy_v2(q->stream);
   if (q->base.fault) api->cuMemFreeHost(q->base.fault);
@@ -94,11 +95,12 @@ static fl_status record(fl_cuda_queue *q, const fl_work *work, fl_cu_graph_exec 
 
 static fl_status capture(fl_cuda_queue *q, const fl_work *work) {
   const fl_cuda_api *api = q->device->api;
+  fl_cu_graph_exec *exec = &q->exec[work->variant];
   FL_TRY(fl_cuda_check(api->cuEventSynchronize(q->done), "the run before"));
-  if (q->exec) api->cuGraphExecDestroy(q->exec);
-  q->exec = NULL;
+  if (*exec) api->cuGraphExecDestroy(*exec);
+  *exec = NULL;
   FL_TRY(walk_and_compile(q, work));
-  return record(q, work, &q->exec);
+  return record(q, work, exec);
 }
 
 static fl_status transfer(fl_cuda_queue *q, const fl_transfer *t, int n, fl_cu_stream stream) {
@@ -128,10 +130,10 @@ static fl_status launch(fl_cuda_queue *q, const fl_work *work) {
   const fl_cuda_api *api = q->device->api;
   fl_cu_stream stream = current_stream;
   FL_TRY(verdict(q, true));
-  if (work->changed || !q->exec) FL_TRY(capture(q, work));
+  if (work->changed || !q->exec[work->variant]) FL_TRY(capture(q, work));
   FL_TRY(fl_cuda_check(api->cuStreamWaitEvent(stream, q->done, 0), "the run before"));
   FL_TRY(transfer(q, work->before, work->n_before, stream));
-  FL_TRY(fl_cuda_check(api->cuGraphLaunch(q->exec, stream), "graph launch"));
+  FL_TRY(fl_cuda_check(api->cuGraphLaunch(q->exec[work->variant], stream), "graph launch"));
   FL_TRY(transfer(q, work->after, work->n_after, stream));
   FL_TRY(fl_cuda_check(api->cuEventRecord(q->done, stream), "event"));
   if (!work->wait) return NULL;

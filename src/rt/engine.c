@@ -22,6 +22,15 @@ typedef struct patches {
   size_t len;
 } patches;
 
+/* A program of a staged backend that was recorded with the caller's own addresses, for when they come again. */
+typedef struct direct {
+  const void **at; /* of inputs, then outputs; NULL = free */
+  uint64_t used;
+  bool fresh; /* to be recorded, or recorded anew since weights moved */
+} direct;
+
+enum { SEEN = 8, MAX_RECORDINGS = 16, DIRECT_ALIGN = 64 };
+
 typedef struct context {
   struct context *next; /* in the engine's list of free ones */
   ready_step *steps;
@@ -35,6 +44,9 @@ typedef struct context {
   fl_transfer
       *transfers; /* of a staged backend: inputs, then outputs; the block is the side that the caller does not give */
   int n_stages;
+  direct variants[FL_QUEUE_VARIANTS]; /* the first is unused: that program reads and writes the stages */
+  uint64_t seen[SEEN], calls;         /* addresses of the last calls that used the stages, as hashes */
+  int recordings;
 } context;
 
 struct fl_engine {
@@ -60,6 +72,7 @@ static void context_destroy(const fl_engine *e, context *c) {
   if (!c) return;
   e->backend->queue_destroy(c->queue); /* waits for its work */
   for (int i = 0; i < c->n_stages; i++) e->backend->release(e->backend, stage_of(c, e->plan, i));
+  for (int i = 0; i < FL_QUEUE_VARIANTS; i++) fl_free(c->variants[i].at);
   fl_free(c->transfers);
   fl_free(c->steps);
   fl_free(c->tensors);
@@ -159,15 +172,7 @@ static fl_status fill_context(const fl_engine *e, context *c, const fl_step *ste
   FL_TRY(alloc_tables(e, c, steps, n));
   ready_program(e, c, steps, n);
   if (!e->backend->staged || steps != e->plan->run.data) return NULL;
-  FL_TRY(make_stages(e, c));
-  for (int i = 0; i < c->n_stages; i++) {
-    const patches *list = i < e->plan->n_inputs ? &c->inputs : &c->outputs;
-    uint32_t index = (uint32_t)(i < e->plan->n_inputs ? i : i - e->plan->n_inputs);
-    for (size_t k = 0; k < list->len; k++)
-      if (list->data[k].index == index)
-        c->tensors[list->data[k].tensor].data = (char *)stage_of(c, e->plan, i) + list->data[k].offset;
-  }
-  return NULL;
+  return make_stages(e, c);
 }
 
 static fl_status context_create(const fl_engine *e, const fl_step *steps, size_t n, size_t arena_bytes, context **out) {
@@ -212,14 +217,8 @@ static bool patch_weights(fl_engine *e, context *c) {
   return true;
 }
 
-static void patch_call(const fl_plan *plan, context *c, const void *const *inputs, void *const *outputs) {
-  for (int i = 0; i < c->n_stages; i++) {
-    if (i < plan->n_inputs)
-      c->transfers[i].from = inputs[i];
-    else
-      c->transfers[i].to = outputs[i - plan->n_inputs];
-  }
-  if (c->n_stages) return;
+/* Addresses of the program's inputs and outputs. */
+static void patch_addresses(context *c, const void *const *inputs, void *const *outputs) {
   for (size_t i = 0; i < c->inputs.len; i++) {
     const patch *p = &c->inputs.data[i];
     c->tensors[p->tensor].data = (char *)(uintptr_t)inputs[p->index] + p->offset;
@@ -228,6 +227,94 @@ static void patch_call(const fl_plan *plan, context *c, const void *const *input
     const patch *p = &c->outputs.data[i];
     c->tensors[p->tensor].data = (char *)outputs[p->index] + p->offset;
   }
+}
+
+static void patch_stages(const fl_plan *plan, context *c) {
+  for (size_t i = 0; i < c->inputs.len; i++) {
+    const patch *p = &c->inputs.data[i];
+    c->tensors[p->tensor].data = (char *)stage_of(c, plan, (int)p->index) + p->offset;
+  }
+  for (size_t i = 0; i < c->outputs.len; i++) {
+    const patch *p = &c->outputs.data[i];
+    c->tensors[p->tensor].data = (char *)stage_of(c, plan, plan->n_inputs + (int)p->index) + p->offset;
+  }
+}
+
+/* --- programs for the caller's own addresses ---
+ * A recording costs about as much as a thousand copies, so that one is made for addresses that have come before only, and
+ * not for ever new ones. Programs may count on the alignment that stages have. */
+
+static const void *address_of(const fl_plan *plan, const void *const *inputs, void *const *outputs, int i) {
+  return i < plan->n_inputs ? inputs[i] : outputs[i - plan->n_inputs];
+}
+
+static int find_direct(const context *c, const fl_plan *plan, const void *const *inputs, void *const *outputs) {
+  for (int v = 1; v < FL_QUEUE_VARIANTS; v++) {
+    int i = 0;
+    if (!c->variants[v].at) continue;
+    while (i < c->n_stages && c->variants[v].at[i] == address_of(plan, inputs, outputs, i)) i++;
+    if (i == c->n_stages) return v;
+  }
+  return 0;
+}
+
+/* False for what must go through the stages: memory that is not aligned as they are. */
+static bool hash_addresses(const context *c, const fl_plan *plan, const void *const *inputs, void *const *outputs,
+                           uint64_t *out) {
+  *out = 0xcbf29ce484222325;
+  for (int i = 0; i < c->n_stages; i++) {
+    uintptr_t at = (uintptr_t)address_of(plan, inputs, outputs, i);
+    if (at % DIRECT_ALIGN) return false;
+    *out = (*out ^ at) * 0x100000001b3;
+  }
+  return true;
+}
+
+static bool was_seen(context *c, uint64_t hash) {
+  for (int i = 0; i < SEEN; i++)
+    if (c->seen[i] == hash) return true;
+  c->seen[c->calls % SEEN] = hash;
+  return false;
+}
+
+/* The program least used, for these addresses. 0 when out of memory. */
+static int take_direct(context *c, const fl_plan *plan, const void *const *inputs, void *const *outputs) {
+  int v = 1;
+  for (int i = 2; i < FL_QUEUE_VARIANTS; i++)
+    if (c->variants[i].used < c->variants[v].used) v = i;
+  direct *d = &c->variants[v];
+  if (!d->at) d->at = fl_malloc((size_t)c->n_stages * sizeof *d->at);
+  if (!d->at) return 0;
+  for (int i = 0; i < c->n_stages; i++) d->at[i] = address_of(plan, inputs, outputs, i);
+  d->fresh = true;
+  c->recordings++;
+  return v;
+}
+
+static int choose_variant(context *c, const fl_plan *plan, const void *const *inputs, void *const *outputs) {
+  uint64_t hash;
+  if (!c->n_stages) return 0;
+  c->calls++;
+  int v = find_direct(c, plan, inputs, outputs);
+  if (!v && c->recordings < MAX_RECORDINGS && hash_addresses(c, plan, inputs, outputs, &hash) && was_seen(c, hash))
+    v = take_direct(c, plan, inputs, outputs);
+  c->variants[v].used = c->calls;
+  return v;
+}
+
+/* Makes the context's tensors, if the program is to be recorded, and the work's copies fit the call. */
+static void address(const fl_plan *plan, context *c, const void *const *inputs, void *const *outputs, fl_work *work) {
+  if (!c->n_stages || (work->variant && work->changed))
+    patch_addresses(c, inputs, outputs);
+  else if (work->changed)
+    patch_stages(plan, c);
+  if (!c->n_stages || work->variant) return;
+  for (int i = 0; i < plan->n_inputs; i++) c->transfers[i].from = inputs[i];
+  for (int i = 0; i < plan->n_outputs; i++) c->transfers[plan->n_inputs + i].to = outputs[i];
+  work->before = c->transfers;
+  work->n_before = plan->n_inputs;
+  work->after = c->transfers + plan->n_inputs;
+  work->n_after = plan->n_outputs;
 }
 
 static inline void run_step(const fl_backend *backend, const ready_step *s) {
@@ -251,22 +338,22 @@ static void walk_steps(void *arg) {
   for (size_t i = 0; i < w->c->n_steps; i++) run_step(w->backend, &w->c->steps[i]);
 }
 
+static bool *fresh_of(context *c, int variant) { return variant ? &c->variants[variant].fresh : &c->fresh; }
+
 static fl_status run(fl_engine *e, const void *const *inputs, void *const *outputs, void (*steps)(void *), double *us) {
   context *c;
   FL_TRY(borrow_context(e, &c));
   walk w = {e->backend, c, us};
-  fl_work work = {.walk = steps, .arg = &w, .changed = patch_weights(e, c) || c->fresh};
-  patch_call(e->plan, c, inputs, outputs);
-  if (c->n_stages) {
-    work.before = c->transfers;
-    work.n_before = e->plan->n_inputs;
-    work.after = c->transfers + e->plan->n_inputs;
-    work.n_after = e->plan->n_outputs;
-  }
-  c->fresh = true;
   bool marked = us && !e->backend->immediate;
+  fl_work work = {.walk = steps, .arg = &w, .variant = marked ? 0 : choose_variant(c, e->plan, inputs, outputs)};
+  if (patch_weights(e, c))
+    for (int v = 0; v < FL_QUEUE_VARIANTS; v++) *fresh_of(c, v) = true;
+  bool *fresh = fresh_of(c, work.variant);
+  work.changed = *fresh || marked;
+  address(e->plan, c, inputs, outputs, &work);
+  *fresh = true;
   fl_status s = marked ? e->backend->profile(c->queue, &work, (int)c->n_steps, us) : e->backend->run(c->queue, &work);
-  c->fresh = s != NULL || marked; /* a queue's own program is not the one that was profiled */
+  *fresh = s != NULL || marked; /* a queue's own program is not the one that was profiled */
   give_back_context(e, c);
   return s;
 }
