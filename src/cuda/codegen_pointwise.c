@@ -3,6 +3,17 @@
 
 #include "cuda/codegen.h"
 
+/* Of f16 and bf16, computed in float and rounded when stored: shorter forms, exact enough for them (prelude.cu). */
+static const char *unary_16(fl_op op) {
+  switch (op) {
+  case FL_OP_SIGMOID: return "sigmoid_16(A)";
+  case FL_OP_SILU: return "silu_16(A)";
+  case FL_OP_GELU: return "gelu_16(A)";
+  case FL_OP_GELU_TANH: return "gelu_tanh_16(A)";
+  default: return NULL;
+  }
+}
+
 static const char *unary_float(fl_op op, bool dbl) {
   switch (op) {
   case FL_OP_NEG: return "-A";
@@ -100,7 +111,8 @@ static const char *form_of(const fl_pw_instr *in, fl_dtype src) {
   default: break;
   }
   if (!fl_dtype_is_float(src)) return integer(in->op, in->dtype == FL_BOOL);
-  const char *form = unary_float(in->op, in->dtype == FL_F64);
+  const char *form = in->dtype == FL_F16 || in->dtype == FL_BF16 ? unary_16(in->op) : NULL;
+  if (!form) form = unary_float(in->op, in->dtype == FL_F64);
   return form ? form : binary_float(in->op, in->dtype == FL_F64);
 }
 

@@ -64,6 +64,22 @@ FL_TEST(pointwise_text) {
   fl_text_free(&t);
 }
 
+/* 16-bit floats have shorter forms of some activations; 32-bit ones keep the exact ones. */
+FL_TEST(activations_text) {
+  const fl_dtype types[] = {FL_F16, FL_BF16, FL_F32};
+  for (int i = 0; i < 3; i++) {
+    fl_cuda_params p = {.op = FL_OP_POINTWISE, .n_in = 1, .n_out = 1};
+    p.program = (fl_pw_program){.n_inputs = 1, .n_instrs = 1, .n_outputs = 1, .in_dtype = {types[i]}, .outputs = {1}};
+    p.program.instrs[0] = (fl_pw_instr){FL_OP_GELU, types[i], {0, -1, -1}, 0, 0};
+    fl_tensor x = tensor(types[i], 1, 64, 0, 0);
+    fl_text t = {0};
+    int64_t grid;
+    fl_cg_map(&t, &p, &x, &x, &grid);
+    FL_CHECK(contains(&t, types[i] == FL_F32 ? "erff(r0 * 0.70710678f)" : "const float r1 = gelu_16(r0);"));
+    fl_text_free(&t);
+  }
+}
+
 FL_TEST(text_of_axes_merges_neighbours) {
   fl_text t = {0};
   fl_cg_function(&t, "row", 3, (int64_t[]){2, 3, 4}, (int64_t[]){24, 8, 2});
@@ -129,6 +145,8 @@ static const char *const graphs[] = {
     " %4 = tanh(%3) : f32[5,7]\n %5 = exp(%4) : f32[5,7]\n %6 = erf(%5) : f32[5,7]\n return %6, %2\n}",
     "graph(%0: i64[9], %1: i64[9]) {\n %2 = add(%0, %1) : i64[9]\n %3 = mul(%2, %2) : i64[9]\n"
     " %4 = cast(%3) dtype=f32 : f32[9]\n return %4, %3\n}",
+    "graph(%0: f32[64,128], %1: f32[64,128]) {\n %2 = mul(%0, %1) : f32[64,128]\n %3 = gelu(%2) : f32[64,128]\n"
+    " %4 = gelu_tanh(%2) : f32[64,128]\n %5 = sigmoid(%2) : f32[64,128]\n return %3, %4, %5\n}",
     /* movement */
     "graph(%0: f32[6,10,4]) {\n %1 = permute(%0) perm=[2,0,1] : f32[4,6,10]\n %2 = flip(%1) axes=[0,2] : f32[4,6,10]\n"
     " %3 = pad(%2) pads=[0,0,1,2,0,3] value=1.5 : f32[4,9,13]\n return %3\n}",
@@ -352,6 +370,7 @@ FL_TEST(faults_are_told) {
   backend->release(backend, out);
 }
 
-FL_TEST_MAIN(FL_RUN(pointwise_text) FL_RUN(text_of_axes_merges_neighbours) FL_RUN(text_survives_failing_memory)
-                 FL_RUN(parts_are_made_in_place) FL_RUN(sources_are_embedded) FL_RUN(no_device_is_told)
-                     FL_RUN(every_graph_is_planned_and_written) FL_RUN(graphs_on_the_gpu) FL_RUN(faults_are_told))
+FL_TEST_MAIN(FL_RUN(pointwise_text) FL_RUN(activations_text) FL_RUN(text_of_axes_merges_neighbours)
+                 FL_RUN(text_survives_failing_memory) FL_RUN(parts_are_made_in_place) FL_RUN(sources_are_embedded)
+                     FL_RUN(no_device_is_told) FL_RUN(every_graph_is_planned_and_written) FL_RUN(graphs_on_the_gpu)
+                         FL_RUN(faults_are_told))
