@@ -76,6 +76,28 @@ static void view_slice(const fl_builder *b, const fl_node *n, fl_loc *loc) {
   loc->strides[axis] *= fl_attr_int(&n->attrs, "step", 1);
 }
 
+/* A reshape that is no view: a copy, of an image whose channels are adjacent into one of that kind. */
+static fl_status copy_reshaped(fl_builder *b, const fl_node *n, fl_loc *loc) {
+  fl_vid in = n->inputs[0];
+  const fl_type *from = type_of(b, in), *to = type_of(b, n->outputs[0]);
+  const int64_t *strides = b->locs[in].strides;
+  fl_loc copy = {0};
+  fl_strides_channels_last(to, loc->strides);
+  bool images = to->rank == 4 && from->rank > 0 && strides[from->rank - 1] != 1 && !fl_is_contiguous(to, loc->strides);
+  if (!images || !fl_view_reshape(to, loc->strides, from, copy.strides)) {
+    FL_TRY(fl_loc_in_layout(b, in, FL_LAYOUT_CONTIGUOUS, n->origin, loc));
+    fl_strides_contiguous(to, loc->strides);
+    return NULL;
+  }
+  FL_TRY(fl_store_new(b, FL_STORE_TEMP, 0, fl_type_bytes(to), &copy.store));
+  b->stores.data[copy.store].shared = true;
+  b->stores.data[copy.store].init = program_of(b, n) == FL_INIT;
+  FL_TRY(fl_draft_copy(b, program_of(b, n), from, &b->locs[in], &copy, n->origin));
+  loc->store = copy.store;
+  loc->offset = 0;
+  return NULL;
+}
+
 static fl_status draft_view(fl_builder *b, const fl_node *n) {
   fl_vid in = n->inputs[0], out = n->outputs[0];
   const fl_type *from = type_of(b, in), *to = type_of(b, out);
@@ -89,8 +111,7 @@ static fl_status draft_view(fl_builder *b, const fl_node *n) {
   case FL_OP_SLICE: view_slice(b, n, &loc); break;
   case FL_OP_RESHAPE:
     if (fl_view_reshape(from, b->locs[in].strides, to, loc.strides)) break;
-    FL_TRY(fl_loc_in_layout(b, in, FL_LAYOUT_CONTIGUOUS, n->origin, &loc));
-    fl_strides_contiguous(to, loc.strides);
+    FL_TRY(copy_reshaped(b, n, &loc));
     break;
   default: return fl_fail(FL_INTERNAL, "plan: view operator %s is not known", fl_op_get(n->op)->name);
   }
@@ -372,6 +393,7 @@ fl_status fl_plan_build(const fl_graph *g, const fl_plan_options *options, fl_pl
   for (int i = 0; i < FL_PROGRAMS; i++) fl_free(b.steps[i].data);
   fl_free(b.copies.data);
   fl_free(b.packs.data);
+  fl_free(b.parts.data);
   fl_free(b.tactics.data);
   fl_trial_destroy(b.trial);
   if (s)

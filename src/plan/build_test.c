@@ -52,6 +52,52 @@ FL_TEST(views_cost_nothing) {
   fl_plan_destroy(p);
 }
 
+/* A backend whose kernels take operands as they come. */
+static fl_plan *plan_for_a_device(const char *text) {
+  fl_backend device = fl_backend_cpu;
+  fl_graph *g = NULL;
+  fl_plan *p = NULL;
+  fl_plan_options options = {.threads = 1, .backend = &device};
+  device.immediate = false;
+  FL_CHECK_OK(fl_graph_parse(text, &g));
+  FL_CHECK_OK(fl_plan_build(g, &options, &p));
+  fl_graph_destroy(g);
+  return p;
+}
+
+FL_TEST(concatenations_that_begin_alike_share_their_parts) {
+  static const char text[] = "graph(%0: f32[2,3], %1: f32[2,4], %2: f32[2,5]) {\n"
+                             "  %3 = cat(%0, %1) axis=1 : f32[2,7]\n  %4 = cumsum(%3) axis=1 : f32[2,7]\n"
+                             "  %5 = cat(%0, %1, %2) axis=1 : f32[2,12]\n  %6 = cumsum(%5) axis=1 : f32[2,12]\n"
+                             "  %7 = cat(%0, %2) axis=1 : f32[2,8]\n  %8 = cumsum(%7) axis=1 : f32[2,8]\n"
+                             "  return %4, %6, %8\n}\n";
+  fl_plan *p = plan_for_a_device(text);
+  FL_CHECK(run_count(p, FL_STEP_COPY) == 5); /* three parts, and the two of the one that begins otherwise */
+  const fl_step *first = &p->run.data[2], *second = &p->run.data[4];
+  FL_CHECK(first->kind == FL_STEP_KERNEL && second->kind == FL_STEP_KERNEL);
+  const fl_operand *a = &p->operands.data[first->operands], *b = &p->operands.data[second->operands];
+  FL_CHECK(a->offset == b->offset && a->strides[0] == 12 && b->strides[0] == 12 && a->type.dims[1] == 7);
+  fl_plan_destroy(p);
+  p = plan_of(text, NULL); /* on the host each has its own memory */
+  FL_CHECK(run_count(p, FL_STEP_COPY) == 7);
+  fl_plan_destroy(p);
+}
+
+FL_TEST(channels_are_shuffled_where_they_lie) {
+  fl_plan *p = plan_for_a_device("graph(%0: f32[2,6,5,7] strides=[210,1,42,6]) {\n"
+                                 "  %1 = reshape(%0) dims=[2,2,3,5,7] : f32[2,2,3,5,7]\n"
+                                 "  %2 = permute(%1) perm=[0,2,1,3,4] : f32[2,3,2,5,7]\n"
+                                 "  %3 = reshape(%2) dims=[2,6,5,7] : f32[2,6,5,7]\n"
+                                 "  %4 = slice(%3) axis=1 start=3 stop=6 step=1 : f32[2,3,5,7]\n"
+                                 "  %5 = cumsum(%4) axis=1 : f32[2,3,5,7]\n  return %5\n}\n");
+  FL_CHECK(p->run.len == 2 && run_count(p, FL_STEP_COPY) == 1);
+  const fl_operand *to = &p->operands.data[p->run.data[0].operands + 1],
+                   *x = &p->operands.data[p->run.data[1].operands];
+  FL_CHECK(to->type.rank == 5 && to->strides[1] == 2 && to->strides[2] == 1 && to->strides[4] == 6);
+  FL_CHECK(x->strides[1] == 1 && x->strides[3] == 6 && x->offset == to->offset + 3 * sizeof(float));
+  fl_plan_destroy(p);
+}
+
 FL_TEST(one_copy_serves_all_who_need_it) {
   fl_plan *p = plan_of("graph(%0: f32[4,6]) {\n"
                        "  %1 = permute(%0) perm=[1,0] : f32[6,4]\n"
@@ -200,8 +246,9 @@ FL_TEST(plans_print) {
 #define BEST     fl_cpu_force_isa(FL_ISA_AVX512);
 
 FL_TEST_MAIN(PORTABLE FL_RUN(a_chain_needs_no_more_than_two_buffers_and_ends_in_the_output) FL_RUN(views_cost_nothing)
-                 FL_RUN(one_copy_serves_all_who_need_it) FL_RUN(outputs_never_alias)
-                     FL_RUN(outputs_have_the_strides_asked_for) FL_RUN(constants_are_computed_before_the_first_run)
-                         FL_RUN(any_number_of_operands_is_concatenated) FL_RUN(nothing_is_computed_for_no_elements)
-                             FL_RUN(what_no_kernel_serves_is_named) FL_RUN(plans_print)
-                                 BEST FL_RUN(equal_packs_are_made_once) FL_RUN(results_take_the_place_of_what_dies))
+                 FL_RUN(concatenations_that_begin_alike_share_their_parts) FL_RUN(channels_are_shuffled_where_they_lie)
+                     FL_RUN(one_copy_serves_all_who_need_it) FL_RUN(outputs_never_alias)
+                         FL_RUN(outputs_have_the_strides_asked_for) FL_RUN(constants_are_computed_before_the_first_run)
+                             FL_RUN(any_number_of_operands_is_concatenated) FL_RUN(nothing_is_computed_for_no_elements)
+                                 FL_RUN(what_no_kernel_serves_is_named) FL_RUN(plans_print)
+                                     BEST FL_RUN(equal_packs_are_made_once) FL_RUN(results_take_the_place_of_what_dies))

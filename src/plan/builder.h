@@ -52,6 +52,12 @@ typedef struct fl_copy_entry {
   uint32_t store;
 } fl_copy_entry;
 
+/* A part of a concatenation that was copied to its place there. */
+typedef struct fl_part_entry {
+  fl_vid value;
+  fl_loc loc;
+} fl_part_entry;
+
 typedef struct fl_pack_entry {
   const fl_problem *problem;
   int kernel, operand;
@@ -78,6 +84,7 @@ typedef struct fl_builder {
   FL_VEC(fl_draft_step) steps[FL_PROGRAMS];
   FL_VEC(fl_copy_entry) copies;
   FL_VEC(fl_pack_entry) packs;
+  FL_VEC(fl_part_entry) parts;
   FL_VEC(fl_tactic_entry) tactics;
   fl_trial *trial;
   double tactic_left_us;

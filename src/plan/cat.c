@@ -40,15 +40,35 @@ static void part_of(const fl_builder *b, const fl_node *whole, fl_vid v, const f
         (size_t)(type_of(b, whole->inputs[i])->dims[axis] * all->strides[axis]) * fl_dtype_size(type_of(b, v)->dtype);
 }
 
+static bool begins_with(const fl_node *longer, const fl_node *n) {
+  if (longer->op != FL_OP_CAT || longer->n_inputs < n->n_inputs ||
+      fl_attr_int(&longer->attrs, "axis", 0) != fl_attr_int(&n->attrs, "axis", 0))
+    return false;
+  return !memcmp(longer->inputs, n->inputs, (size_t)n->n_inputs * sizeof *n->inputs);
+}
+
+/* The longest of this concatenation and the later ones that begin as it does: they share its block, and their parts are there
+ * already. Backends that compute on the host want results that lie densely, and get each its own. */
+static const fl_node *longest_of(const fl_builder *b, const fl_node *n) {
+  const fl_node *longest = n;
+  if (b->plan->backend->immediate || fl_graph_is_const(b->g, n->outputs[0])) return n;
+  for (fl_nid i = n->next; i != FL_NO_NODE; i = b->g->nodes.data[i].next)
+    if (begins_with(&b->g->nodes.data[i], longest)) longest = &b->g->nodes.data[i];
+  return longest;
+}
+
 /* The block of a whole, made when its first part is: in the order of axes of `like`, unless the caller of the plan wants the
  * result in another. */
 static fl_status place_whole(fl_builder *b, const fl_node *whole, const int64_t *like, fl_loc *out) {
   fl_vid v = whole->outputs[0];
   const fl_type *type = type_of(b, v);
-  const fl_node *larger = whole_of(b, v);
+  const fl_node *larger = whole_of(b, v), *longer = longest_of(b, whole);
   *out = b->wholes[v];
   if (out->store != FL_NO_STORE) return NULL;
-  if (larger) {
+  if (longer != whole) {
+    FL_TRY(place_whole(b, longer, like, out));
+    b->stores.data[out->store].shared = true;
+  } else if (larger) {
     fl_loc all;
     FL_TRY(place_whole(b, larger, like, &all));
     part_of(b, larger, v, &all, out);
@@ -91,6 +111,22 @@ static fl_vid largest_input(const fl_builder *b, const fl_node *n) {
   return best;
 }
 
+static bool is_copied(const fl_builder *b, fl_vid v, const fl_loc *to) {
+  for (size_t i = 0; i < b->parts.len; i++)
+    if (b->parts.data[i].value == v && b->parts.data[i].loc.store == to->store &&
+        b->parts.data[i].loc.offset == to->offset)
+      return true;
+  return false;
+}
+
+/* Copies what does not lie there yet, nor was copied for a concatenation that begins as this one does. */
+static fl_status copy_part(fl_builder *b, int program, const fl_node *n, fl_vid v, const fl_loc *to) {
+  fl_part_entry e = {v, *to};
+  if (is_copied(b, v, to)) return NULL;
+  FL_TRY(fl_draft_copy(b, program, type_of(b, v), &b->locs[v], to, n->origin));
+  return FL_PUSH(&b->parts, e) ? NULL : fl_oom();
+}
+
 static bool lies_at(const fl_loc *a, const fl_loc *b, const fl_type *t) {
   return a->store == b->store && a->offset == b->offset && fl_strides_equal(t, a->strides, b->strides);
 }
@@ -106,7 +142,7 @@ fl_status fl_draft_cat(fl_builder *b, const fl_node *n) {
     const fl_type *in = type_of(b, n->inputs[i]);
     const fl_loc *from = &b->locs[n->inputs[i]];
     b->stores.data[from->store].uses--;
-    if (fl_type_numel(in) && !lies_at(from, &part, in)) FL_TRY(fl_draft_copy(b, program, in, from, &part, n->origin));
+    if (fl_type_numel(in) && !lies_at(from, &part, in)) FL_TRY(copy_part(b, program, n, n->inputs[i], &part));
     part.offset += (size_t)(in->dims[axis] * loc.strides[axis]) * fl_dtype_size(in->dtype);
   }
   b->locs[out] = loc;
