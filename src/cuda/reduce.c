@@ -72,6 +72,23 @@ static bool find_column(fl_cuda_axes *kept) {
   return true;
 }
 
+/* Neighbouring threads take results that lie close together in the input. */
+static void sort_axes(fl_cuda_axes *kept) {
+  fl_cuda_axes sorted = {.n = kept->n};
+  for (int i = 0; i < kept->n; i++) {
+    int at = i;
+    for (; at > 0 && sorted.in[at - 1] < kept->in[i]; at--) {
+      sorted.dims[at] = sorted.dims[at - 1];
+      sorted.in[at] = sorted.in[at - 1];
+      sorted.out[at] = sorted.out[at - 1];
+    }
+    sorted.dims[at] = kept->dims[i];
+    sorted.in[at] = kept->in[i];
+    sorted.out[at] = kept->out[i];
+  }
+  *kept = sorted;
+}
+
 /* Several blocks for a result where there are few results of many elements. */
 static int split_of(int64_t blocks, int64_t steps) {
   int64_t split = 1;
@@ -94,14 +111,29 @@ static reduction shape_of(const fl_cuda_params *q, const fl_tensor *x, const int
     r.mode = BY_BLOCK;
     r.threads = r.count >= 1024 ? 256 : r.count >= 128 ? 128 : 32;
     if (r.kind < KIND_VAR) r.split = split_of(r.n, r.count / r.threads / 4);
-  }
+  } else
+    sort_axes(&r.kept);
   return r;
+}
+
+/* The result's axes lie in the order in which the input's do. */
+static void follow(const fl_problem *p, const fl_cuda_params *q, int64_t *out) {
+  const fl_tensor *x = &p->in[0];
+  int64_t places[FL_MAX_RANK], step = 1;
+  reduction r = {.kind = kind_of(q->op)};
+  for (int d = 0; d < x->type.rank; d++)
+    if (x->strides[d] <= 0 && x->type.dims[d] != 1) return;
+  for (int d = 0; d < p->out[0].rank; d++) places[d] = d; /* in the place of strides: which axis it is */
+  find_axes(q, x, places, &r);
+  sort_axes(&r.kept);
+  for (int i = r.kept.n - 1; i >= 0; step *= r.kept.dims[i--]) out[r.kept.out[i]] = step;
 }
 
 const char *fl_cuda_plan_reduce(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan) {
   const char *why = fl_cuda_plan_base(p, arena, plan);
   if (why) return why;
   if (fl_type_numel(&p->in[0].type) == 0) return "nothing to reduce";
+  follow(p, plan->params, plan->out_strides[0]);
   reduction r = shape_of(plan->params, &p->in[0], plan->out_strides[0]);
   plan->scratch_bytes = r.split > 1 ? (size_t)(r.n * r.split) * sizeof(double) : 0;
   plan->strided_out = true;
