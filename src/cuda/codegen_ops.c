@@ -219,6 +219,48 @@ static void adaptive_pool(const body *b) {
   average(b, "((h1 - h0) * (w1 - w0))");
 }
 
+/* Input step for one output step, as PyTorch computes it: in float. */
+static double resize_step(const body *b, int axis, bool corners) {
+  int64_t in = b->in[0].type.dims[axis], out = b->out[0].type.dims[axis];
+  double scale = fl_attr_float(&b->p->attrs, axis == 2 ? "scale_h" : "scale_w", 0);
+  if (corners) return out > 1 ? (double)((float)(in - 1) / (float)(out - 1)) : 0;
+  return scale > 0 ? (double)(float)(1 / scale) : (double)((float)in / (float)out);
+}
+
+/* The pixels a0 and a1 between which result index c<axis> lies, and at: how far from a0. */
+static void between(const body *b, char a, int axis, bool corners) {
+  int64_t last = b->in[0].type.dims[axis] - 1;
+  double step = resize_step(b, axis, corners);
+  fl_text_add(b->t,
+              corners ? "  const float %cs = (float)c%d * (float)%.9g;\n"
+                      : "  const float %cs = ((float)c%d + 0.5f) * (float)%.9g - 0.5f;\n",
+              a, axis, step);
+  fl_text_add(b->t, "  const float %cf = fmaxf(%cs, 0.0f);\n", a, a);
+  fl_text_add(b->t, "  const I %c0 = min((I)%cf, (I)%" PRId64 "), %c1 = min(%c0 + 1, (I)%" PRId64 ");\n", a, a, last, a,
+              a, last);
+  fl_text_add(b->t, "  const float %ct = fminf(%cf - (float)%c0, 1.0f);\n", a, a, a);
+}
+
+static void resize(const body *b) {
+  const int64_t *s = b->in[0].strides, *d = b->in[0].type.dims;
+  bool corners = integer(b, "align_corners");
+  image_base(b);
+  if (!integer(b, "bilinear")) {
+    fl_text_add(b->t, "  const I h = min((I)floorf((float)c2 * (float)%.9g), (I)%" PRId64 ");\n",
+                resize_step(b, 2, false), d[2] - 1);
+    fl_text_add(b->t, "  const I w = min((I)floorf((float)c3 * (float)%.9g), (I)%" PRId64 ");\n",
+                resize_step(b, 3, false), d[3] - 1);
+    fl_text_add(b->t, "  y0[o] = x0[base + h * (I)%" PRId64 " + w * (I)%" PRId64 "];\n", s[2], s[3]);
+    return;
+  }
+  between(b, 'h', 2, corners);
+  between(b, 'w', 3, corners);
+  for (int i = 0; i < 4; i++)
+    fl_text_add(b->t, "  const %s p%d%d = ld(x0[base + h%d * (I)%" PRId64 " + w%d * (I)%" PRId64 "]);\n",
+                fl_cg_register(b->in[0].type.dtype), i / 2, i % 2, i / 2, s[2], i % 2, s[3]);
+  fl_text_add(b->t, "  st(y0[o], (p00 * (1 - wt) + p01 * wt) * (1 - ht) + (p10 * (1 - wt) + p11 * wt) * ht);\n");
+}
+
 /* --- direct products and convolutions: what the libraries decline --- */
 
 static void finish_sum(const body *b, int column) {
@@ -279,6 +321,32 @@ static void conv2d(const body *b) {
   finish_sum(b, 1);
 }
 
+/* Each result gathers the pixels whose windows reach it. */
+static void conv_transpose(const body *b) {
+  const fl_tensor *x = &b->in[0], *w = &b->in[1];
+  const int64_t *s = list(b, "stride"), *p = list(b, "pad"), *d = list(b, "dilation"), groups = integer(b, "groups");
+  fl_text_add(b->t, "  %s sum = 0;\n  const I first = c1 / (I)%" PRId64 " * (I)%" PRId64 ";\n",
+              fl_cg_register(b->out[0].type.dtype), w->type.dims[1], x->type.dims[1] / groups);
+  fl_text_add(b->t,
+              "  for (int i2 = 0; i2 < %" PRId64 "; i2++)\n  for (int j2 = 0; j2 < %" PRId64 "; j2++) {\n"
+              "    const I h = c2 + %" PRId64 " - i2 * (I)%" PRId64 ", v = c3 + %" PRId64 " - j2 * (I)%" PRId64 ";\n",
+              w->type.dims[2], w->type.dims[3], p[0], d[0], p[1], d[1]);
+  fl_text_add(b->t,
+              "    if (h < 0 || v < 0 || h %% (I)%" PRId64 " || v %% (I)%" PRId64 " || h / (I)%" PRId64
+              " >= (I)%" PRId64 " || v / (I)%" PRId64 " >= (I)%" PRId64 ") continue;\n",
+              s[0], s[1], s[0], x->type.dims[2], s[1], x->type.dims[3]);
+  fl_text_add(b->t,
+              "    for (I c = first; c < first + (I)%" PRId64 "; c++)\n      sum += ld(x0[c0 * (I)%" PRId64
+              " + c * (I)%" PRId64 " + h / (I)%" PRId64 " * (I)%" PRId64 " + v / (I)%" PRId64 " * (I)%" PRId64 "])",
+              x->type.dims[1] / groups, x->strides[0], x->strides[1], s[0], x->strides[2], s[1], x->strides[3]);
+  fl_text_add(b->t,
+              " * ld(x1[c * (I)%" PRId64 " + c1 %% (I)%" PRId64 " * (I)%" PRId64 " + i2 * (I)%" PRId64
+              " + j2 * (I)%" PRId64 "]);\n  }\n",
+              w->strides[0], w->type.dims[1], w->strides[1], w->strides[2], w->strides[3]);
+  if (has(b, 2)) fl_text_add(b->t, "  sum += ld(x2[c1 * (I)%" PRId64 "]);\n", b->in[2].strides[0]);
+  fl_text_add(b->t, "  st(y0[o], sum);\n");
+}
+
 static void copy(const body *b) {
   fl_text_add(b->t, "  y0[o] = x0[");
   fl_cg_offset(b->t, &b->in[0], &b->out[0].type);
@@ -306,6 +374,8 @@ static const struct {
     {FL_OP_ADAPTIVE_AVG_POOL2D, adaptive_pool},
     {FL_OP_MATMUL, matmul},
     {FL_OP_CONV2D, conv2d},
+    {FL_OP_CONV_TRANSPOSE2D, conv_transpose},
+    {FL_OP_RESIZE2D, resize},
 };
 
 bool fl_cg_has_map(fl_op op) {

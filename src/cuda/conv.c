@@ -1,384 +1,419 @@
-/* Convolutions through cuDNN's operation graphs: convolution, bias, residual and activation as one operation where an
- * engine for it exists, else convolution alone and a kernel for the rest, else our direct kernel. Channels-last.
- * Built execution plans are kept for the life of the process, by problem. */
+/* Convolutions. There are many ways to compute one: our own kernels, cuBLASLt where it is a matrix product, cuDNN's engines
+ * with bias, residual and activation in the same operation, or without them and a kernel for the rest. The fastest is found
+ * by timing when a program is prepared, and kept for the life of the process, by problem. */
+#include "cuda/conv.h"
+
 #include <inttypes.h>
-#include <math.h>
 #include <pthread.h>
 #include <string.h>
 
+#include "cuda/cudnn.h"
 #include "cuda/nvrtc.h"
-#include "cuda/ops.h"
+#include "cuda/tactic.h"
 
-enum { /* cudnn_graph.h */
-       D_POINTWISE = 0,
-       D_CONVOLUTION = 1,
-       D_ENGINECFG = 3,
-       D_ENGINEHEUR = 4,
-       D_PLAN = 5,
-       D_OP_CONV = 10,
-       D_OP_POINTWISE = 13,
-       D_GRAPH = 15,
-       D_VARIANTS = 16,
-       D_TENSOR = 17
-};
-enum {
-  T_HANDLE = 0,
-  T_DATA_TYPE = 1,
-  T_BOOLEAN = 2,
-  T_INT64 = 3,
-  T_FLOAT = 4,
-  T_DOUBLE = 5,
-  T_VOID_PTR = 6,
-  T_CONV_MODE = 7,
-  T_HEUR_MODE = 8,
-  T_POINTWISE_MODE = 14,
-  T_DESC = 15
-};
-enum {
-  A_PW_MODE = 0,
-  A_PW_PREC = 1,
-  A_PW_LOWER = 3,
-  A_PW_UPPER = 4,
-  A_CONV_TYPE = 100,
-  A_CONV_MODE = 101,
-  A_CONV_DILATIONS = 102,
-  A_CONV_STRIDES = 103,
-  A_CONV_POST = 104,
-  A_CONV_PRE = 105,
-  A_CONV_DIMS = 106,
-  A_HEUR_MODE = 200,
-  A_HEUR_GRAPH = 201,
-  A_HEUR_RESULTS = 202,
-  A_PLAN_HANDLE = 400,
-  A_PLAN_CONFIG = 401,
-  A_PLAN_WORKSPACE = 402,
-  A_OPCONV_ALPHA = 700,
-  A_OPCONV_BETA = 701,
-  A_OPCONV_DESC = 702,
-  A_OPCONV_W = 703,
-  A_OPCONV_X = 704,
-  A_OPCONV_Y = 705,
-  A_OPPW_DESC = 750,
-  A_OPPW_X = 751,
-  A_OPPW_B = 752,
-  A_OPPW_Y = 753,
-  A_GRAPH_HANDLE = 800,
-  A_GRAPH_OPS = 801,
-  A_TENSOR_ALIGN = 900,
-  A_TENSOR_TYPE = 901,
-  A_TENSOR_DIMS = 902,
-  A_TENSOR_STRIDES = 903,
-  A_TENSOR_ID = 906,
-  A_TENSOR_VIRTUAL = 907,
-  A_PACK_IDS = 1000,
-  A_PACK_POINTERS = 1001,
-  A_PACK_WORKSPACE = 1003
-};
-enum {
-  DNN_FLOAT = 0,
-  DNN_HALF = 2,
-  DNN_BFLOAT16 = 9,
-  CROSS_CORRELATION = 1,
-  PW_ADD = 0,
-  PW_RELU = 100,
-  HEUR_FALLBACK = 2,
-  HEUR_A = 3
-};
-enum { ID_X = 1, ID_W, ID_BIAS, ID_RESIDUAL, ID_Y, ID_VIRTUAL };
-enum { WORKSPACE = 64 << 20, MAX_CONFIGS = 16, MAX_DESCS = 40 };
+enum { WORKSPACE = 64 << 20, SMALL_CHANNELS = 4 };
+enum { MAX_FUSED = FL_CONV_PLAIN - FL_CONV_FUSED, MAX_PLAIN = FL_CONV_WAYS - FL_CONV_PLAIN };
+enum { BUF_X, BUF_W, BUF_BIAS, BUF_RESIDUAL, BUF_Y, BUF_WORKSPACE, BUF_FAULT };
 
 typedef struct built {
   struct built *next;
-  fl_type types[5]; /* x, w, y, bias, residual: absent ones have rank -1 */
-  fl_attrs attrs;
-  fl_dnn_desc plan; /* NULL: no engine */
-  fl_dnn_desc kept[MAX_DESCS];
-  int n_kept;
-  bool fused;
+  const fl_cuda_device *device;
+  const fl_cuda_queue *owner; /* who prepared it last decides */
+  bool decided;
+  int way;
+  char *key;
+  fl_cuda_conv c;
+  fl_cuda_params params;
+  fl_tensor in[4], out; /* data is NULL */
+  fl_dnn_graph graphs[2];
+  bool proposed;
+  fl_dnn_desc plans[FL_CONV_WAYS];
 } built;
 
 static struct {
-  pthread_mutex_t lock;
-  fl_dnn_handle handle;
+  pthread_mutex_t lock; /* of everything here, and while deciding */
+  fl_dnn_handle handles[FL_CUDA_MAX_DEVICES];
   built *all;
-} state = {.lock = PTHREAD_MUTEX_INITIALIZER};
+  int forced;
+} state = {.lock = PTHREAD_MUTEX_INITIALIZER, .forced = FL_CONV_WAYS};
 
-const char *fl_cuda_plan_cudnn(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan) {
+/* --- planning --- */
+
+/* Slices of channels: pixels are evenly apart, by more than their channels. */
+static bool is_slice(const fl_tensor *x) {
+  const int64_t *d = x->type.dims, *s = x->strides;
+  return s[1] == 1 && s[3] > d[1] && s[2] == d[3] * s[3] && s[0] == d[2] * s[2];
+}
+
+/* Our kernels for the tensor cores gather few channels from wherever they lie, and those for windows of one element and for
+ * depthwise convolutions take slices: no copy is needed. */
+static bool takes_any_strides(const fl_problem *p) {
+  const fl_cuda_device *d = fl_cuda_device_of(p->backend);
+  const int64_t *w = p->in[1].type.dims, groups = fl_attr_int(p->attrs, "groups", 1), *pad, *stride;
+  fl_dtype t = p->out[0].dtype;
+  int n;
+  if ((t != FL_F16 && t != FL_BF16) || (d && d->arch < 80)) return false;
+  if (groups == 1 && w[1] <= SMALL_CHANNELS) return true;
+  pad = fl_attr_list(p->attrs, "pad", &n);
+  stride = fl_attr_list(p->attrs, "stride", &n);
+  bool plain = groups == 1 && w[2] * w[3] == 1 && pad[0] + pad[1] + pad[2] + pad[3] == 0 && stride[0] * stride[1] == 1;
+  return is_slice(&p->in[0]) && (plain || (groups > 1 && w[0] == groups && w[1] == 1));
+}
+
+const char *fl_cuda_plan_conv(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan) {
   const char *why = fl_cuda_plan_base(p, arena, plan);
   if (why) return why;
   fl_dtype t = p->out[0].dtype;
-  if (t != FL_F32 && t != FL_F16 && t != FL_BF16) return "cuDNN is used for f32, f16 and bf16";
+  if (t != FL_F32 && t != FL_F16 && t != FL_BF16) return "f32, f16 and bf16 only";
   for (int i = 0; i < p->n_in; i++)
     if (!p->absent[i] && p->in[i].type.dtype != t) return "operands of different types";
   if (fl_type_numel(&p->in[0].type) == 0) return "nothing to convolve";
-  plan->in_layout[0] = plan->in_layout[1] = FL_LAYOUT_CHANNELS_LAST;
+  plan->in_layout[0] = takes_any_strides(p) ? FL_LAYOUT_ANY : FL_LAYOUT_CHANNELS_LAST;
+  plan->in_layout[1] = FL_LAYOUT_CHANNELS_LAST;
   plan->in_layout[2] = FL_LAYOUT_CONTIGUOUS;
   if (p->n_in > 3 && !p->absent[3]) {
     if (!fl_dims_equal(&p->in[3].type, &p->out[0])) return "the residual broadcasts";
     plan->in_layout[3] = FL_LAYOUT_CHANNELS_LAST;
   }
   fl_strides_channels_last(&p->out[0], plan->out_strides[0]);
+  plan->strided_out = true;
   plan->scratch_bytes = WORKSPACE;
   return NULL;
 }
 
-/* --- descriptors: the first failure is kept, later calls do nothing --- */
+static int alignment_of(const fl_run_args *a, const fl_cuda_params *q) {
+  uintptr_t low = (uintptr_t)a->out[0].data | 16;
+  for (int i = 0; i < q->n_in; i++)
+    if (!q->absent[i]) low |= (uintptr_t)a->in[i].data;
+  return (int)(low & -low);
+}
 
-typedef struct maker {
-  const fl_cuda_api *api;
+fl_cuda_conv fl_cuda_conv_of(const fl_run_args *a, const fl_cuda_params *q) {
+  int n;
+  const int64_t *x = a->in[0].type.dims, *w = a->in[1].type.dims, *y = a->out[0].type.dims;
+  const int64_t *s = fl_attr_list(&q->attrs, "stride", &n), *p = fl_attr_list(&q->attrs, "pad", &n),
+                *d = fl_attr_list(&q->attrs, "dilation", &n);
+  fl_cuda_conv c = {.dtype = a->out[0].type.dtype,
+                    .n = x[0],
+                    .c = x[1],
+                    .h = x[2],
+                    .w = x[3],
+                    .o = w[0],
+                    .oh = y[2],
+                    .ow = y[3],
+                    .kh = w[2],
+                    .kw = w[3],
+                    .sh = s[0],
+                    .sw = s[1],
+                    .dh = d[0],
+                    .dw = d[1],
+                    .top = p[0],
+                    .left = p[1],
+                    .bottom = p[2],
+                    .right = p[3],
+                    .groups = fl_attr_int(&q->attrs, "groups", 1),
+                    .cg = w[1],
+                    .m = y[0] * y[2] * y[3],
+                    .bias = q->n_in > 2 && !q->absent[2],
+                    .residual = q->n_in > 3 && !q->absent[3],
+                    .act = (fl_act)fl_attr_int(&q->attrs, "act", FL_ACT_NONE),
+                    .lo = fl_attr_float(&q->attrs, "act_lo", 0),
+                    .hi = fl_attr_float(&q->attrs, "act_hi", 0),
+                    .align = alignment_of(a, q)};
+  c.og = c.o / c.groups;
+  memcpy(c.xs, a->in[0].strides, sizeof c.xs);
+  const int64_t *ys = a->out[0].strides;
+  c.yp = ys[3];
+  c.even = (c.o == 1 || ys[1] == 1) && (c.oh == 1 || ys[2] == c.ow * c.yp) && (c.n == 1 || ys[0] == c.oh * c.ow * c.yp);
+  return c;
+}
+
+bool fl_cuda_conv_is_plain(const fl_cuda_conv *c) {
+  return c->kh == 1 && c->kw == 1 && c->sh == 1 && c->sw == 1 && c->groups == 1 && c->oh == c->h && c->ow == c->w &&
+         c->top == 0 && c->left == 0 && c->xs[1] == 1 && (c->h == 1 || c->xs[2] == c->w * c->xs[3]) &&
+         (c->n == 1 || c->xs[0] == c->h * c->w * c->xs[3]);
+}
+
+/* --- the ways --- */
+
+static void run_gemm(const fl_run_args *a, const built *b) {
+  const fl_cuda_conv *c = &b->c;
+  fl_cuda_params q = {.op = FL_OP_MATMUL, .n_in = 4, .n_out = 1, .absent = {false, false, !c->bias, !c->residual}};
+  fl_tensor in[4], out = {.type = fl_type_make(c->dtype, 2, (int64_t[]){c->m, c->o}), .data = a->out[0].data};
+  fl_run_args g = *a;
+  memcpy(q.constant, b->params.constant, sizeof q.constant);
+  q.tf32 = b->params.tf32;
+  fl_attr_set_int(&q.attrs, "trans_b", 'b', 1);
+  fl_attr_set_int(&q.attrs, "act", 'a', c->act);
+  fl_attr_set_float(&q.attrs, "act_lo", c->lo);
+  fl_attr_set_float(&q.attrs, "act_hi", c->hi);
+  out.strides[0] = c->yp;
+  out.strides[1] = 1;
+  in[0] = (fl_tensor){.type = fl_type_make(c->dtype, 2, (int64_t[]){c->m, c->c}), .strides = {c->xs[3], 1}};
+  in[1] = (fl_tensor){.type = fl_type_make(c->dtype, 2, (int64_t[]){c->o, c->c}), .strides = {c->c, 1}};
+  in[2] = (fl_tensor){.type = fl_type_make(c->dtype, 1, (int64_t[]){c->o}), .strides = {1}};
+  in[3] = out;
+  fl_strides_contiguous(&in[3].type, in[3].strides);
+  for (int i = 0; i < 4; i++) in[i].data = i < b->params.n_in && !b->params.absent[i] ? a->in[i].data : NULL;
+  g.params = &q;
+  g.in = in;
+  g.out = &out;
+  fl_cuda_run_cublaslt(&g);
+}
+
+static bool is_gemm(const fl_cuda_conv *c) { return c->align == 16 && c->even && fl_cuda_conv_is_plain(c); }
+
+static bool is_for_cudnn(const built *b) {
+  return b->c.align == 16 && b->c.even && fl_is_channels_last(&b->in[0].type, b->in[0].strides);
+}
+
+static fl_dnn_conv dnn_of(const built *b) {
+  const int64_t *s = b->out.strides;
+  return (fl_dnn_conv){.x = b->in[0].type,
+                       .ys = {s[0], s[1], s[2], s[3]},
+                       .w = b->in[1].type,
+                       .y = b->out.type,
+                       .bias = b->c.bias,
+                       .residual = b->c.residual,
+                       .attrs = b->params.attrs};
+}
+
+/* Plans of what cuDNN proposes. */
+static void add_plans(built *b, const fl_dnn_graph *g, fl_dnn_mode mode, int first, int most) {
+  const fl_cuda_api *api = b->device->api;
+  fl_dnn_desc configs[FL_DNN_MAX_CONFIGS];
+  int n = fl_dnn_configs(api, g, mode, configs), made = 0;
+  for (int i = 0; i < n; i++) {
+    if (made < most && fl_dnn_is_usable(api, configs[i], b->c.dtype != FL_F32 || b->params.tf32)) {
+      b->plans[first + made] = fl_dnn_plan(api, state.handles[b->device->ordinal], configs[i], WORKSPACE);
+      made += b->plans[first + made] != NULL;
+    }
+    api->cudnnBackendDestroyDescriptor(configs[i]);
+  }
+}
+
+static void propose(built *b) {
+  if (b->proposed) return;
+  b->proposed = true;
+  fl_dnn_handle *handle = &state.handles[b->device->ordinal];
+  if (!is_for_cudnn(b) || (!*handle && b->device->api->cudnnCreate(handle))) return;
+  fl_dnn_conv c = dnn_of(b);
+  bool more = c.bias || c.residual || b->c.act != FL_ACT_NONE;
+  for (int fused = more && fl_dnn_can_fuse(&c); fused >= 0; fused--) {
+    fl_dnn_graph *g = &b->graphs[fused];
+    if (!fl_dnn_graph_make(b->device->api, *handle, &c, fused, g)) continue;
+    add_plans(b, g, FL_DNN_A, fused ? FL_CONV_FUSED : FL_CONV_PLAIN, fused ? MAX_FUSED : MAX_PLAIN);
+    if (!fused && !b->plans[FL_CONV_PLAIN]) add_plans(b, g, FL_DNN_FALLBACK, FL_CONV_PLAIN, MAX_PLAIN);
+  }
+}
+
+/* What the choice does not need any more. */
+static void forget(built *b) {
+  for (int i = 0; i < FL_CONV_WAYS; i++) {
+    if (!b->plans[i] || i == b->way) continue;
+    b->device->api->cudnnBackendDestroyDescriptor(b->plans[i]);
+    b->plans[i] = NULL;
+  }
+  for (int fused = 0; fused < 2; fused++)
+    if (b->way < FL_CONV_FUSED || fused != (b->way < FL_CONV_PLAIN))
+      fl_dnn_graph_free(b->device->api, &b->graphs[fused]);
+}
+
+static fl_status run_cudnn(const fl_run_args *a, const built *b, int way) {
+  fl_cuda_queue *q = fl_cuda_queue_of(a);
+  char why[256] = "";
+  fl_dnn_conv c = dnn_of(b);
+  fl_dnn_memory m = {.x = a->in[0].data, .w = a->in[1].data, .y = a->out[0].data, .workspace = a->scratch};
+  if (b->c.bias) m.bias = a->in[2].data;
+  if (b->c.residual) m.residual = a->in[3].data;
+  int r = fl_dnn_execute(q->device->api, state.handles[q->device->ordinal], b->plans[way], &c, way < FL_CONV_PLAIN, &m,
+                         q->stream);
+  if (!r) return NULL;
+  q->device->api->cudnnGetLastErrorString(why, sizeof why);
+  return fl_fail(FL_INTERNAL, "CUDA: cuDNN: convolution: status %d: %s", r, why);
+}
+
+/* With the lock. False: there is no such way. */
+static bool launch(const fl_run_args *a, built *b, int way) {
+  if (way == FL_CONV_DIRECT)
+    fl_cuda_run_map(a);
+  else if (way < FL_CONV_GEMM) {
+    if (way >= fl_cuda_conv_own_count(&b->c, b->device->arch)) return false;
+    fl_cuda_conv_own_launch(a, &b->c, way);
+  } else if (way == FL_CONV_GEMM) {
+    if (!is_gemm(&b->c)) return false;
+    run_gemm(a, b);
+  } else {
+    propose(b);
+    if (!b->plans[way]) return false;
+    if (!fl_cuda_queue_of(a)->preparing) fl_cuda_note(fl_cuda_queue_of(a), run_cudnn(a, b, way));
+    if (way >= FL_CONV_PLAIN) fl_cuda_conv_finish(a, &b->c);
+  }
+  return true;
+}
+
+/* --- deciding --- */
+
+typedef struct trial {
   built *b;
-  int failed;
-} maker;
+  const fl_cuda_queue *q;
+} trial;
 
-static fl_dnn_desc make(maker *m, int type) {
-  fl_dnn_desc d = NULL;
-  if (!m->failed) m->failed = m->b->n_kept == MAX_DESCS ? -1 : m->api->cudnnBackendCreateDescriptor(type, &d);
-  if (d) m->b->kept[m->b->n_kept++] = d;
-  return d;
+static int launch_candidate(void *arg, int i, void *const *buffers, fl_cu_stream stream) {
+  const trial *t = arg;
+  fl_tensor in[4], out = t->b->out;
+  fl_cuda_queue q = *t->q;
+  q.stream = stream;
+  q.preparing = false;
+  q.failed = NULL;
+  memcpy(in, t->b->in, sizeof in);
+  for (int k = 0; k < 4; k++) in[k].data = buffers[BUF_X + k];
+  out.data = buffers[BUF_Y];
+  fl_run_args a = {.params = &t->b->params,
+                   .in = in,
+                   .out = &out,
+                   .scratch = buffers[BUF_WORKSPACE],
+                   .pool = q.base.pool,
+                   .fault = buffers[BUF_FAULT],
+                   .queue = &q.base};
+  bool there = launch(&a, t->b, i) && !q.failed;
+  fl_status_free(q.failed);
+  return !there;
 }
 
-static void set(maker *m, fl_dnn_desc d, int name, int type, int64_t n, const void *v) {
-  if (!m->failed) m->failed = m->api->cudnnBackendSetAttribute(d, name, type, n, v);
+static size_t span_bytes(const fl_tensor *t) {
+  int64_t last = 0;
+  for (int i = 0; i < t->type.rank; i++) last += t->strides[i] > 0 ? (t->type.dims[i] - 1) * t->strides[i] : 0;
+  return (size_t)(last + 1) * fl_dtype_size(t->type.dtype);
 }
 
-static void finish(maker *m, fl_dnn_desc d) {
-  if (!m->failed) m->failed = m->api->cudnnBackendFinalize(d);
-}
-
-static fl_dnn_desc tensor(maker *m, int64_t id, int type, const int64_t *dims, const int64_t *strides) {
-  fl_dnn_desc d = make(m, D_TENSOR);
-  int64_t align = 16;
-  bool is_virtual = id >= ID_VIRTUAL;
-  set(m, d, A_TENSOR_TYPE, T_DATA_TYPE, 1, &type);
-  set(m, d, A_TENSOR_DIMS, T_INT64, 4, dims);
-  set(m, d, A_TENSOR_STRIDES, T_INT64, 4, strides);
-  set(m, d, A_TENSOR_ID, T_INT64, 1, &id);
-  set(m, d, A_TENSOR_ALIGN, T_INT64, 1, &align);
-  if (is_virtual) set(m, d, A_TENSOR_VIRTUAL, T_BOOLEAN, 1, &is_virtual);
-  finish(m, d);
-  return d;
-}
-
-static fl_dnn_desc image(maker *m, int64_t id, int type, const fl_type *t) {
-  int64_t strides[FL_MAX_RANK];
-  fl_strides_channels_last(t, strides);
-  return tensor(m, id, type, t->dims, strides);
-}
-
-static fl_dnn_desc pointwise(maker *m, int mode, fl_dnn_desc x, fl_dnn_desc b, fl_dnn_desc y, double lo, double hi) {
-  fl_dnn_desc d = make(m, D_POINTWISE), op;
-  int prec = DNN_FLOAT;
-  set(m, d, A_PW_MODE, T_POINTWISE_MODE, 1, &mode);
-  set(m, d, A_PW_PREC, T_DATA_TYPE, 1, &prec);
-  if (mode == PW_RELU) {
-    set(m, d, A_PW_LOWER, T_DOUBLE, 1, &lo);
-    if (!isinf(hi)) set(m, d, A_PW_UPPER, T_DOUBLE, 1, &hi);
+static fl_cuda_tactic tactic_of(built *b, trial *t) {
+  fl_cuda_tactic tactic = {.key = b->key, .n = FL_CONV_WAYS, .launch = launch_candidate, .arg = t};
+  for (int i = 0; i < b->params.n_in; i++) {
+    if (b->params.absent[i]) continue;
+    tactic.buffers[BUF_X + i].bytes = span_bytes(&b->in[i]);
+    tactic.buffers[BUF_X + i].cold = i == 1 && b->params.constant[1];
   }
-  finish(m, d);
-  op = make(m, D_OP_POINTWISE);
-  set(m, op, A_OPPW_DESC, T_DESC, 1, &d);
-  set(m, op, A_OPPW_X, T_DESC, 1, &x);
-  if (b) set(m, op, A_OPPW_B, T_DESC, 1, &b);
-  set(m, op, A_OPPW_Y, T_DESC, 1, &y);
-  finish(m, op);
-  return op;
+  tactic.buffers[BUF_Y].bytes = span_bytes(&b->out);
+  tactic.buffers[BUF_WORKSPACE].bytes = WORKSPACE;
+  tactic.buffers[BUF_FAULT].bytes = sizeof(int);
+  return tactic;
 }
 
-static fl_dnn_desc convolution(maker *m, const fl_attrs *attrs, fl_dnn_desc x, fl_dnn_desc w, fl_dnn_desc y) {
-  int n, type = DNN_FLOAT, mode = CROSS_CORRELATION;
-  int64_t dims = 2;
-  float alpha = 1, beta = 0;
-  const int64_t *pad = fl_attr_list(attrs, "pad", &n);
-  fl_dnn_desc d = make(m, D_CONVOLUTION), op;
-  set(m, d, A_CONV_TYPE, T_DATA_TYPE, 1, &type);
-  set(m, d, A_CONV_MODE, T_CONV_MODE, 1, &mode);
-  set(m, d, A_CONV_DIMS, T_INT64, 1, &dims);
-  set(m, d, A_CONV_PRE, T_INT64, 2, pad);
-  set(m, d, A_CONV_POST, T_INT64, 2, pad + 2);
-  set(m, d, A_CONV_STRIDES, T_INT64, 2, fl_attr_list(attrs, "stride", &n));
-  set(m, d, A_CONV_DILATIONS, T_INT64, 2, fl_attr_list(attrs, "dilation", &n));
-  finish(m, d);
-  op = make(m, D_OP_CONV);
-  set(m, op, A_OPCONV_DESC, T_DESC, 1, &d);
-  set(m, op, A_OPCONV_X, T_DESC, 1, &x);
-  set(m, op, A_OPCONV_W, T_DESC, 1, &w);
-  set(m, op, A_OPCONV_Y, T_DESC, 1, &y);
-  set(m, op, A_OPCONV_ALPHA, T_FLOAT, 1, &alpha);
-  set(m, op, A_OPCONV_BETA, T_FLOAT, 1, &beta);
-  finish(m, op);
-  return op;
+/* The first way that there is, for want of timing. */
+static int first_way(const built *b) {
+  if (fl_cuda_conv_own_count(&b->c, b->device->arch)) return FL_CONV_OWN;
+  for (int i = FL_CONV_FUSED; i < FL_CONV_WAYS; i++)
+    if (b->plans[i]) return i;
+  return FL_CONV_DIRECT;
 }
 
-static bool has_act(fl_act act) { return act == FL_ACT_RELU || act == FL_ACT_CLAMP; }
-
-/* The operation graph. With `fuse`: bias, residual and the activation too. */
-static fl_dnn_desc operation_graph(maker *m, bool fuse) {
-  const built *b = m->b;
-  const fl_type *y = &b->types[2];
-  int type = y->dtype == FL_F32 ? DNN_FLOAT : y->dtype == FL_F16 ? DNN_HALF : DNN_BFLOAT16, n = 0, left;
-  fl_act act = (fl_act)fl_attr_int(&b->attrs, "act", FL_ACT_NONE);
-  bool bias = fuse && b->types[3].rank >= 0, residual = fuse && b->types[4].rank >= 0, acts = fuse && has_act(act);
-  fl_dnn_desc ops[4], now, next, out = image(m, ID_Y, type, y);
-  left = bias + residual + acts;
-  now = left ? image(m, ID_VIRTUAL, DNN_FLOAT, y) : out;
-  ops[n++] = convolution(m, &b->attrs, image(m, ID_X, type, &b->types[0]), image(m, ID_W, type, &b->types[1]), now);
-  if (bias) {
-    const int64_t dims[4] = {1, y->dims[1], 1, 1}, strides[4] = {y->dims[1], 1, y->dims[1], y->dims[1]};
-    next = --left ? image(m, ID_VIRTUAL + n, DNN_FLOAT, y) : out;
-    ops[n++] = pointwise(m, PW_ADD, now, tensor(m, ID_BIAS, type, dims, strides), next, 0, 0);
-    now = next;
-  }
-  if (residual) {
-    next = --left ? image(m, ID_VIRTUAL + n, DNN_FLOAT, y) : out;
-    ops[n++] = pointwise(m, PW_ADD, now, image(m, ID_RESIDUAL, type, y), next, 0, 0);
-    now = next;
-  }
-  if (acts) {
-    double lo = act == FL_ACT_CLAMP ? fl_attr_float(&b->attrs, "act_lo", 0) : 0;
-    double hi = act == FL_ACT_CLAMP ? fl_attr_float(&b->attrs, "act_hi", 0) : INFINITY;
-    ops[n++] = pointwise(m, PW_RELU, now, NULL, out, lo, hi);
-  }
-  fl_dnn_desc graph = make(m, D_GRAPH);
-  set(m, graph, A_GRAPH_HANDLE, T_HANDLE, 1, &state.handle);
-  set(m, graph, A_GRAPH_OPS, T_DESC, n, ops);
-  finish(m, graph);
-  return graph;
+static void settle(built *b, int way) {
+  propose(b);
+  bool there = way == FL_CONV_DIRECT || (way < FL_CONV_GEMM && way < fl_cuda_conv_own_count(&b->c, b->device->arch)) ||
+               (way == FL_CONV_GEMM && is_gemm(&b->c)) || (way >= FL_CONV_FUSED && b->plans[way]);
+  b->way = there ? way : first_way(b);
+  b->decided = true;
+  forget(b);
 }
 
-/* --- choosing an engine --- */
+/* What the chosen way compiles is noted in the queue. */
+static void prepare_chosen(fl_cuda_queue *q, built *b) {
+  fl_tensor in[4], out = b->out;
+  memcpy(in, b->in, sizeof in);
+  for (int k = 0; k < 4; k++) in[k].data = (void *)(uintptr_t)b->c.align; /* of alignment alone */
+  out.data = in[0].data;
+  fl_run_args a = {.params = &b->params, .in = in, .out = &out, .queue = &q->base};
+  bool before = q->preparing;
+  q->preparing = true;
+  launch(&a, b, b->way);
+  q->preparing = before;
+}
 
-/* The plan of a configuration, or NULL if it cannot be had or wants too much workspace. */
-static fl_dnn_desc plan_of(const fl_cuda_api *api, fl_dnn_desc config) {
-  fl_dnn_desc plan = NULL;
-  int64_t bytes = 0, got = 0;
-  if (api->cudnnBackendCreateDescriptor(D_PLAN, &plan)) return NULL;
-  bool ok = !api->cudnnBackendSetAttribute(plan, A_PLAN_HANDLE, T_HANDLE, 1, &state.handle) &&
-            !api->cudnnBackendSetAttribute(plan, A_PLAN_CONFIG, T_DESC, 1, &config) &&
-            !api->cudnnBackendFinalize(plan) &&
-            !api->cudnnBackendGetAttribute(plan, A_PLAN_WORKSPACE, T_INT64, 1, &got, &bytes) && bytes <= WORKSPACE;
-  if (ok) return plan;
-  api->cudnnBackendDestroyDescriptor(plan);
+void fl_cuda_conv_decide(fl_cuda_queue *q) {
+  pthread_mutex_lock(&state.lock);
+  for (built *b = state.all; b; b = b->next) {
+    if (b->decided || b->owner != q) continue;
+    trial t = {b, q};
+    fl_cuda_tactic tactic = tactic_of(b, &t);
+    settle(b, fl_cuda_tactic_choose(b->device, &tactic, NULL));
+    prepare_chosen(q, b);
+  }
+  pthread_mutex_unlock(&state.lock);
+}
+
+/* --- problems --- */
+
+static char *key_of(const fl_cuda_device *d, const fl_cuda_conv *c, const fl_cuda_params *q) {
+  fl_text t = {0};
+  fl_text_add(&t, "conv dnn %zu lt %zu type %d x", d->api->cudnn_version, d->api->cublaslt_version, (int)c->dtype);
+  const int64_t all[] = {c->n,     c->c,      c->h,     c->w,     c->o,        c->kh,         c->kw,
+                         c->sh,    c->sw,     c->dh,    c->dw,    c->top,      c->left,       c->bottom,
+                         c->right, c->groups, c->xs[0], c->xs[1], c->xs[2],    c->xs[3],      c->yp,
+                         c->even,  q->tf32,   c->align, c->bias,  c->residual, q->constant[1]};
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) fl_text_add(&t, " %" PRId64, all[i]);
+  fl_text_add(&t, " act %d %.9g %.9g", (int)c->act, c->lo, c->hi);
+  if (state.forced != FL_CONV_WAYS) fl_text_add(&t, " forced %d", state.forced);
+  if (!t.failed) return t.data;
+  fl_text_free(&t);
   return NULL;
 }
 
-static fl_dnn_desc first_plan(maker *m, fl_dnn_desc graph, int mode) {
-  fl_dnn_desc configs[MAX_CONFIGS] = {0}, heuristics = make(m, D_ENGINEHEUR), plan = NULL;
-  int64_t got = 0;
-  set(m, heuristics, A_HEUR_GRAPH, T_DESC, 1, &graph);
-  set(m, heuristics, A_HEUR_MODE, T_HEUR_MODE, 1, &mode);
-  finish(m, heuristics);
-  for (int i = 0; i < MAX_CONFIGS && !m->failed; i++)
-    m->failed = m->api->cudnnBackendCreateDescriptor(D_ENGINECFG, &configs[i]);
-  if (!m->failed)
-    m->failed = m->api->cudnnBackendGetAttribute(heuristics, A_HEUR_RESULTS, T_DESC, MAX_CONFIGS, &got, configs);
-  for (int64_t i = 0; i < got && i < MAX_CONFIGS && !m->failed && !plan; i++) plan = plan_of(m->api, configs[i]);
-  for (int i = 0; i < MAX_CONFIGS; i++)
-    if (configs[i]) m->api->cudnnBackendDestroyDescriptor(configs[i]);
-  return plan;
-}
-
-static void drop(const fl_cuda_api *api, built *b) {
-  while (b->n_kept) api->cudnnBackendDestroyDescriptor(b->kept[--b->n_kept]);
-}
-
-static void build(const fl_cuda_api *api, built *b) {
-  const int modes[] = {HEUR_A, HEUR_FALLBACK};
-  for (int fuse = 1; fuse >= 0; fuse--) {
-    for (int i = 0; i < 2 && !b->plan; i++) {
-      drop(api, b);
-      maker m = {api, b, 0};
-      fl_dnn_desc graph = operation_graph(&m, fuse);
-      b->plan = first_plan(&m, graph, modes[i]);
-    }
-    b->fused = fuse;
-    if (b->plan) return;
-  }
-}
-
-/* --- running --- */
-
-static bool equal(const built *a, const built *b) {
-  for (int i = 0; i < 5; i++)
-    if (a->types[i].rank != b->types[i].rank || (a->types[i].rank >= 0 && !fl_type_equal(&a->types[i], &b->types[i])))
-      return false;
-  return fl_attrs_equal(&a->attrs, &b->attrs);
-}
-
 /* With the lock. NULL when out of memory. */
-static built *find_or_build(const fl_cuda_api *api, const fl_run_args *a, const fl_cuda_params *q) {
-  built key = {.attrs = q->attrs, .types = {a->in[0].type, a->in[1].type, a->out[0].type, {.rank = -1}, {.rank = -1}}};
-  for (int i = 2; i < q->n_in; i++)
-    if (!q->absent[i]) key.types[1 + i] = a->in[i].type;
-  for (built *b = state.all; b; b = b->next)
-    if (equal(b, &key)) return b;
-  built *b = fl_malloc(sizeof *b);
-  if (!b) return NULL;
-  *b = key;
-  if (state.handle || !api->cudnnCreate(&state.handle)) build(api, b);
-  b->next = state.all;
+static built *find_or_add(const fl_cuda_queue *q, const fl_run_args *a) {
+  const fl_cuda_params *params = a->params;
+  fl_cuda_conv c = fl_cuda_conv_of(a, params);
+  char *key = key_of(q->device, &c, params);
+  if (!key) return NULL;
+  for (built *b = state.all; b; b = b->next) {
+    if (b->device != q->device || strcmp(b->key, key)) continue;
+    fl_free(key);
+    return b;
+  }
+  built *b = fl_calloc(1, sizeof *b);
+  if (!b) {
+    fl_free(key);
+    return NULL;
+  }
+  *b = (built){.next = state.all, .device = q->device, .key = key, .c = c, .params = *params, .out = a->out[0]};
+  for (int i = 0; i < params->n_in && i < 4; i++) b->in[i] = a->in[i];
   state.all = b;
   return b;
 }
 
-static int execute(fl_cuda_queue *q, const built *b, const fl_run_args *a) {
-  const fl_cuda_api *api = q->device->api;
-  int64_t ids[5] = {ID_X, ID_W, ID_Y}, n = 3;
-  void *pointers[5] = {a->in[0].data, a->in[1].data, a->out[0].data};
-  for (int i = 3; i < 5 && b->fused; i++) {
-    if (b->types[i].rank < 0) continue;
-    ids[n] = i == 3 ? ID_BIAS : ID_RESIDUAL;
-    pointers[n++] = a->in[i - 1].data;
+/* All that may be launched is compiled; unless it is known already which will be. */
+static void prepare(fl_cuda_queue *q, built *b, const fl_run_args *a) {
+  trial t = {b, q};
+  fl_cuda_tactic tactic = tactic_of(b, &t);
+  int way;
+  if (!b->decided && state.forced != FL_CONV_WAYS) settle(b, state.forced);
+  if (!b->decided && fl_cuda_tactic_known(b->device, &tactic, &way)) settle(b, way);
+  if (b->decided) {
+    launch(a, b, b->way);
+    return;
   }
-  fl_dnn_desc pack = NULL;
-  int r = api->cudnnSetStream(state.handle, q->stream);
-  if (!r) r = api->cudnnBackendCreateDescriptor(D_VARIANTS, &pack);
-  if (!r) r = api->cudnnBackendSetAttribute(pack, A_PACK_POINTERS, T_VOID_PTR, n, pointers);
-  if (!r) r = api->cudnnBackendSetAttribute(pack, A_PACK_IDS, T_INT64, n, ids);
-  if (!r) r = api->cudnnBackendSetAttribute(pack, A_PACK_WORKSPACE, T_VOID_PTR, 1, &a->scratch);
-  if (!r) r = api->cudnnBackendFinalize(pack);
-  if (!r) r = api->cudnnBackendExecute(state.handle, b->plan, pack);
-  if (pack) api->cudnnBackendDestroyDescriptor(pack);
-  return r;
+  b->owner = q;
+  for (int i = 0; i <= FL_CONV_GEMM; i++) launch(a, b, i);
+  if (is_for_cudnn(b)) fl_cuda_conv_finish(a, &b->c);
 }
 
-/* y = act(y + bias + residual), for what cuDNN did not do. All channels-last. */
-static void finish_unfused(const fl_run_args *a, const built *b) {
-  const fl_type *y = &b->types[2];
-  bool bias = !b->fused && b->types[3].rank >= 0, residual = !b->fused && b->types[4].rank >= 0;
-  fl_act act = (fl_act)fl_attr_int(&b->attrs, "act", FL_ACT_NONE);
-  if (b->fused && has_act(act)) act = FL_ACT_NONE;
-  if (!bias && !residual && act == FL_ACT_NONE) return;
-  const char *type = fl_cg_storage(y->dtype);
-  int64_t n = fl_type_numel(y);
-  fl_text t = {0};
-  fl_text_add(&t, "extern \"C\" __global__ void k(%s *y, const %s *bias, const %s *residual, int *fault) {\n", type,
-              type, type);
-  fl_text_add(
-      &t, "  i64 i = (i64)blockIdx.x * 256 + threadIdx.x;\n  if (i >= %" PRId64 ") return;\n  float v = ld(y[i]);\n",
-      n);
-  if (bias) fl_text_add(&t, "  v += ld(bias[i %% %" PRId64 "]);\n", y->dims[1]);
-  if (residual) fl_text_add(&t, "  v += ld(residual[i]);\n");
-  fl_cg_act(&t, "v", act, fl_attr_float(&b->attrs, "act_lo", 0), fl_attr_float(&b->attrs, "act_hi", 0));
-  fl_text_add(&t, "  st(y[i], v);\n}\n");
-  void *pointers[] = {a->out[0].data, bias ? a->in[2].data : NULL, residual ? a->in[3].data : NULL, a->fault};
-  fl_cuda_launch(a, &t, (n + 255) / 256, 256, 0, pointers, 4);
-}
-
-void fl_cuda_run_cudnn(const fl_run_args *a) {
+void fl_cuda_run_conv(const fl_run_args *a) {
   fl_cuda_queue *q = fl_cuda_queue_of(a);
-  char why[256] = "";
-  int r = 0;
   pthread_mutex_lock(&state.lock);
-  const built *b = find_or_build(q->device->api, a, a->params);
-  if (b && b->plan && !q->preparing) r = execute(q, b, a);
-  if (r) q->device->api->cudnnGetLastErrorString(why, sizeof why);
-  pthread_mutex_unlock(&state.lock);
+  built *b = find_or_add(q, a);
   if (!b)
     fl_cuda_note(q, fl_oom());
-  else if (r)
-    fl_cuda_note(q, fl_fail(FL_INTERNAL, "CUDA: cuDNN: convolution: status %d: %s", r, why));
-  else if (b->plan)
-    finish_unfused(a, b);
-  else
-    fl_cuda_run_map(a);
+  else if (q->preparing)
+    prepare(q, b, a);
+  else {
+    if (!b->decided) propose(b); /* another thread is about to decide */
+    launch(a, b, b->decided ? b->way : first_way(b));
+  }
+  pthread_mutex_unlock(&state.lock);
+}
+
+void fl_cuda_conv_force(int way) {
+  pthread_mutex_lock(&state.lock);
+  state.forced = way;
+  pthread_mutex_unlock(&state.lock);
 }

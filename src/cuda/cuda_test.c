@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/test.h"
+#include "cuda/conv.h"
 #include "cuda/gpu_test.h"
 #include "cuda/graph.h"
 #include "cuda/nvrtc.h"
@@ -209,6 +210,22 @@ static const char *const graphs[] = {
     " %1 = max_pool2d(%0) kernel=[3,3] stride=[2,2] pad=[1,1] dilation=[1,1] ceil=0 : f32[2,6,7,6]\n"
     " %2 = avg_pool2d(%0) kernel=[3,2] stride=[2,2] pad=[1,1] ceil=0 include_pad=0 divisor=0 : f32[2,6,7,6]\n"
     " %3 = adaptive_avg_pool2d(%0) out=[3,4] : f32[2,6,3,4]\n return %1, %2, %3\n}",
+    "graph(%0: f32[2,24,13,11] strides=[3432,1,264,24]) {\n"
+    " %1 = max_pool2d(%0) kernel=[3,3] stride=[2,2] pad=[1,1] dilation=[1,2] ceil=0 : f32[2,24,7,5]\n"
+    " %2 = avg_pool2d(%0) kernel=[3,2] stride=[2,2] pad=[1,1] ceil=1 include_pad=1 divisor=0 : f32[2,24,7,6]\n"
+    " %3 = adaptive_avg_pool2d(%0) out=[3,4] : f32[2,24,3,4]\n"
+    " %4 = mean(%0) axes=[2,3] keepdim=1 : f32[2,24,1,1]\n return %1, %2, %3, %4\n}",
+    "graph(%0: f32[1,20,64,50] strides=[64000,1,1000,20], %1: f32[3,130,7,7] strides=[6370,1,910,130]) {\n"
+    " %2 = mean(%0) axes=[2,3] keepdim=0 : f32[1,20]\n %3 = mean(%1) axes=[2,3] keepdim=0 : f32[3,130]\n"
+    " return %2, %3\n}",
+    "graph(%0: f32[2,3,5,7]) {\n"
+    " %1 = resize2d(%0) out=[10,11] bilinear=1 align_corners=0 scale_h=0.0 scale_w=0.0 : f32[2,3,10,11]\n"
+    " %2 = resize2d(%0) out=[3,14] bilinear=1 align_corners=1 scale_h=0.0 scale_w=0.0 : f32[2,3,3,14]\n"
+    " %3 = resize2d(%0) out=[10,14] bilinear=0 align_corners=0 scale_h=2.0 scale_w=2.0 : f32[2,3,10,14]\n"
+    " return %1, %2, %3\n}",
+    "graph(%0: f32[2,6,5,7], %1: weight 0 f32[6,4,3,3], %2: weight 1 f32[8]) {\n"
+    " %3 = conv_transpose2d(%0, %1, %2) stride=[2,1] pad=[1,0] out_pad=[1,0] dilation=[1,2] groups=2 : f32[2,8,10,11]\n"
+    " return %3\n}",
     /* matrix products */
     "graph(%0: f32[5,64], %1: weight 0 f32[48,64], %2: weight 1 f32[48]) {\n"
     " %3 = matmul(%0, %1, %2, _) trans_b=1 act=gelu act_lo=0.0 act_hi=0.0 : f32[5,48]\n return %3\n}",
@@ -277,9 +294,12 @@ static void write_step(const fl_plan *p, const fl_step *s, fl_cuda_queue *q) {
     return;
   }
   const char *name = p->backend->kernel(s->kernel)->name;
-  if (strstr(name, "cublaslt") || strstr(name, "cudnn")) {
-    a.params = s->params;
-    if (strstr(name, "cudnn")) fl_cuda_run_map(&a); /* what runs where cuDNN has no engine */
+  if (strstr(name, "cublaslt")) return;
+  if (!strcmp(name, "cuda_conv2d")) {
+    fl_cuda_conv c = fl_cuda_conv_of(&a, a.params);
+    for (int i = 0; i < fl_cuda_conv_own_count(&c, 90); i++) fl_cuda_conv_own_launch(&a, &c, i);
+    fl_cuda_conv_finish(&a, &c);
+    fl_cuda_run_map(&a); /* what runs where nothing else does */
     return;
   }
   p->backend->kernel(s->kernel)->run(&a);

@@ -1,5 +1,6 @@
 #include "cuda/graph.h"
 
+#include "cuda/conv.h"
 #include "cuda/nvrtc.h"
 #include "cuda/tactic.h"
 
@@ -72,8 +73,13 @@ static fl_status walk_and_compile(fl_cuda_queue *q, const fl_work *work) {
   q->preparing = true;
   work->walk(work->arg);
   q->preparing = false;
+  fl_status s = fl_cuda_compile_pending(q);
+  if (!s && !q->failed) {
+    fl_cuda_conv_decide(q);
+    s = fl_cuda_compile_pending(q);
+  }
   fl_cuda_tactic_release(q->device);
-  fl_status s = fl_cuda_compile_pending(q), failed = take_failure(q);
+  fl_status failed = take_failure(q);
   if (!failed) return s;
   fl_status_free(s);
   return failed;

@@ -165,8 +165,8 @@ static void bench(const char *path, const fl_backend *b, const fl_cuda_device *d
   fl_cuda_stats kernels = fl_cuda_compile_stats();
   printf(
       "%-28s %8.3f ms a call, %8.3f alone; %zu steps; create %.0f ms, first run %.0f ms (in all %d tactics in %.0f ms, "
-      "%d kernels)\n",
-      path, row, one, p->run.len, times.create, first, tactics.timed, tactics.ms, kernels.compiled);
+      "%d kernels in %.0f ms)\n",
+      path, row, one, p->run.len, times.create, first, tactics.timed, tactics.ms, kernels.compiled, kernels.ms);
   if (profile) {
     double *us = fl_calloc(p->run.len + 1, sizeof *us);
     check(fl_engine_profile(e, in, out, us));

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "cuda/cache.h"
 #include "cuda/sources.h"
@@ -161,6 +162,12 @@ static void compile_range(void *arg, int64_t begin, int64_t end, int thread) {
   for (; begin < end; begin++) compile_one(list[begin]);
 }
 
+static double now_ms(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
 fl_status fl_cuda_compile_pending(fl_cuda_queue *q) {
   int64_t n = 0;
   for (fl_cuda_pending *p = q->pending; p; p = p->next) n++;
@@ -169,7 +176,11 @@ fl_status fl_cuda_compile_pending(fl_cuda_queue *q) {
   if (list) {
     n = 0;
     for (fl_cuda_pending *p = q->pending; p; p = p->next) list[n++] = p;
+    double began = now_ms();
     fl_parallel(q->base.pool, n, 1, compile_range, list);
+    pthread_mutex_lock(&table.lock);
+    table.stats.ms += now_ms() - began;
+    pthread_mutex_unlock(&table.lock);
   }
   fl_status s = list ? NULL : fl_oom();
   for (fl_cuda_pending *p = q->pending, *next; p; p = next) {

@@ -21,6 +21,7 @@ void fl_cuda_visit_pending(fl_cuda_queue *q, void (*visit)(void *arg, const char
 
 typedef struct fl_cuda_stats {
   int compiled, from_disk, functions;
+  double ms; /* that queues waited for compilation */
 } fl_cuda_stats;
 fl_cuda_stats fl_cuda_compile_stats(void);
 

@@ -40,6 +40,24 @@ static bool follow(const fl_problem *p, int i, fl_kernel_plan *plan) {
   return true;
 }
 
+/* Result 0 lies densely in the order of axes of operand i, a part of something larger of the same dims. */
+static bool follow_part(const fl_problem *p, int i, fl_kernel_plan *plan) {
+  const fl_type *t = &p->out[0];
+  const int64_t *s = p->in[i].strides;
+  int order[FL_MAX_RANK];
+  if (p->absent[i] || !fl_dims_equal(&p->in[i].type, t)) return false;
+  for (int d = 0; d < t->rank; d++) {
+    int at = d;
+    if (s[d] <= 0 && t->dims[d] != 1) return false;
+    for (; at > 0 && s[order[at - 1]] < s[d]; at--) order[at] = order[at - 1];
+    order[at] = d;
+  }
+  int64_t step = 1;
+  for (int k = t->rank - 1; k >= 0; step *= t->dims[order[k--]])
+    for (int o = 0; o < p->n_out; o++) plan->out_strides[o][order[k]] = step;
+  return true;
+}
+
 static bool same_strides(const fl_type *t, const int64_t *a, const int64_t *b) {
   for (int d = 0; d < t->rank; d++)
     if (t->dims[d] != 1 && a[d] != b[d]) return false;
@@ -70,14 +88,16 @@ const char *fl_cuda_plan_map(const fl_problem *p, fl_arena *arena, fl_kernel_pla
   }
   if (p->op == FL_OP_BATCH_NORM)
     for (int i = 1; i < 5; i++) plan->in_layout[i] = FL_LAYOUT_CONTIGUOUS;
-  if (p->op == FL_OP_MAX_POOL2D || p->op == FL_OP_AVG_POOL2D || p->op == FL_OP_ADAPTIVE_AVG_POOL2D) {
+  if (p->op == FL_OP_MAX_POOL2D || p->op == FL_OP_AVG_POOL2D || p->op == FL_OP_ADAPTIVE_AVG_POOL2D ||
+      p->op == FL_OP_RESIZE2D || p->op == FL_OP_CONV_TRANSPOSE2D) {
     if (!fl_is_contiguous(&p->in[0].type, p->in[0].strides) && fl_is_channels_last(&p->in[0].type, p->in[0].strides))
       fl_strides_channels_last(&p->out[0], plan->out_strides[0]);
     return NULL;
   }
   bool pointwise = p->op == FL_OP_POINTWISE || p->op == FL_OP_BATCH_NORM || p->op == FL_OP_FLIP || p->op == FL_OP_TRI;
-  for (int i = 0; pointwise && i < p->n_in; i++)
-    if (follow(p, i, plan)) break;
+  bool follows = false;
+  for (int i = 0; pointwise && i < p->n_in && !follows; i++) follows = follow(p, i, plan);
+  for (int i = 0; pointwise && i < p->n_in && !follows; i++) follows = follow_part(p, i, plan);
   for (int i = 0; p->op == FL_OP_POINTWISE && i < p->n_in && plan->in_place < 0; i++)
     if (fl_type_equal(&p->in[i].type, &p->out[0]) && same_strides(&p->out[0], p->in[i].strides, plan->out_strides[0]))
       plan->in_place = i;

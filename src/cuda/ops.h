@@ -18,7 +18,9 @@ FL_CUDA_IMPLEMENTATION(attention_flash)
 FL_CUDA_IMPLEMENTATION(attention_tile)
 FL_CUDA_IMPLEMENTATION(attention_row)
 FL_CUDA_IMPLEMENTATION(cublaslt)
-FL_CUDA_IMPLEMENTATION(cudnn)
+FL_CUDA_IMPLEMENTATION(conv)
+FL_CUDA_IMPLEMENTATION(pool)
+FL_CUDA_IMPLEMENTATION(image_mean)
 #undef FL_CUDA_IMPLEMENTATION
 
 /* Axes with their strides in an input and in the result. */

@@ -96,6 +96,7 @@ typedef struct trial {
   const fl_cuda_tactic *t;
   fl_cu_stream stream;
   fl_cu_event begin, end;
+  float roughly;   /* the best of single runs */
   int copies;      /* of cold buffers */
   fl_cu_ptr flush; /* larger than the cache; 0 = no operand is cold */
   size_t flush_bytes;
@@ -183,10 +184,12 @@ static fl_cu_graph_exec capture(const trial *r, int candidate, int runs) {
   return exec;
 }
 
-static float time_candidate(const trial *r, int candidate, float best) {
+/* Negative: it cannot be run, or is far behind. */
+static float time_candidate(trial *r, int candidate) {
   const fl_cuda_api *api = r->device->api;
   float us = rough(r, candidate), least = -1;
-  if (us < 0 || (best >= 0 && us > 3 * best + 30)) return us < 0 ? -1 : us;
+  if (us < 0 || us > 1.6f * r->roughly + 4) return -1;
+  if (us < r->roughly) r->roughly = us;
   int runs = us > SLOW_US ? SLOW_RUNS : RUNS;
   fl_cu_graph_exec exec = capture(r, candidate, runs);
   if (!exec) return -1;
@@ -211,7 +214,7 @@ static bool time_all(trial *r, fl_cuda_tactic_entry *out) {
   if (!make_buffers(r)) return false;
   out->choice = -1;
   for (int i = 0; i < r->t->n && (out->choice < 0 || now_ms() - began < PROBLEM_MS); i++) {
-    float us = time_candidate(r, i, best);
+    float us = time_candidate(r, i);
     if (log) fprintf(stderr, "tactic %d: %.2f us%s", i, (double)us, i + 1 < r->t->n ? ", " : "");
     any = true;
     if (us < 0 || (best >= 0 && us >= best)) continue;
@@ -225,7 +228,7 @@ static bool time_all(trial *r, fl_cuda_tactic_entry *out) {
 
 static bool measure(const fl_cuda_device *d, const fl_cuda_tactic *t, fl_cuda_tactic_entry *out) {
   const fl_cuda_api *api = d->api;
-  trial r = {.device = d, .t = t};
+  trial r = {.device = d, .t = t, .roughly = 1e30f};
   bool done = !api->cuStreamCreate(&r.stream, STREAM_NON_BLOCKING) && !api->cuEventCreate(&r.begin, 0) &&
               !api->cuEventCreate(&r.end, 0) && time_all(&r, out);
   if (r.end) api->cuEventDestroy_v2(r.end);
@@ -258,14 +261,31 @@ static int choose(const fl_cuda_device *d, const fl_cuda_tactic *t, fl_cuda_tact
   return e->choice;
 }
 
-int fl_cuda_tactic_choose(const fl_cuda_device *d, const fl_cuda_tactic *t, float *out_us) {
+static fl_cuda_tactic_entry entry_of(const fl_cuda_device *d, const fl_cuda_tactic *t) {
   char head[128];
-  if (out_us) *out_us = 0;
-  if (t->n < 2 || is_off()) return 0;
   fl_cuda_tactic_entry e = {.hash = FL_CUDA_HASH_SEED, .n = t->n};
   snprintf(head, sizeof head, "%s sm_%d driver %d ", d->name, d->arch, d->api->driver_version);
   fl_cuda_hash(e.hash, head);
   fl_cuda_hash(e.hash, t->key);
+  return e;
+}
+
+bool fl_cuda_tactic_known(const fl_cuda_device *d, const fl_cuda_tactic *t, int *out_choice) {
+  *out_choice = 0;
+  if (t->n < 2 || is_off()) return true;
+  fl_cuda_tactic_entry e = entry_of(d, t);
+  pthread_mutex_lock(&state.lock);
+  if (!state.loaded) load();
+  const entry *known = find(e.hash, e.n);
+  if (known) *out_choice = known->e.choice;
+  pthread_mutex_unlock(&state.lock);
+  return known != NULL;
+}
+
+int fl_cuda_tactic_choose(const fl_cuda_device *d, const fl_cuda_tactic *t, float *out_us) {
+  if (out_us) *out_us = 0;
+  if (t->n < 2 || is_off()) return 0;
+  fl_cuda_tactic_entry e = entry_of(d, t);
   pthread_mutex_lock(&state.lock);
   int choice = choose(d, t, &e);
   pthread_mutex_unlock(&state.lock);

@@ -31,6 +31,8 @@ typedef struct fl_cuda_tactic {
 /* The fastest candidate. Where nothing can be timed (out of memory, tuning is off, a single candidate): the first; where
  * every candidate fails: -1. `out_us` (NULL allowed) is its time, 0 where unknown. */
 int fl_cuda_tactic_choose(const fl_cuda_device *device, const fl_cuda_tactic *t, float *out_us);
+/* True where the choice is known without timing anything: from an earlier call, this process's or another's. */
+bool fl_cuda_tactic_known(const fl_cuda_device *device, const fl_cuda_tactic *t, int *out_choice);
 /* Frees the memory of timing. What asks for many problems in a row does this at the end. */
 void fl_cuda_tactic_release(const fl_cuda_device *device);
 

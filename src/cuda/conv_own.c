@@ -1,0 +1,228 @@
+/* Our own convolution kernels: depthwise, products on the tensor cores, and those of a few pixels (squeeze-excitation). */
+#include <inttypes.h>
+#include <math.h>
+
+#include "cuda/conv.h"
+#include "cuda/sources.h"
+#include "cuda/writer.h"
+
+enum { X, W, BIAS, RESIDUAL };
+enum {
+  MAX_SHARED = 40 << 10,
+  FEW_PIXELS = 256,
+  FULL = 264 /* blocks, two a multiprocessor */,
+  DEPTHWISE_THREADS = 128
+};
+
+static void operands(fl_cuda_writer *w, const fl_run_args *a, const fl_cuda_conv *c) {
+  void *const all[] = {
+      a->in[X].data,  a->in[W].data, c->bias ? a->in[BIAS].data : NULL, c->residual ? a->in[RESIDUAL].data : NULL,
+      a->out[0].data, a->fault};
+  for (int i = 0; i < 6; i++) fl_cuda_write_pointer(w, all[i]);
+}
+
+static void common(fl_cuda_writer *w, const fl_cuda_conv *c) {
+  fl_text_add(&w->text, "typedef %s T;\n", fl_cg_storage(c->dtype));
+  fl_cuda_write_number(w, "KH", c->kh);
+  fl_cuda_write_number(w, "KW", c->kw);
+  fl_cuda_write_number(w, "SH", c->sh);
+  fl_cuda_write_number(w, "SW", c->sw);
+  fl_cuda_write_number(w, "DH", c->dh);
+  fl_cuda_write_number(w, "DW", c->dw);
+  fl_cuda_write_act(w, c->act, c->lo, c->hi);
+}
+
+/* The most elements, a power of two, that can be loaded at once where rows of them are all these multiples long. */
+static int width_for(const fl_cuda_conv *c, int most, int64_t x, int64_t y) {
+  int size = (int)fl_dtype_size(c->dtype), v = c->align / size;
+  if (v > most) v = most;
+  while (v > 1 && (x % v || y % v)) v /= 2;
+  return v < 1 ? 1 : v;
+}
+
+/* --- depthwise --- */
+
+static bool is_depthwise(const fl_cuda_conv *c) {
+  return c->groups > 1 && c->cg == 1 && c->og == 1 && c->xs[1] == 1 && c->kh * c->kw <= 81;
+}
+
+static const int depthwise_tiles[][2] = {{2, 2}, {1, 4}};
+
+static void launch_depthwise(const fl_run_args *a, const fl_cuda_conv *c, int i) {
+  int v = width_for(c, 8, c->c | c->yp, c->xs[3]), th = depthwise_tiles[i][0], tw = depthwise_tiles[i][1];
+  int64_t vectors = c->c / v, vx = 1, tiles = c->n * ((c->oh + th - 1) / th) * ((c->ow + tw - 1) / tw);
+  int64_t most = MAX_SHARED / (c->kh * c->kw * v * (int)sizeof(float));
+  if (most > 32) most = 32;
+  for (int64_t d = 1; d <= most; d++)
+    if (vectors % d == 0) vx = d;
+  if (vx < 8 && vectors > vx) vx = most < vectors ? most : vectors;
+  int64_t vy = DEPTHWISE_THREADS / vx;
+  fl_cuda_writer w = {0};
+  operands(&w, a, c);
+  common(&w, c);
+  fl_cuda_write_number(&w, "V", v);
+  fl_cuda_write_number(&w, "TH", th);
+  fl_cuda_write_number(&w, "TW", tw);
+  fl_cuda_write_number(&w, "MOST", most);
+  fl_cuda_write_number(&w, "THREADS", DEPTHWISE_THREADS);
+  fl_cuda_write_argument(&w, "VX", vx);
+  fl_cuda_write_argument(&w, "VY", vy);
+  fl_cuda_write_argument(&w, "N", c->n);
+  fl_cuda_write_argument(&w, "H", c->h);
+  fl_cuda_write_argument(&w, "W", c->w);
+  fl_cuda_write_argument(&w, "C", c->c);
+  fl_cuda_write_argument(&w, "OH", c->oh);
+  fl_cuda_write_argument(&w, "OW", c->ow);
+  fl_cuda_write_argument(&w, "TOP", c->top);
+  fl_cuda_write_argument(&w, "LEFT", c->left);
+  fl_cuda_write_argument(&w, "XP", c->xs[3]);
+  fl_cuda_write_argument(&w, "YP", c->yp);
+  fl_cuda_write_launch(&w, a, fl_cuda_source_depthwise, (tiles + vy - 1) / vy * ((vectors + vx - 1) / vx),
+                       (int)(vx * vy), 0);
+}
+
+/* --- on the tensor cores --- */
+
+typedef struct tile {
+  int bm, bn, warps_m, warps_n, stages;
+} tile;
+
+enum { TILES = 2 };
+static const tile wide[TILES] = {{128, 128, 4, 2, 3}, {64, 64, 2, 2, 4}};
+static const tile of_96[TILES] = {{128, 96, 4, 2, 3}, {64, 96, 2, 2, 4}};
+static const tile of_64[TILES] = {{128, 64, 2, 2, 4}, {64, 64, 2, 2, 4}};
+static const tile of_48[TILES] = {{128, 48, 4, 1, 4}, {64, 48, 2, 1, 4}};
+static const tile of_32[TILES] = {{128, 32, 4, 1, 4}, {64, 32, 2, 1, 4}};
+static const tile of_16[TILES] = {{128, 16, 4, 1, 4}, {64, 16, 2, 1, 4}};
+
+static const tile *tiles_for(int64_t og) {
+  return og <= 16                ? of_16
+         : og <= 32              ? of_32
+         : og <= 48              ? of_48
+         : og <= 64              ? of_64
+         : og <= 96 || og == 192 ? of_96
+                                 : wide;
+}
+
+static bool has_tensor_cores(const fl_cuda_conv *c, int arch) {
+  return arch >= 80 && (c->dtype == FL_F16 || c->dtype == FL_BF16) && (c->groups == 1 || (c->cg >= 16 && c->og >= 16));
+}
+
+/* How many elements of x a load takes; 1 where its channels are not side by side. */
+static int load_width(const fl_cuda_conv *c) {
+  if (c->xs[1] != 1) return 1;
+  int v = width_for(c, 8, c->cg, c->xs[3]);
+  while (v > 1 && (c->xs[0] % v || c->xs[2] % v)) v /= 2;
+  return v;
+}
+
+static void geometry(fl_cuda_writer *w, const fl_cuda_conv *c, bool plain) {
+  static const char *const names[] = {"H",  "W",  "CG", "O",  "OG", "TOP", "LEFT",
+                                      "OH", "OW", "M",  "XN", "XC", "XH",  "XW"};
+  const int64_t values[] = {c->h,  c->w,  c->cg, c->o,     c->og,    c->top,   c->left,
+                            c->oh, c->ow, c->m,  c->xs[0], c->xs[1], c->xs[2], c->xs[3]};
+  int64_t far = c->n * c->xs[0];
+  for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
+    bool is_given = i == 2 || i == 3 || i == 4 || i == 9 || i == 13;
+    if (plain && is_given)
+      fl_cuda_write_argument(w, names[i], values[i]);
+    else
+      fl_cuda_write_number(w, names[i], plain ? 1 : values[i]); /* 1: not looked at */
+  }
+  fl_text_add(&w->text, "typedef %s I;\n", far < INT32_MAX - (1 << 24) ? "int" : "i64");
+}
+
+/* Large tiles where there are enough of them to fill the device, else small ones; candidate 1 is the other. */
+static const tile *tile_for(const fl_cuda_conv *c, int i) {
+  const tile *t = tiles_for(c->og);
+  bool few = (c->m + t->bm - 1) / t->bm * ((c->og + t->bn - 1) / t->bn) * c->groups < FULL;
+  return &t[few ? 1 - i : i];
+}
+
+static void launch_mma(const fl_run_args *a, const fl_cuda_conv *c, int i) {
+  const tile *t = tile_for(c, i);
+  int va = load_width(c), vb = width_for(c, 8, c->kh * c->kw * c->cg, 8), vo = width_for(c, 8, c->o | c->yp, c->og);
+  int64_t k = c->kh * c->kw * c->cg, bk = k <= 16 ? 16 : 32, steps = (k + bk - 1) / bk;
+  bool plain = fl_cuda_conv_is_plain(c) && va > 1;
+  size_t loads = (size_t)((steps < t->stages ? steps : t->stages) * (t->bm + t->bn) * bk * 2),
+         stores = (size_t)(t->bm * (t->bn + 4) * 4);
+  fl_cuda_writer w = {0};
+  operands(&w, a, c);
+  common(&w, c);
+  fl_text_add(&w.text, "#define MMA \"%s\"\n", fl_cg_storage(c->dtype));
+  fl_cuda_write_number(&w, "BM", t->bm);
+  fl_cuda_write_number(&w, "BN", t->bn);
+  fl_cuda_write_number(&w, "BK", bk);
+  fl_cuda_write_number(&w, "WARPS_M", t->warps_m);
+  fl_cuda_write_number(&w, "WARPS_N", t->warps_n);
+  fl_cuda_write_number(&w, "STAGES", t->stages);
+  fl_cuda_write_number(&w, "VA", va);
+  fl_cuda_write_number(&w, "VB", vb);
+  fl_cuda_write_number(&w, "VO", vo);
+  fl_cuda_write_number(&w, "PLAIN", plain);
+  geometry(&w, c, plain);
+  fl_cuda_write_argument(&w, "YP", c->yp);
+  fl_cuda_write_launch(&w, a, fl_cuda_source_conv_mma,
+                       (c->m + t->bm - 1) / t->bm * ((c->og + t->bn - 1) / t->bn) * c->groups,
+                       t->warps_m * t->warps_n * 32, loads > stores ? loads : stores);
+}
+
+/* --- of few pixels: a warp a channel of the result --- */
+
+static bool has_few_pixels(const fl_cuda_conv *c) { return fl_cuda_conv_is_plain(c) && c->m <= FEW_PIXELS; }
+
+static void launch_few(const fl_run_args *a, const fl_cuda_conv *c) {
+  int v = width_for(c, 8, c->cg, c->xs[3]);
+  const int rows = 8, warps = 4;
+  fl_cuda_writer w = {0};
+  operands(&w, a, c);
+  common(&w, c);
+  fl_cuda_write_number(&w, "V", v);
+  fl_cuda_write_number(&w, "ROWS", rows);
+  fl_cuda_write_number(&w, "WARPS", warps);
+  fl_cuda_write_argument(&w, "M", c->m);
+  fl_cuda_write_argument(&w, "K", c->cg);
+  fl_cuda_write_argument(&w, "O", c->o);
+  fl_cuda_write_argument(&w, "XP", c->xs[3]);
+  fl_cuda_write_argument(&w, "YP", c->yp);
+  fl_cuda_write_launch(&w, a, fl_cuda_source_conv_few, (c->o + warps - 1) / warps * ((c->m + rows - 1) / rows),
+                       warps * 32, 0);
+}
+
+/* --- all of them --- */
+
+/* Large windows with an activation that cuDNN has: its engines are better. */
+static bool is_for_cudnn(const fl_cuda_conv *c) {
+  return c->kh * c->kw > 1 && c->cg >= 32 && (c->act == FL_ACT_NONE || c->act == FL_ACT_RELU);
+}
+
+int fl_cuda_conv_own_count(const fl_cuda_conv *c, int arch) {
+  if (!c->even) return 0;
+  if (is_depthwise(c)) return (int)(sizeof depthwise_tiles / sizeof *depthwise_tiles);
+  int n = has_few_pixels(c);
+  return n + (has_tensor_cores(c, arch) && !is_for_cudnn(c) ? n ? 1 : TILES : 0);
+}
+
+void fl_cuda_conv_own_launch(const fl_run_args *a, const fl_cuda_conv *c, int i) {
+  if (is_depthwise(c))
+    launch_depthwise(a, c, i);
+  else if (has_few_pixels(c) && i == 0)
+    launch_few(a, c);
+  else
+    launch_mma(a, c, has_few_pixels(c) ? 1 : i);
+}
+
+void fl_cuda_conv_finish(const fl_run_args *a, const fl_cuda_conv *c) {
+  if (!c->bias && !c->residual && c->act == FL_ACT_NONE) return;
+  int v = width_for(c, 16 / (int)fl_dtype_size(c->dtype), c->o, c->yp);
+  int64_t n = c->m * c->o / v;
+  fl_cuda_writer w = {0};
+  operands(&w, a, c);
+  common(&w, c);
+  fl_cuda_write_number(&w, "V", v);
+  fl_cuda_write_number(&w, "BLOCK", 256);
+  fl_cuda_write_argument(&w, "O", c->o);
+  fl_cuda_write_argument(&w, "YP", c->yp);
+  fl_cuda_write_argument(&w, "VECTORS", n);
+  fl_cuda_write_launch(&w, a, fl_cuda_source_conv_finish, (n + 255) / 256, 256, 0);
+}
