@@ -192,6 +192,8 @@ static bool match_tensor(matcher *m, const fl_spec *s, PyObject *o) {
   if (rg < 0) PyErr_Clear();
   if (rg != in->requires_grad) return m->why = "argument: requires_grad", false;
   if (in->attrs_read && !no_attrs(o)) return m->why = "argument: Python attributes of a tensor", false;
+  if (in->content && memcmp(*data, in->content, in->content_bytes) != 0)
+    return m->why = "argument: elements that the program looks at", false;
   m->inputs[m->n_inputs++] = o;
   return true;
 }

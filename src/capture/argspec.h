@@ -38,6 +38,8 @@ typedef struct fl_input {
   fl_impl_shape seen; /* of the tensor that last fitted */
   PyTypeObject *type;
   bool requires_grad;
+  const void *content; /* its elements, where the program depends on them; or NULL. In the trace's arena */
+  size_t content_bytes;
   bool attrs_read; /* the program looked at its Python attributes: it must have none */
 } fl_input;
 

@@ -89,6 +89,13 @@ static void mark_result(fl_rec *r, PyObject *v) {
   fl_tell(r, fl_rec_fresh(r, v));
 }
 
+/* As above, lists in lists. */
+static void mark_lists(fl_rec *r, PyObject *v) {
+  if (!v || !PyList_Check(v)) return;
+  fl_tell(r, fl_rec_fresh(r, v));
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(v); i++) mark_lists(r, PyList_GET_ITEM(v, i));
+}
+
 /* --- builtins the evaluator does itself --- */
 
 static PyObject *do_getattr(fl_rec *r, const call_args *c) {
@@ -363,6 +370,13 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
     bool own = fl_eval_here->vars && var && PyDict_Contains(fl_eval_here->vars, var) > 0;
     return own ? natively(c) : call_query(r, c);
   }
+  case FL_CC_ELEMENTS:
+    if (fl_rec_read_elements(r, self ? self : c->npos ? c->args[0] : Py_None)) {
+      v = natively(c);
+      mark_lists(r, v);
+      return v;
+    }
+    /* fall through */
   case FL_CC_LEAK: return opaque(r, c, false, "data leaves the tensor", fl_ccall_name(c->callable, name, sizeof name));
   case FL_CC_UNKNOWN:
   case FL_CC_SHOWS:

@@ -118,6 +118,10 @@ const char *fl_rec_module(const fl_rec *r);
 bool fl_rec_view_write(fl_rec *r, PyObject *tensor, fl_base *out_base);
 void fl_rec_view_written(fl_rec *r, PyObject *tensor, fl_base base, const fl_tnode *by);
 
+/* rec_values.c: true when guards, which this adds, promise that the tensor holds the same elements on each replay. An
+ * argument's elements are guarded for this only where `input` says so. */
+bool fl_rec_fix(fl_rec *r, PyObject *tensor, bool input);
+
 /* The dispatch mode's object (one for the process) and its method. New reference. */
 PyObject *fl_rec_mode_new(void);
 

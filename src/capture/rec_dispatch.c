@@ -218,6 +218,14 @@ static bool has_mask(const op_call *c) {
   return false;
 }
 
+/* The same elements on each replay, and so the same shape of the result. */
+static bool all_fixed(op_call *c) {
+  if (is_random(c) || c->schema->writes) return false;
+  for (int i = 0; i < c->n_tensors; i++)
+    if (!fl_rec_fix(c->r, c->tensors[i].object, false)) return false;
+  return true;
+}
+
 /* --- results --- */
 
 static int count_results(PyObject *o) {
@@ -269,10 +277,11 @@ static void record(op_call *c, fl_tnode *n, PyObject *result) {
   fl_rec *r = c->r;
   bool scalar = has_scalar(result);
   if (scalar && (c->schema->metadata || !c->n_tensors)) return;
+  if (scalar && c->n_tensors == 1 && !c->schema->writes && fl_rec_fix(r, c->tensors[0].object, true)) return;
   /* dropout in eval mode, contiguous() of a contiguous tensor: the tensor itself. */
   if (!c->schema->writes && !c->schema->norm && fl_tensor_check(result) && is_argument(c, result)) return;
   note_writes(c, result);
-  bool dynamic = c->schema->dynamic_shape && (!c->schema->is_index || has_mask(c));
+  bool dynamic = c->schema->dynamic_shape && (!c->schema->is_index || has_mask(c)), fixed = dynamic && all_fixed(c);
   PyObject *generator = arg_named(c, "generator");
   if (generator && generator != Py_None) {
     fl_rec_give_up(r, "a random generator of the program's own", c->schema->name);
@@ -289,6 +298,7 @@ static void record(op_call *c, fl_tnode *n, PyObject *result) {
   else if (result == Py_None && !n->pin)
     n->pin = "it gives nothing back but may raise";
   if (r->gave_up) return;
+  dynamic = dynamic && !fixed;
   if ((scalar || dynamic) && (r->effects || r->random || r->rewrites)) {
     fl_rec_give_up(r, "a decision after an effect", c->schema->name);
     return;

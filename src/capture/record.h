@@ -49,6 +49,9 @@ bool fl_rec_is_passing(fl_rec *r, PyObject *obj);
 int fl_rec_read_query(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargs, PyObject *kwnames,
                       PyObject *result);
 
+/* The elements of a tensor are given out. True when a guard promises that they are the same on each replay. */
+bool fl_rec_read_elements(fl_rec *r, PyObject *tensor);
+
 /* --- objects and writes --- */
 
 /* `obj` was made by this call and nothing outside knows it yet. */

@@ -40,6 +40,15 @@ bool fl_weights_watch(fl_weights *w, uint32_t index) {
   return true;
 }
 
+bool fl_weights_freeze(fl_weights *w, uint32_t index) {
+  fl_weight *x = &w->list.data[index];
+  size_t bytes = fl_type_bytes(&x->meta.type);
+  if (x->own || x->frozen || !bytes) return true;
+  if (!(x->frozen = fl_malloc(bytes))) return false;
+  memcpy(x->frozen, x->meta.data, bytes);
+  return true;
+}
+
 bool fl_weights_witness(fl_weights *w, uint32_t index, PyObject *tensor) {
   fl_witness n = {.tensor = tensor};
   fl_tensor_meta m;
@@ -191,6 +200,7 @@ static bool check_weight(fl_weights *w, uint32_t i, bool *changed) {
   fl_weight *x = &w->list.data[i];
   bool other = false;
   if (!look_at(x, &other)) return false;
+  if (other && x->frozen && memcmp(x->frozen, x->meta.data, fl_type_bytes(&x->meta.type)) != 0) return false;
   if (!contents_changed(x) && !other) return true;
   x->epoch = w->epoch + 1;
   return *changed = true;
@@ -227,13 +237,20 @@ bool fl_weights_check(fl_weights *w) {
 
 void fl_weights_touch(fl_weights *w) {
   w->epoch++;
-  for (size_t i = 0; i < w->list.len; i++) w->list.data[i].epoch = w->epoch;
+  for (size_t i = 0; i < w->list.len; i++) {
+    fl_weight *x = &w->list.data[i];
+    x->epoch = w->epoch;
+    if (!x->frozen) continue;
+    x->version = -1; /* to be compared on the next check */
+    x->seen.ok = w->watched = false;
+  }
 }
 
 void fl_weights_release(fl_weights *w) {
   for (size_t i = 0; i < w->list.len; i++) {
     Py_DECREF(w->list.data[i].tensor);
     fl_free(w->list.data[i].copy);
+    fl_free(w->list.data[i].frozen);
   }
   for (size_t i = 0; i < w->witnesses.len; i++) Py_DECREF(w->witnesses.data[i].tensor);
   fl_free(w->list.data);

@@ -19,6 +19,7 @@ typedef struct fl_weight {
   bool own; /* made by the recording, known to nobody else */
   fl_impl_snapshot seen;
   void *copy;     /* its contents, where the version counter does not tell of changes; or NULL */
+  void *frozen;   /* its contents at recording, on which the trace depends; or NULL */
   int witness;    /* which of the witnesses changes with it, or -1 */
   uint64_t epoch; /* grows with each change seen; engines remember the epoch they have */
 } fl_weight;
@@ -53,7 +54,9 @@ bool fl_weights_watch(fl_weights *w, uint32_t index);
 /* `tensor` counts a version whenever a module changes the weight's contents: from now on the contents are compared when
  * it has, and a few of them on each check, for who changes them by himself. False when out of memory. */
 bool fl_weights_witness(fl_weights *w, uint32_t index, PyObject *tensor);
-/* Looks at all of them. False when one no longer has the recorded dtype, sizes, strides or device. */
+/* The trace depends on this CPU weight's contents. False when out of memory. */
+bool fl_weights_freeze(fl_weights *w, uint32_t index);
+/* Looks at all of them. False when one no longer has the recorded dtype, sizes, strides or device, or, frozen, contents. */
 bool fl_weights_check(fl_weights *w);
 void fl_weights_touch(fl_weights *w); /* as if all had changed */
 void fl_weights_release(fl_weights *w);

@@ -1,0 +1,68 @@
+/* Values of tensors that decide how the program goes on, where a guard can promise that they are the same again: those of
+ * a small tensor among the arguments, and whatever is computed from such and from small weights alone. Elsewhere they end
+ * a segment. */
+#include <string.h>
+
+#include "capture/rec.h"
+
+enum { MOST_BYTES = 1024, MOST_NODES = 1000 };
+
+static bool is_small(const fl_tensor_meta *m) {
+  return m->ok && m->device_type == FL_DEVICE_CPU && fl_is_dense(&m->type, m->strides) &&
+         fl_type_bytes(&m->type) <= MOST_BYTES;
+}
+
+static bool guard_input(fl_rec *r, PyObject *tensor, uint32_t index) {
+  fl_argspec *args = &r->trace->args;
+  if (index >= (uint32_t)args->n_inputs || r->effects || !is_small(&args->inputs[index].meta)) return false;
+  fl_input *in = &args->inputs[index];
+  size_t bytes = fl_type_bytes(&in->meta.type);
+  if (in->content || !bytes) return true;
+  in->content_bytes = bytes;
+  in->content = fl_arena_memdup(&r->trace->arena, fl_tensor_data(tensor), bytes);
+  return in->content != NULL;
+}
+
+typedef struct search {
+  fl_rec *r;
+  FL_VEC(uint32_t) weights;
+  int nodes;
+  bool ok;
+} search;
+
+static void look(void *ctx, uint32_t v) {
+  search *s = ctx;
+  const fl_tval *x = &s->r->trace->values.data[v];
+  if (!s->ok) return;
+  if (x->kind == FL_TVAL_WEIGHT) {
+    const fl_weight *w = &s->r->trace->weights.list.data[x->index];
+    s->ok = is_small(&w->meta) && !w->copy && FL_PUSH(&s->weights, x->index);
+    return;
+  }
+  if (x->kind == FL_TVAL_INPUT) { /* its elements are guarded already */
+    const fl_argspec *args = &s->r->trace->args;
+    s->ok = x->index < (uint32_t)args->n_inputs && args->inputs[x->index].content && !s->r->effects;
+    return;
+  }
+  const fl_tnode *n = x->kind == FL_TVAL_RESULT ? &s->r->trace->nodes.data[x->index] : NULL;
+  s->ok =
+      n && (!n->pin || n->schema->dynamic_shape) && !n->schema->seeded && !n->schema->norm && ++s->nodes <= MOST_NODES;
+  if (s->ok) fl_tnode_each(n, look, s);
+}
+
+bool fl_rec_read_elements(fl_rec *r, PyObject *tensor) {
+  return r && !r->gave_up && !r->paused && fl_tensor_check(tensor) && fl_rec_fix(r, tensor, true);
+}
+
+bool fl_rec_fix(fl_rec *r, PyObject *tensor, bool input) {
+  uint32_t v;
+  if (r->gave_up || r->trace->writes_weights) return false;
+  if (!fl_rec_find(r, tensor, &v) && (v = fl_rec_value_of(r, tensor, NULL)) == FL_NO_TVAL) return false;
+  const fl_tval *x = &r->trace->values.data[v];
+  if (x->kind == FL_TVAL_INPUT && input) return guard_input(r, tensor, x->index);
+  search s = {.r = r, .ok = true};
+  look(&s, v);
+  for (size_t i = 0; s.ok && i < s.weights.len; i++) s.ok = fl_weights_freeze(&r->trace->weights, s.weights.data[i]);
+  fl_free(s.weights.data);
+  return s.ok;
+}

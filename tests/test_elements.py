@@ -1,0 +1,86 @@
+"""Elements of tensors that a program looks at: guarded where they are an argument's or a weight's, else a break."""
+
+import torch
+
+import framelift
+
+LIN = torch.nn.Linear(4, 4).eval()
+
+
+def check(f, calls):
+    """Calls f on each of `calls`; returns its explanation."""
+    fast = framelift.compile(f)
+    with torch.no_grad():
+        for args in calls:
+            torch.testing.assert_close(fast(*args), f(*args))
+    return framelift.explain(fast)
+
+
+def counts(e):
+    return e.recorded, e.replayed, e.native, e.segments, len(e.breaks)
+
+
+def test_tolist_of_an_argument_is_a_guard():
+    def f(x, grid):
+        rows = [h * w for _, h, w in grid.tolist()]
+        return LIN(x) * sum(rows) + len(rows)
+
+    x, grid, other = torch.randn(5, 4), torch.tensor([[1, 2, 3]]), torch.tensor([[1, 4, 3]])
+    e = check(f, [(x, grid), (x, grid.clone()), (x, other), (x, grid), (x, other)])
+    assert counts(e) == (2, 3, 0, 2, 0)
+
+
+def test_item_of_an_argument_is_a_guard():
+    e = check(lambda x, n: LIN(x) * n.item(), [(torch.randn(5, 4), torch.tensor(k)) for k in (2.0, 2.0, 3.0)])
+    assert counts(e) == (2, 1, 0, 2, 0)
+
+
+def test_what_is_computed_from_a_guarded_argument_is_fixed():
+    def f(x, lengths):
+        ends = [0] + lengths.tolist()
+        parts = torch.split(x, (lengths + 0).tolist())
+        return torch.cat([p * len(ends) for p in parts]), torch.repeat_interleave(x, lengths * 2, 0, output_size=None)[
+            :3
+        ]
+
+    x, lengths = torch.randn(2, 4), torch.tensor([1, 1])
+    e = check(f, [(x, lengths)] * 3)
+    assert counts(e) == (1, 2, 0, 1, 0)
+
+
+def test_values_from_buffers_are_followed():
+    kernel, stride = torch.tensor(3), torch.tensor(2)
+
+    def f(x):
+        frames = ((x.shape[0] - kernel) / stride + 1).ceil().int()
+        return LIN(x) + (1 if frames.item() > 1 else 5)
+
+    fast = framelift.compile(f)
+    x = torch.randn(5, 4)
+    with torch.no_grad():
+        for change in (None, None, 9, None, 3, "refresh"):
+            if change == "refresh":
+                kernel.data.fill_(9)
+                framelift.refresh(fast)
+            elif change:
+                kernel.fill_(change)
+            torch.testing.assert_close(fast(x), f(x))
+    e = framelift.explain(fast)
+    assert e.native == 0 and e.replayed >= 2 and not e.breaks
+
+
+def test_a_large_or_computed_tensor_still_ends_a_segment():
+    e = check(lambda x: LIN(x) * x.sum().item(), [(torch.ones(5, 4),)] * 3)
+    assert counts(e)[4] == 1 or e.segments == 2
+
+
+def test_an_argument_that_was_written_to_is_not_guarded():
+    def f(x, n):
+        n.add_(1)
+        return LIN(x) * n.item()
+
+    fast = framelift.compile(f)
+    with torch.no_grad():
+        for k in range(4):
+            x, n = torch.randn(5, 4), torch.tensor(float(k))
+            torch.testing.assert_close(fast(x, n.clone()), f(x, n))
