@@ -302,6 +302,7 @@ PyObject *fl_attr_get(fl_rec *r, PyObject *obj, PyObject *name) {
   PyTypeObject *tp = Py_TYPE(obj);
   PyObject *v;
   if (!r || !tp->tp_getattro || !PyUnicode_CheckExact(name)) return PyObject_GetAttr(obj, name);
+  if (fl_eval_here->tail) return fl_call_operator(r, "getattr", (PyObject *[]){obj, name}, 2);
   int rc = find_by(r, tp->tp_getattro, obj, name, &v);
   if (rc > 0) return v;
   if (rc < 0) return NULL;

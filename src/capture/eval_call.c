@@ -65,10 +65,25 @@ static PyObject *opaque(fl_rec *r, const call_args *c, bool shows, const char *r
   return fl_rec_opaque(r, c->callable, c->args, c->nargsf, c->kwnames, shows, reason, detail);
 }
 
-static bool any_unknown(fl_rec *r, const call_args *c) {
+static bool any_unknown(fl_rec *r, const call_args *c, bool plain) {
   for (size_t i = 0; i < c->npos + c->nkw; i++)
-    if (fl_rec_is_unknown(r, c->args[i])) return true;
-  return fl_rec_is_unknown(r, c->callable);
+    if (fl_rec_is_unknown(r, c->args[i], plain)) return true;
+  return fl_rec_is_unknown(r, c->callable, false);
+}
+
+PyObject *fl_call_operator(fl_rec *r, const char *name, PyObject *const *args, size_t n) {
+  static PyObject *modules[2];
+  static const char *const names[] = {"builtins", "operator"};
+  bool builtin = !strcmp(name, "getattr") || !strcmp(name, "format");
+  PyObject **module = &modules[!builtin], *fn, *v;
+  fl_eval_here->tail = false;
+  if (!*module && !(*module = PyImport_ImportModule(names[!builtin]))) return NULL;
+  fn = strcmp(name, "join") ? PyObject_GetAttrString(*module, name)
+                            : PyObject_GetAttrString((PyObject *)&PyUnicode_Type, "join");
+  if (!fn) return NULL;
+  v = fl_rec_opaque(r, fn, args, n, NULL, false, "what unknown code gave", name);
+  Py_DECREF(fn);
+  return v;
 }
 
 static void uses_args(fl_rec *r, const call_args *c) {
@@ -330,7 +345,12 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
   bool done;
   fl_cc cls = fl_ccall_class(c->callable, &self);
   bool opaque_anyway = cls == FL_CC_UNKNOWN || cls == FL_CC_SHOWS || cls == FL_CC_LEAK;
-  if (!opaque_anyway && ((self && fl_rec_is_unknown(r, self)) || any_unknown(r, c)))
+  bool computes = cls == FL_CC_PURE || cls == FL_CC_TORCH;
+  if (cls == FL_CC_ISINSTANCE && c->npos == 2 && fl_rec_is_unknown(r, c->args[0], true)) {
+    saw_class_check(r, c->args[1], fl_n.__instancecheck__); /* its type is known */
+    return natively(c);
+  }
+  if (!opaque_anyway && c->tail && ((self && fl_rec_is_unknown(r, self, computes)) || any_unknown(r, c, computes)))
     return opaque(r, c, false, "an object that unknown code gave", fl_ccall_name(c->callable, name, sizeof name));
   if (self && !opaque_anyway) fl_rec_uses(r, self);
   switch (cls) {
@@ -442,11 +462,11 @@ PyObject *fl_call_type(fl_rec *r, PyTypeObject *type, PyObject *const *args, siz
   call_args c = make_args((PyObject *)type, args, nargsf, kwnames);
   PyObject *v;
   if (!r) return natively(&c);
-  if (type == &PyType_Type && c.npos == 1 && c.nkw == 0 && !fl_rec_is_unknown(r, args[0])) {
+  if (type == &PyType_Type && c.npos == 1 && c.nkw == 0 && !fl_rec_is_unknown(r, args[0], false)) {
     fl_tell(r, fl_rec_read_instance(r, args[0]));
     return Py_NewRef((PyObject *)Py_TYPE(args[0]));
   }
-  if (fl_ccall_type_class(type) != FL_CC_TYPE || any_unknown(r, &c))
+  if (fl_ccall_type_class(type) != FL_CC_TYPE || any_unknown(r, &c, !fl_ccall_is_python_class(type)))
     return opaque(r, &c, false, "unknown C type", type->tp_name);
   fl_attr_saw_slot(r, type, fl_n.__new__);
   fl_attr_saw_slot(r, type, fl_n.__init__);
@@ -544,7 +564,7 @@ PyObject *fl_call(fl_rec *r, PyObject *callable, PyObject *const *args, size_t n
   call_args c = make_args(callable, args, nargsf, kwnames);
   if (fl_rec_must_be_opaque(r, callable, &reason, &detail)) return opaque(r, &c, false, reason, detail);
   if (tp == &PyFunction_Type) return enter(&c, callable, callable);
-  if (fl_rec_is_unknown(r, callable))
+  if (fl_rec_is_unknown(r, callable, false))
     return opaque(r, &c, false, "an object that unknown code gave", Py_TYPE(callable)->tp_name);
   if (tp == &PyMethod_Type) {
     PyObject *func = PyMethod_GET_FUNCTION(callable);

@@ -95,6 +95,10 @@ static void operand(fl_rec *r, PyObject *o, PyObject *method) {
 /* clang-format on */
 enum { OPS = 13 };
 
+static const char *const operator_names[2 * OPS] = {
+    "add",  "and_",  "floordiv",  "lshift",  "matmul",  "mul",  "mod",  "or_", "pow",  "rshift",  "sub",  "truediv",  "xor",
+    "iadd", "iand", "ifloordiv", "ilshift", "imatmul", "imul", "imod", "ior", "ipow", "irshift", "isub", "itruediv", "ixor"};
+
 static PyObject *power(PyObject *a, PyObject *b) { return PyNumber_Power(a, b, Py_None); }
 static PyObject *inplace_power(PyObject *a, PyObject *b) { return PyNumber_InPlacePower(a, b, Py_None); }
 
@@ -120,6 +124,7 @@ static void uses(fl_rec *r, PyObject *a, PyObject *b) {
 PyObject *fl_data_binary(fl_rec *r, int op, PyObject *a, PyObject *b) {
   if (op < 0 || op >= 2 * OPS) return PyErr_Format(PyExc_SystemError, "binary operator %d", op);
   const binary_row *row = &binary[op];
+  if (r && fl_eval_here->tail) return fl_call_operator(r, operator_names[op], (PyObject *[]){a, b}, 2);
   uses(r, a, b);
   if (!r || (is_plain_value(a) && is_plain_value(b))) return row->fn(a, b);
   operand(r, a, *row->left);
@@ -139,6 +144,8 @@ PyObject *fl_data_unary(fl_rec *r, PyObject *name, unaryfunc fn, PyObject *a) {
 }
 
 PyObject *fl_data_compare(fl_rec *r, PyObject *a, PyObject *b, int op) {
+  static const char *const operators[6] = {"lt", "le", "eq", "ne", "gt", "ge"};
+  if (r && fl_eval_here->tail) return fl_call_operator(r, operators[op], (PyObject *[]){a, b}, 2);
   uses(r, a, b);
   if (r && !(is_plain_value(a) && is_plain_value(b))) {
     PyObject *const names[6] = {fl_n.__lt__, fl_n.__le__, fl_n.__eq__, fl_n.__ne__, fl_n.__gt__, fl_n.__ge__};
@@ -231,6 +238,7 @@ static void saw_missing(fl_rec *r, PyObject *dict, PyObject *key) {
 }
 
 PyObject *fl_data_subscr(fl_rec *r, PyObject *container, PyObject *key) {
+  if (r && fl_eval_here->tail) return fl_call_operator(r, "getitem", (PyObject *[]){container, key}, 2);
   if (r && !PyTuple_CheckExact(container)) fl_rec_uses(r, container);
   if (r) fl_rec_uses(r, key);
   if (!r || PyTuple_CheckExact(container) || PyUnicode_CheckExact(container)) return PyObject_GetItem(container, key);
@@ -327,6 +335,7 @@ PyObject *fl_data_next(fl_rec *r, PyObject *it) {
 
 PyObject *fl_data_format(fl_rec *r, PyObject *value, int conversion, PyObject *spec) {
   PyObject *shown = NULL, *v;
+  if (r && fl_eval_here->tail) return fl_call_operator(r, "format", (PyObject *[]){value, spec}, spec ? 2 : 1);
   if (spec)
     uses(r, value, spec);
   else if (r)

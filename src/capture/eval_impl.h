@@ -101,6 +101,9 @@ PyObject *fl_attr_module_get(fl_rec *r, PyObject *module, PyObject *name); /* ty
 /* `name` on the type of obj, bound (special method lookup); NULL without exception when absent. */
 PyObject *fl_attr_special(fl_rec *r, PyObject *obj, PyObject *name);
 /* Reports that a C slot of obj's type stood for this special method. */
+/* operator.<name>(args), or another function of that kind, on what unknown code gave: as an unknown call that gives the
+ * answer which the frame waits for (its tail). */
+PyObject *fl_call_operator(fl_rec *r, const char *name, PyObject *const *args, size_t n);
 void fl_attr_saw_slot(fl_rec *r, PyTypeObject *tp, PyObject *name);
 
 /* --- eval_call.c --- */

@@ -36,9 +36,15 @@ void fl_rec_uses(fl_rec *r, PyObject *value) {
   if (r && !r->gave_up && !r->paused && r->unknown.len) uses(r, value, 0);
 }
 
-bool fl_rec_is_unknown(fl_rec *r, PyObject *value) {
-  if (!r || r->gave_up || r->paused || !r->unknown.len) return false;
-  return unknown_entry(r, value) && !is_plain(value);
+static bool is_unknown(fl_rec *r, PyObject *o, bool plain, int depth) {
+  if (unknown_entry(r, o)) return plain || !is_plain(o);
+  for (Py_ssize_t i = 0; PyTuple_Check(o) && depth < MAX_DEPTH && i < PyTuple_GET_SIZE(o); i++)
+    if (is_unknown(r, PyTuple_GET_ITEM(o, i), plain, depth + 1)) return true;
+  return false;
+}
+
+bool fl_rec_is_unknown(fl_rec *r, PyObject *value, bool plain) {
+  return r && !r->gave_up && !r->paused && r->unknown.len && is_unknown(r, value, plain, 0);
 }
 
 bool fl_rec_unknown_value(void *rec, PyObject *object, uint32_t *out_value) {
@@ -109,7 +115,10 @@ static bool take_back(fl_rec *r, fl_back *out, PyObject *o, uint32_t at, int dep
     if (PyDict_CheckExact(o)) return take_dict(r, out, o, at, depth);
     return take_items(r, out, ((PyListObject *)o)->ob_item, PyList_GET_SIZE(o), at, depth);
   }
-  if (alone) return note_unknown(r, out, o, at), !r->gave_up;
+  if (alone || !fl_ccall_known_type(Py_TYPE(o))) {
+    out->shared = !alone;
+    return note_unknown(r, out, o, at), !r->gave_up;
+  }
   out->kind = FL_BACK_CONST;
   out->object = o;
   fl_rec_note_known(r, o);

@@ -83,8 +83,8 @@ void fl_rec_show(fl_rec *r);
 /* The program goes on according to this value: if unknown code gave it (or an item of this tuple), the trace holds only
  * while it gives an equal one, or, of an object that is no plain value, the recording gives up. */
 void fl_rec_uses(fl_rec *r, PyObject *value);
-/* Whether it is an object that unknown code gave, of which nothing is known. */
-bool fl_rec_is_unknown(fl_rec *r, PyObject *value);
+/* Whether it is an object that unknown code gave, of which nothing is known; `plain`: or a number, a string. */
+bool fl_rec_is_unknown(fl_rec *r, PyObject *value, bool plain);
 
 /* --- trouble --- */
 

@@ -107,7 +107,7 @@ static const char *match(const fl_trace *t, const fl_back *b, PyObject *o, PyObj
   case FL_BACK_CONST: return fl_const_equal(b->object, o) ? NULL : "its value";
   case FL_BACK_OBJECT:
     if (!recorded && Py_TYPE(o) != Py_TYPE(b->object)) return "its type";
-    if (!alone && !is_plain(o)) return "an object that others hold";
+    if (!alone && !b->shared && !is_plain(o)) return "an object that others hold";
     if (b->used && !fl_const_equal(b->object, o)) return "its value";
     put(values, b->value, o);
     return NULL;

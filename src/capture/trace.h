@@ -88,7 +88,8 @@ typedef enum fl_back_kind {
 } fl_back_kind;
 typedef struct fl_back {
   fl_back_kind kind;
-  bool used; /* OBJECT: must be equal */
+  bool used;   /* OBJECT: must be equal */
+  bool shared; /* OBJECT: others may hold it */
   uint32_t value;
   PyObject *object; /* CONST, OBJECT; DICT: tuple of its keys. Kept by the trace */
   int n;

@@ -104,13 +104,25 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
       continue;
     }
     case LOAD_ATTR: {
+      if (GIVEN(TOP(), false)) IN_CALL(1);
       PyObject *v = fl_attr_get(r, TOP(), NAME(oparg));
+      CALLED();
       if (!v) goto error;
       SET_TOP_STEAL(v);
       continue;
     }
     case LOAD_METHOD: {
       PyObject *obj = TOP(), *m;
+      if (GIVEN(obj, false)) {
+        TOP() = NULL;
+        IN_CALL(0);
+        m = fl_attr_get(r, obj, NAME(oparg));
+        CALLED();
+        Py_DECREF(obj);
+        if (!m) goto error;
+        PUSH(m);
+        continue;
+      }
       int bound = fl_attr_method(r, obj, NAME(oparg), &m);
       if (bound < 0) goto error;
       if (bound) {
@@ -124,7 +136,9 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
       continue;
     }
     case COMPARE_OP: {
+      if (GIVEN(SECOND(), true) || GIVEN(TOP(), true)) IN_CALL(2);
       PyObject *b = POP(), *v = fl_data_compare(r, TOP(), b, (int)oparg);
+      CALLED();
       Py_DECREF(b);
       SET_TOP_STEAL(v);
       if (!v) goto error;
@@ -140,7 +154,16 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
     case POP_JUMP_FORWARD_IF_TRUE:
     case POP_JUMP_BACKWARD_IF_FALSE:
     case POP_JUMP_BACKWARD_IF_TRUE: {
-      PyObject *v = POP();
+      PyObject *v = TOP();
+      if (GIVEN(v, true)) {
+        IN_CALL(1);
+        here.next = (int)(start - first); /* this instruction, with the answer on the stack */
+        v = fl_call_operator(r, "truth", &v, 1);
+        CALLED();
+        if (!v) goto error;
+        SET_TOP_STEAL(v);
+      }
+      v = POP();
       int truth = fl_data_truth(r, v);
       Py_DECREF(v);
       if (truth < 0) goto error;

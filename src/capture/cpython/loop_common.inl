@@ -160,7 +160,9 @@
       continue;
     }
     case BINARY_SUBSCR: {
+      if (GIVEN(SECOND(), false) || GIVEN(TOP(), true)) IN_CALL(2);
       PyObject *key = POP(), *v = fl_data_subscr(r, TOP(), key);
+      CALLED();
       Py_DECREF(key);
       SET_TOP_STEAL(v);
       if (!v) goto error;
@@ -200,7 +202,9 @@
       continue;
     }
     case BINARY_OP: {
+      if (GIVEN(SECOND(), true) || GIVEN(TOP(), true)) IN_CALL(2);
       PyObject *b = POP(), *v = fl_data_binary(r, (int)oparg, TOP(), b);
+      CALLED();
       Py_DECREF(b);
       SET_TOP_STEAL(v);
       if (!v) goto error;
@@ -210,6 +214,8 @@
       PyObject *b = POP();
       bool is = TOP() == b;
       if (r && !is) fl_rec_compared(r, TOP(), b);
+      if (r && b != Py_None && TOP() != Py_None && (GIVEN(b, false) || GIVEN(TOP(), false)))
+        fl_rec_give_up(r, "identity of what unknown code gave", "is");
       Py_DECREF(b);
       SET_TOP_STEAL(Py_NewRef(is != (bool)oparg ? Py_True : Py_False));
       continue;
@@ -224,7 +230,9 @@
     }
 #if FL_CPYTHON < 313
     case FORMAT_VALUE: {
+      if (!(oparg & 3) && GIVEN(PEEK(1 + !!(oparg & 4)), true)) IN_CALL(1 + !!(oparg & 4));
       PyObject *spec = oparg & 4 ? POP() : NULL, *v = fl_data_format(r, TOP(), (int)(oparg & 3), spec);
+      CALLED();
       Py_XDECREF(spec);
       SET_TOP_STEAL(v);
       if (!v) goto error;
@@ -259,10 +267,10 @@
     case BUILD_MAP:
     case BUILD_CONST_KEY_MAP: {
       int n = opcode == BUILD_MAP ? 2 * (int)oparg : (int)oparg + (opcode == BUILD_CONST_KEY_MAP);
-      for (int i = 0; r && opcode != BUILD_CONST_KEY_MAP && i < n; i += opcode == BUILD_MAP ? 2 : 1)
+      for (int i = 0; r && opcode != BUILD_CONST_KEY_MAP && opcode != BUILD_STRING && i < n; i += opcode == BUILD_MAP ? 2 : 1)
         fl_rec_uses(r, sp[i - n]);
       PyObject *v = opcode == BUILD_SET      ? build_set(sp - n, (int)oparg)
-                    : opcode == BUILD_STRING ? build_string(sp - n, (int)oparg)
+                    : opcode == BUILD_STRING ? build_string(r, st, &here, base, ip - first, sp, (int)oparg)
                     : opcode == BUILD_MAP    ? build_map(sp - n, (int)oparg)
                                              : build_const_key_map(TOP(), sp - n, (int)oparg);
       if (!v) goto error;

@@ -108,10 +108,23 @@ static PyObject *build_set(PyObject *const *items, int n) {
   return set;
 }
 
-static PyObject *build_string(PyObject *const *items, int n) {
-  PyObject *empty = PyUnicode_New(0, 0), *s;
+/* Joins the n topmost operands. */
+static PyObject *build_string(fl_rec *r, fl_eval_state *st, fl_eval_frame *here, PyObject **base, Py_ssize_t next,
+                              PyObject **sp, int n) {
+  PyObject *empty = PyUnicode_New(0, 0), *s, *const *items = sp - n;
+  bool given = false;
   if (!empty) return NULL;
-  s = _PyUnicode_JoinArray(empty, items, n);
+  for (int i = 0; r && i < n; i++) given |= fl_rec_is_unknown(r, items[i], true);
+  if (given) {
+    PyObject *tuple = PyTuple_New(n);
+    for (int i = 0; tuple && i < n; i++) PyTuple_SET_ITEM(tuple, i, Py_NewRef(items[i]));
+    here->depth = (int)(sp - base) - n;
+    here->next = (int)next;
+    s = tuple ? fl_call_operator(r, "join", (PyObject *[]){empty, tuple}, 2) : NULL;
+    here->depth = -1;
+    Py_XDECREF(tuple);
+  } else
+    s = _PyUnicode_JoinArray(empty, items, n);
   Py_DECREF(empty);
   return s;
 }
@@ -227,6 +240,8 @@ static PyObject *with_enter(fl_rec *r, PyObject *manager, PyObject **exit) {
     here.next = (int)(ip - first);                                                                                     \
     st->tail = true;                                                                                                   \
   } while (0)
+/* What unknown code gave is worked with as unknown code works with it. */
+#define GIVEN(v, plain) (r && fl_rec_is_unknown(r, (v), (plain)))
 #define CALLED()                                                                                                       \
   do {                                                                                                                 \
     here.depth = -1;                                                                                                   \
