@@ -49,6 +49,8 @@ class Notes:
             if hasattr(o, "keys"):
                 return (*head, [(k, self.note(o[k])) for k in list(o)])
             return (*head, [self.note(x) for x in o])
+        if type(o) is float:  # may have been computed in float32
+            return "float", torch.tensor(o, dtype=torch.float64)
         if o is None or isinstance(o, (bool, int, float, complex, str, bytes, torch.dtype, torch.device)):
             return type(o).__name__, repr(o)
         if isinstance(o, (set, frozenset)):

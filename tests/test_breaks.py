@@ -104,7 +104,7 @@ def uses_named_tuple(x):
     return pair.first * pair.second
 
 
-@case(4, 0, 0)
+@case(1, 3, 0, "a number out of a tensor")
 def uses_item(x):
     return LIN(x) * x.sum().item()
 

@@ -480,3 +480,26 @@ def test_an_object_out_of_a_tuple_is_the_same_object():
     for _ in range(3):
         assert fast(torch.ones(2))[1][0] is b.pair[0][0] and b.chosen is b.pair[0][0]
     assert framelift.explain(fast).replayed == 2
+
+
+def test_an_object_whose_dictionary_lies_where_a_new_one_was():
+    class Counter:
+        pass
+
+    def count(wrap):
+        counter = Counter()
+        counter.n = 0  # lies in the object: the dictionary is made during the recorded call
+
+        def f(x):
+            gone = [{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}]
+            del gone
+            counter.n += 1
+            return x + 1
+
+        fast = wrap(f)
+        with torch.no_grad():
+            for _ in range(4):
+                fast(torch.ones(2))
+        return counter.n
+
+    assert count(framelift.compile) == count(lambda f: f) == 4

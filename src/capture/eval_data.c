@@ -11,7 +11,7 @@ static bool is_plain_value(PyObject *o) {
 }
 
 /* A container whose contents are mutable: list, dict, set, deque and what derives from them. */
-static bool is_container(PyObject *o) {
+bool fl_data_is_container(PyObject *o) {
   if (PyList_Check(o) || PyDict_Check(o) || PyAnySet_Check(o) || PyByteArray_Check(o)) return true;
   PyTypeObject *solid = fl_ccall_solid(Py_TYPE(o));
   return solid->tp_iter && solid->tp_as_sequence && solid->tp_as_sequence->sq_ass_item && fl_ccall_known_type(solid);
@@ -35,7 +35,7 @@ static void saw(fl_rec *r, PyObject *o, int depth) {
   fl_rec_uses(r, o);
   if (is_plain_value(o) || PyType_Check(o)) return;
   if (depth > MAX_DEPTH) {
-    if (PyTuple_Check(o) ? PyTuple_GET_SIZE(o) > 0 : is_container(o))
+    if (PyTuple_Check(o) ? PyTuple_GET_SIZE(o) > 0 : fl_data_is_container(o))
       fl_rec_give_up(r, "containers nested too deeply", Py_TYPE(o)->tp_name);
     return;
   }
@@ -50,7 +50,7 @@ static void saw(fl_rec *r, PyObject *o, int depth) {
     Py_ssize_t pos = 0;
     fl_tell(r, fl_rec_read_contents(r, o));
     while (PyDict_Next(o, &pos, &key, &v)) saw(r, v, depth + 1);
-  } else if (is_container(o)) {
+  } else if (fl_data_is_container(o)) {
     fl_tell(r, fl_rec_read_contents(r, o));
   } else if (fl_ccall_is_tensor(tp)) {
     return;
@@ -96,8 +96,9 @@ static void operand(fl_rec *r, PyObject *o, PyObject *method) {
 enum { OPS = 13 };
 
 static const char *const operator_names[2 * OPS] = {
-    "add",  "and_",  "floordiv",  "lshift",  "matmul",  "mul",  "mod",  "or_", "pow",  "rshift",  "sub",  "truediv",  "xor",
-    "iadd", "iand", "ifloordiv", "ilshift", "imatmul", "imul", "imod", "ior", "ipow", "irshift", "isub", "itruediv", "ixor"};
+    "add",    "and_", "floordiv", "lshift", "matmul",  "mul",  "mod",       "or_",     "pow",
+    "rshift", "sub",  "truediv",  "xor",    "iadd",    "iand", "ifloordiv", "ilshift", "imatmul",
+    "imul",   "imod", "ior",      "ipow",   "irshift", "isub", "itruediv",  "ixor"};
 
 static PyObject *power(PyObject *a, PyObject *b) { return PyNumber_Power(a, b, Py_None); }
 static PyObject *inplace_power(PyObject *a, PyObject *b) { return PyNumber_InPlacePower(a, b, Py_None); }
@@ -129,9 +130,9 @@ PyObject *fl_data_binary(fl_rec *r, int op, PyObject *a, PyObject *b) {
   if (!r || (is_plain_value(a) && is_plain_value(b))) return row->fn(a, b);
   operand(r, a, *row->left);
   operand(r, b, *row->right);
-  if (row->inplace && is_container(a)) fl_tell(r, fl_rec_write(r, FL_WRITE_METHOD, a, *row->inplace, NULL));
+  if (row->inplace && fl_data_is_container(a)) fl_tell(r, fl_rec_write(r, FL_WRITE_METHOD, a, *row->inplace, NULL));
   PyObject *v = row->fn(a, b);
-  if (v && v != a && v != b && Py_REFCNT(v) == 1 && is_container(v)) fl_tell(r, fl_rec_fresh(r, v));
+  if (v && v != a && v != b && Py_REFCNT(v) == 1 && fl_data_is_container(v)) fl_tell(r, fl_rec_fresh(r, v));
   return v;
 }
 
@@ -168,7 +169,7 @@ int fl_data_truth(fl_rec *r, PyObject *a) {
     fl_attr_saw_slot(r, tp, fl_n.__bool__);
     fl_attr_saw_slot(r, tp, fl_n.__len__);
   }
-  if (is_container(a)) {
+  if (fl_data_is_container(a)) {
     fl_tell(r, fl_rec_read_contents(r, a));
   } else if ((tp->tp_as_number && tp->tp_as_number->nb_bool) || (tp->tp_as_sequence && tp->tp_as_sequence->sq_length) ||
              (tp->tp_as_mapping && tp->tp_as_mapping->mp_length)) {
@@ -248,7 +249,8 @@ PyObject *fl_data_subscr(fl_rec *r, PyObject *container, PyObject *key) {
     if (v) return Py_NewRef(v);
     if (!PyDict_CheckExact(container)) saw_missing(r, container, key);
     v = PyObject_GetItem(container, key);
-    if (v && !PyDict_CheckExact(container) && Py_REFCNT(v) == 2 && is_container(v)) fl_tell(r, fl_rec_fresh(r, v));
+    if (v && !PyDict_CheckExact(container) && Py_REFCNT(v) == 2 && fl_data_is_container(v))
+      fl_tell(r, fl_rec_fresh(r, v));
     return v;
   }
   if (PyType_Check(container)) {
@@ -257,10 +259,14 @@ PyObject *fl_data_subscr(fl_rec *r, PyObject *container, PyObject *key) {
     fl_attr_saw_slot(r, Py_TYPE(container), fl_n.__getitem__);
     return PyObject_GetItem(container, key);
   }
+  if (PyList_CheckExact(container) && PyLong_CheckExact(key)) {
+    fl_tell(r, fl_rec_read_contents(r, container));
+    return PyObject_GetItem(container, key);
+  }
   operand(r, container, fl_n.__getitem__);
   if (!is_plain_value(key) && !PySlice_Check(key)) fl_data_saw(r, key);
   PyObject *v = PyObject_GetItem(container, key);
-  if (v && PySlice_Check(key) && is_container(v) && Py_REFCNT(v) == 1) fl_tell(r, fl_rec_fresh(r, v));
+  if (v && PySlice_Check(key) && fl_data_is_container(v) && Py_REFCNT(v) == 1) fl_tell(r, fl_rec_fresh(r, v));
   return v;
 }
 
@@ -291,7 +297,7 @@ int fl_data_store(fl_rec *r, PyObject *container, PyObject *key, PyObject *value
 Py_ssize_t fl_data_len(fl_rec *r, PyObject *a) {
   if (r && !PyTuple_CheckExact(a)) fl_rec_uses(r, a);
   if (r && !PyTuple_CheckExact(a)) {
-    if (is_container(a))
+    if (fl_data_is_container(a))
       fl_tell(r, fl_rec_read_contents(r, a));
     else
       operand(r, a, fl_n.__len__);
@@ -313,7 +319,7 @@ PyObject *fl_data_iter(fl_rec *r, PyObject *a) {
     fl_attr_saw_slot(r, tp, fl_n.__iter__);
     if (!tp->tp_iter) fl_attr_saw_slot(r, tp, fl_n.__getitem__);
   }
-  if (is_container(a))
+  if (fl_data_is_container(a))
     fl_tell(r, fl_rec_read_contents(r, a));
   else if (!PyTuple_Check(a) && !fl_ccall_known_type(tp))
     fl_rec_give_up(r, "object of an unknown C type", tp->tp_name);

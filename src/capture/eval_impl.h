@@ -120,6 +120,7 @@ void fl_call_end(fl_rec *r, fl_eval_state *st);
 /* --- eval_data.c: operators on values --- */
 /* What C code that gets `obj` as an argument may look at: contents of containers (nested ones too), iterators. */
 void fl_data_saw(fl_rec *r, PyObject *obj);
+bool fl_data_is_container(PyObject *obj); /* list, dict, set, deque ... */
 void fl_data_saw_all(fl_rec *r, PyObject *const *args, size_t nargs);
 PyObject *fl_data_binary(fl_rec *r, int op, PyObject *a, PyObject *b); /* op: NB_* of BINARY_OP */
 PyObject *fl_data_unary(fl_rec *r, PyObject *name, unaryfunc fn, PyObject *a);

@@ -199,9 +199,9 @@ int fl_rec_aliases(fl_rec *r, uint32_t value) {
 
 /* --- reads --- */
 
-static bool skip(fl_rec *r, PyObject *o) {
-  return fl_ptrmap_get(&r->fresh, o, NULL) || fl_ptrmap_get(&r->covered, o, NULL);
-}
+enum { FRESH, GONE }; /* in r->fresh; GONE: another object lies there now */
+
+static bool skip(fl_rec *r, PyObject *o) { return fl_rec_is_fresh(r, o) || fl_ptrmap_get(&r->covered, o, NULL); }
 
 /* An argument met on another way than as that argument: the next call may give another one there. */
 static bool is_argument(fl_rec *r, PyObject *value, int depth) {
@@ -226,7 +226,7 @@ void fl_rec_compared(fl_rec *r, PyObject *a, PyObject *b) {
   bool x = fl_ptrmap_get(&r->covered, a, NULL), y = fl_ptrmap_get(&r->covered, b, NULL);
   if (x == y) return;
   PyObject *other = x ? b : a;
-  if (fl_ptrmap_get(&r->fresh, other, NULL)) return;
+  if (fl_rec_is_fresh(r, other)) return;
   if (fl_rec_find(r, other, &v) &&
       (r->trace->values.data[v].kind == FL_TVAL_RESULT || r->trace->values.data[v].kind == FL_TVAL_GIVEN))
     return;
@@ -278,13 +278,17 @@ int fl_rec_read_instance(fl_rec *r, PyObject *obj) {
   }
   if (skip(r, obj) || PyModule_Check(obj) || PyType_Check(obj)) return 0;
   if (!PyTuple_Check(obj)) fl_rec_note_known(r, obj); /* the call's own tuples are not reported as new */
-  return done(r, fl_guards_add_instance(r->guards, obj), false, NULL);
+  int rc = fl_guards_add_instance(r->guards, obj);
+  /* A dictionary made for an old object lies where a new object may have been: it is as old as its object. */
+  PyObject **d = _PyObject_GetDictPtr(obj);
+  if (d && *d && fl_rec_is_fresh(r, *d) && !fl_ptrmap_set(&r->fresh, *d, GONE)) oom(r);
+  return done(r, rc, false, NULL);
 }
 
 int fl_rec_read_type(fl_rec *r, PyTypeObject *type, PyObject *name, PyObject *value) {
   bool changed = false;
   if (off(r) || (type->tp_flags & Py_TPFLAGS_IMMUTABLETYPE) || !(type->tp_flags & Py_TPFLAGS_HEAPTYPE) ||
-      fl_ptrmap_get(&r->fresh, type, NULL))
+      fl_rec_is_fresh(r, (PyObject *)type))
     return 0;
   fl_rec_note_known(r, value);
   int rc = fl_guards_add_type(r->guards, type, name, value, &changed);
@@ -386,10 +390,13 @@ int fl_rec_read_query(fl_rec *r, PyObject *callable, PyObject *const *args, size
 
 int fl_rec_fresh(fl_rec *r, PyObject *obj) {
   if (off(r)) return 0;
-  return fl_ptrmap_set(&r->fresh, obj, 0) ? 0 : oom(r);
+  return fl_ptrmap_set(&r->fresh, obj, FRESH) ? 0 : oom(r);
 }
 
-bool fl_rec_is_fresh(fl_rec *r, PyObject *obj) { return r && fl_ptrmap_get(&r->fresh, obj, NULL); }
+bool fl_rec_is_fresh(fl_rec *r, PyObject *obj) {
+  uint32_t state;
+  return r && fl_ptrmap_get(&r->fresh, obj, &state) && state == FRESH;
+}
 
 /* --- module paths --- */
 
@@ -494,7 +501,7 @@ static bool ask_argument(void *ctx, PyObject *object) { return fl_ptrmap_get(&((
 
 static bool ask_known(void *ctx, PyObject *object) {
   fl_rec *r = ctx;
-  return fl_ptrmap_get(&r->known, object, NULL) && !fl_ptrmap_get(&r->fresh, object, NULL);
+  return fl_ptrmap_get(&r->known, object, NULL) && !fl_rec_is_fresh(r, object);
 }
 
 fl_result_asker fl_rec_asker(fl_rec *r, bool frames) {

@@ -171,7 +171,7 @@ bool fl_rec_argument_value(void *rec, PyObject *object, uint32_t *out_value) {
 
 bool fl_rec_made(void *rec, PyObject *o) {
   fl_rec *r = rec;
-  if (!fl_ptrmap_get(&r->fresh, o, NULL))
+  if (!fl_rec_is_fresh(r, o))
     return PyTuple_Check(o) || PyFrozenSet_Check(o) || PySlice_Check(o) || PyRange_Check(o) || PyMethod_Check(o) ||
            PyCFunction_Check(o);
   if (r->made && !fl_ptrmap_set(r->made, o, 0)) fl_rec_give_up(r, "out of memory", "while recording");
@@ -195,7 +195,7 @@ static const char *own_object(fl_rec *r, PyObject *o, int depth) {
     }
     return NULL;
   }
-  return fl_ptrmap_get(&r->fresh, o, NULL) || PyTuple_Check(o) ? Py_TYPE(o)->tp_name : NULL;
+  return fl_rec_is_fresh(r, o) || PyTuple_Check(o) ? Py_TYPE(o)->tp_name : NULL;
 }
 
 static bool same_state(fl_rec *r) {
@@ -365,6 +365,24 @@ static bool describe(fl_rec *r, fl_break *b, PyObject *callable, PyObject *const
   if (*why) *why = "what a frame holds cannot be made anew";
   Py_DECREF(state);
   return ok;
+}
+
+bool fl_rec_can_break(fl_rec *r) {
+  const char *detail;
+  fl_break b = {0};
+  fl_result recipe;
+  if (!r || r->gave_up || r->paused || r->pending.len || r->effects || r->random || r->rewrites) return false;
+  if (why_not_here(r) || !fl_rec_hide(r)) return false;
+  bool ok = same_state(r) && fl_back_none() && fl_ptrmap_set(&r->known, fl_back_none(), 0);
+  fl_rec_show(r);
+  PyObject *state = ok ? state_tuple(r, &b, Py_None, Py_None, NULL, 0) : NULL;
+  if (!state) return false;
+  ours(r, state);
+  fl_result_asker ask = fl_rec_asker(r, true);
+  ok = !fl_result_make(&recipe, &r->trace->arena, state, &ask, &detail);
+  fl_result_release(&recipe);
+  Py_DECREF(state);
+  return ok && !r->gave_up;
 }
 
 /* --- the call --- */

@@ -134,7 +134,7 @@ static bool is_own_storage(const fl_rec *r, uint32_t v) {
 }
 
 int fl_rec_write(fl_rec *r, fl_write_kind kind, PyObject *obj, PyObject *key, PyObject *value) {
-  if (!r || r->gave_up || r->paused || fl_ptrmap_get(&r->fresh, obj, NULL)) return 0;
+  if (!r || r->gave_up || r->paused || fl_rec_is_fresh(r, obj)) return 0;
   uint32_t v;
   if (fl_tensor_check(obj) && fl_rec_find(r, obj, &v) && is_computed(r, v) && kind == FL_WRITE_ATTR &&
       is_own_storage(r, v)) {
@@ -271,7 +271,7 @@ static bool keeps_argument(fl_rec *r, PyObject *o, int depth) {
     for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(o) && depth < 64; i++)
       if (keeps_argument(r, PySequence_Fast_GET_ITEM(o, i), depth + 1)) return true;
   } else {
-    PyObject **d = PyDict_Check(o) ? &o : fl_ptrmap_get(&r->fresh, o, NULL) ? _PyObject_GetDictPtr(o) : NULL;
+    PyObject **d = PyDict_Check(o) ? &o : fl_rec_is_fresh(r, o) ? _PyObject_GetDictPtr(o) : NULL;
     while (d && *d && depth < 64 && PyDict_Next(*d, &pos, &k, &v))
       if (keeps_argument(r, v, depth + 1)) return true;
   }

@@ -75,6 +75,8 @@ int fl_rec_write(fl_rec *r, fl_write_kind kind, PyObject *obj, PyObject *key, Py
  * that cannot be done the recording gives up with this reason, and the callable is called. As PyObject_Vectorcall. */
 PyObject *fl_rec_opaque(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames,
                         bool shows, const char *reason, const char *detail);
+/* Whether there may be such a step for the call that the innermost frame waits for, and nothing of the program's is in its way. */
+bool fl_rec_can_break(fl_rec *r);
 /* This callable must be such a step, because something in it could not be recorded before; *reason, *detail say what. */
 bool fl_rec_must_be_opaque(fl_rec *r, PyObject *callable, const char **reason, const char **detail);
 /* The recorder's dispatch mode is taken off torch's stack (false: it is not), and put back. Exceptions stay as they are. */

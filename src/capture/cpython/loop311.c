@@ -136,7 +136,7 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
       continue;
     }
     case COMPARE_OP: {
-      if (GIVEN(SECOND(), true) || GIVEN(TOP(), true)) IN_CALL(2);
+      if (GIVEN_ONE(SECOND(), TOP())) IN_CALL(2);
       PyObject *b = POP(), *v = fl_data_compare(r, TOP(), b, (int)oparg);
       CALLED();
       Py_DECREF(b);

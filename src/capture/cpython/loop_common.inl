@@ -160,7 +160,7 @@
       continue;
     }
     case BINARY_SUBSCR: {
-      if (GIVEN(SECOND(), false) || GIVEN(TOP(), true)) IN_CALL(2);
+      if (GIVEN(SECOND(), false) || (!PyTuple_Check(SECOND()) && GIVEN_ONE(SECOND(), TOP()))) IN_CALL(2);
       PyObject *key = POP(), *v = fl_data_subscr(r, TOP(), key);
       CALLED();
       Py_DECREF(key);
@@ -202,7 +202,7 @@
       continue;
     }
     case BINARY_OP: {
-      if (GIVEN(SECOND(), true) || GIVEN(TOP(), true)) IN_CALL(2);
+      if (GIVEN_ONE(SECOND(), TOP())) IN_CALL(2);
       PyObject *b = POP(), *v = fl_data_binary(r, (int)oparg, TOP(), b);
       CALLED();
       Py_DECREF(b);

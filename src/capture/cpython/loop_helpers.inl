@@ -242,6 +242,8 @@ static PyObject *with_enter(fl_rec *r, PyObject *manager, PyObject **exit) {
   } while (0)
 /* What unknown code gave is worked with as unknown code works with it. */
 #define GIVEN(v, plain) (r && fl_rec_is_unknown(r, (v), (plain)))
+#define GIVEN_ONE(a, b)                                                                                                \
+  ((GIVEN(a, true) || GIVEN(b, true)) && !fl_data_is_container(a) && !fl_data_is_container(b))
 #define CALLED()                                                                                                       \
   do {                                                                                                                 \
     here.depth = -1;                                                                                                   \
