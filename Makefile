@@ -25,6 +25,10 @@ C_FILES = $(shell find src include cli tests -type f -name '*.[ch]' 2>/dev/null)
 GPU_PYTHON ?= $(if $(wildcard $(PY)),$(PY),$(PYTHON))
 DTYPE ?= fp16
 
+TSAN_TESTS := base pool engine build optimize
+PYASAN_TESTS := $(addprefix tests/test_,$(addsuffix .py,api record record_state effects changes unseen raises partition \
+                  memory threads breaks errors))
+
 .PHONY: help setup demo test ctest pytest lint format fuzz conformance bench gpu-test gpu-bench gpu-build dev clean distclean
 .DEFAULT_GOAL := help
 
@@ -126,6 +130,29 @@ gpu-bench: ## models of TorchBench on a CUDA device, beside eager and torch.comp
 	@$(WITH_GPU) $(MAKE) --no-print-directory gpu-build; export PYTHONPATH=python; \
 	$(GPU_PYTHON) -m framelift bench --device cuda --dtype $(DTYPE) --json $(BUILD)/gpu/rows.json $(ARGS) || failed=1; \
 	$(GPU_PYTHON) bench/gpu_table.py $(BUILD)/gpu/rows.json; exit $${failed:-0}
+
+tsan: $(VENV)/.base ## C tests that start threads, under the thread sanitizer
+	cmake -S . -B $(BUILD)/tsan -GNinja --log-level=WARNING -DFL_TESTS=ON -DFL_PYTHON=OFF -DFL_SANITIZE=thread
+	cmake --build $(BUILD)/tsan -j $(JOBS) --target $(addsuffix _test,$(TSAN_TESTS))
+	@for t in $(TSAN_TESTS); do echo "$$t"; setarch -R $(BUILD)/tsan/$${t}_test || exit 1; done
+
+# The interpreter is not instrumented: its allocator is malloc, so that its objects are watched as well.
+pyasan: setup ## Python tests with the extension under address and undefined-behaviour sanitizers (ARGS="tests/test_x.py")
+	mkdir -p $(BUILD)/pyasan/python && cp -r python/framelift $(BUILD)/pyasan/python
+	rm -f $(BUILD)/pyasan/python/framelift/*.so
+	cmake -S . -B $(BUILD)/pyasan -GNinja --log-level=WARNING -DPython_EXECUTABLE=$(abspath $(PY)) -DFL_TESTS=ON \
+	  -DFL_SANITIZE=address,undefined -DFL_MODULE_DIR=$(abspath $(BUILD))/pyasan/python/framelift
+	cmake --build $(BUILD)/pyasan -j $(JOBS) --target _C
+	PYTHONPATH=$(abspath $(BUILD))/pyasan/python LD_PRELOAD="$$(cc -print-file-name=libasan.so) \
+	  $$(cc -print-file-name=libubsan.so) $$(cc -print-file-name=libstdc++.so)" PYTHONMALLOC=malloc OMP_NUM_THREADS=1 \
+	  ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 FRAMELIFT_STRESS_SECONDS=10 \
+	  $(PY) -X faulthandler -m pytest -x -p no:cacheprovider $(or $(ARGS),$(PYASAN_TESTS))
+
+stress: setup ## threads that compile, call, change weights and reset, for a minute (FRAMELIFT_STRESS_SECONDS)
+	FRAMELIFT_STRESS_SECONDS=$${FRAMELIFT_STRESS_SECONDS:-60} $(PY) -X faulthandler -m pytest tests/test_threads.py -k stress
+
+leaks: setup ## ten thousand compiles and calls of many kinds; memory and reference counts stay (ARGS=...)
+	$(PY) bench/leaks.py --json bench/results/leaks.json $(ARGS)
 
 dev: $(VENV)/.base ## build the extension into python/framelift, for PYTHONPATH=python
 	cmake -S . -B $(BUILD)/dev -GNinja --log-level=WARNING -DFL_TESTS=ON \

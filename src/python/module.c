@@ -1,6 +1,7 @@
 /* The extension module framelift._C: what python/framelift calls. */
 #include <Python.h>
 
+#include "base/alloc.h"
 #include "base/cpu.h"
 #include "capture/compiled.h"
 #include "capture/eval.h"
@@ -68,6 +69,7 @@ static PyObject *converters(PyObject *self, PyObject *unused) {
   return list;
 }
 
+static PyObject *live_blocks(PyObject *self, PyObject *unused) { return PyLong_FromLongLong(fl_alloc_live()); }
 static PyObject *isa(PyObject *self, PyObject *unused) { return PyUnicode_FromString(fl_isa_name(fl_cpu_isa())); }
 static PyObject *threads(PyObject *self, PyObject *unused) { return PyLong_FromLong(fl_torch_threads()); }
 
@@ -87,6 +89,7 @@ static PyMethodDef methods[] = {
      "those "
      "of a whole call whose engines do not run, or None)"},
     {"converters", converters, METH_NOARGS, "converters() -> [(operator, dtypes, limits)]"},
+    {"live_blocks", live_blocks, METH_NOARGS, "live_blocks() -> blocks of C memory in use"},
     {"isa", isa, METH_NOARGS, "isa() -> instruction set in use"},
     {"threads", threads, METH_NOARGS, "threads() -> torch.get_num_threads()"},
     {NULL, NULL, 0, NULL}};
