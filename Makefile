@@ -27,7 +27,7 @@ DTYPE ?= fp16
 
 TSAN_TESTS := base pool engine build optimize
 PYASAN_TESTS := $(addprefix tests/test_,$(addsuffix .py,api record record_state effects changes unseen raises partition \
-                  memory threads breaks errors))
+                  threads breaks errors))
 
 .PHONY: help setup demo test ctest pytest lint format fuzz conformance bench gpu-test gpu-bench gpu-build dev clean distclean
 .DEFAULT_GOAL := help
@@ -146,7 +146,7 @@ pyasan: setup ## Python tests with the extension under address and undefined-beh
 	PYTHONPATH=$(abspath $(BUILD))/pyasan/python LD_PRELOAD="$$(cc -print-file-name=libasan.so) \
 	  $$(cc -print-file-name=libubsan.so) $$(cc -print-file-name=libstdc++.so)" PYTHONMALLOC=malloc OMP_NUM_THREADS=1 \
 	  ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 FRAMELIFT_STRESS_SECONDS=10 \
-	  $(PY) -X faulthandler -m pytest -x -p no:cacheprovider $(or $(ARGS),$(PYASAN_TESTS))
+	  $(PY) -X faulthandler -m pytest -x -s -p no:cacheprovider $(or $(ARGS),$(PYASAN_TESTS))
 
 stress: setup ## threads that compile, call, change weights and reset, for a minute (FRAMELIFT_STRESS_SECONDS)
 	FRAMELIFT_STRESS_SECONDS=$${FRAMELIFT_STRESS_SECONDS:-60} $(PY) -X faulthandler -m pytest tests/test_threads.py -k stress

@@ -301,13 +301,9 @@ PyObject *fl_rec_settle_writes(fl_rec *r, PyObject *result) {
 /* --- tensors found where the trace leaves others --- */
 
 static void drop_weight(fl_trace *t, uint32_t index) {
-  fl_weight *list = t->weights.list.data;
-  uint32_t last = (uint32_t)--t->weights.list.len;
-  PyObject *tensor = list[index].tensor;
-  list[index] = list[last];
+  uint32_t last = fl_weights_remove(&t->weights, index);
   for (size_t i = 0; i < t->values.len; i++)
     if (t->values.data[i].kind == FL_TVAL_WEIGHT && t->values.data[i].index == last) t->values.data[i].index = index;
-  Py_DECREF(tensor);
 }
 
 static void make_source(fl_rec *r, fl_pending *p, PyObject *left) {

@@ -64,6 +64,15 @@ bool fl_weights_witness(fl_weights *w, uint32_t index, PyObject *tensor) {
   return true;
 }
 
+uint32_t fl_weights_remove(fl_weights *w, uint32_t index) {
+  uint32_t last = (uint32_t)--w->list.len;
+  PyObject *tensor = w->list.data[index].tensor;
+  w->list.data[index] = w->list.data[last];
+  w->watched = false;
+  Py_DECREF(tensor);
+  return last;
+}
+
 /* --- the memory that shows that nothing has changed --- */
 
 static uint64_t word_of(const void *p) { return (uint64_t)(uintptr_t)p; }

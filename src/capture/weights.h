@@ -54,6 +54,8 @@ bool fl_weights_watch(fl_weights *w, uint32_t index);
 /* `tensor` counts a version whenever a module changes the weight's contents: from now on the contents are compared when
  * it has, and a few of them on each check, for who changes them by himself. False when out of memory. */
 bool fl_weights_witness(fl_weights *w, uint32_t index, PyObject *tensor);
+/* Lets go of a weight whose contents are not watched; the last one takes its index. Returns the index that was the last. */
+uint32_t fl_weights_remove(fl_weights *w, uint32_t index);
 /* The trace depends on this CPU weight's contents. False when out of memory. */
 bool fl_weights_freeze(fl_weights *w, uint32_t index);
 /* Looks at all of them. False when one no longer has the recorded dtype, sizes, strides or device, or, frozen, contents. */
