@@ -330,7 +330,7 @@ def test_break(name, capsys, caplog):
         assert capsys.readouterr().out == out and len(caplog.records) in (0, 2 * logged)
         caplog.clear()
     e = framelift.explain(fast)
-    shown = str(e.native_reason) + " ".join(str(b) for b in e.breaks)
+    shown = str(e.native_reason) + " ".join(str(b) for b in (*e.breaks, *e.checks))
     assert ((e.recorded, e.replayed, e.native), says is None or says in shown) == (want, True), shown
     if e.recorded:
         assert e.operators >= 1 and e.segments >= 1

@@ -94,6 +94,7 @@ class Trace:
     build_ms: dict
     segments: tuple
     breaks: tuple
+    checks: tuple  # answers of tensors that are compared once the graph has been computed, as Breaks
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,11 @@ class Explanation:
         return tuple(b for t in self.traces for b in t.breaks)
 
     @property
+    def checks(self):
+        """Yes or no out of tensors that the program goes on by, compared after the graph that they do not break."""
+        return tuple(b for t in self.traces for b in t.checks)
+
+    @property
     def operators(self):
         """PyTorch operators recorded."""
         return sum(s.operators for s in self.graphs)
@@ -205,6 +211,7 @@ class Explanation:
             **{name: getattr(self, name) for name in summary},
             "partitions": [asdict(p) for p in self.partitions],
             "breaks": [asdict(b) for b in self.breaks],
+            "checks": [asdict(b) for b in self.checks],
             "eager": [asdict(e) for e in self.eager],
         }
 
@@ -255,6 +262,11 @@ class Explanation:
                 "graph breaks",
                 ("line", "reason", "detail"),
                 [(b.place, b.reason, b.detail or "") for b in self.breaks],
+            ),
+            (
+                "compared once all is computed",
+                ("line", "reason", "detail"),
+                [(b.place, b.reason, b.detail or "") for b in self.checks],
             ),
             (
                 "not recorded",
@@ -352,6 +364,7 @@ def _trace(values):
         build_ms=dict(values.get("build_ms", {})),
         segments=tuple(map(_segment, values.get("segments", ()))),
         breaks=tuple(_row(Break, b) for b in values.get("breaks", ())),
+        checks=tuple(_row(Break, b) for b in values.get("checks", ())),
     )
 
 

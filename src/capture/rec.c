@@ -543,6 +543,7 @@ fl_trace *fl_rec_end(fl_rec *r, PyObject *result) {
   char why[200] = "";
   const char *detail = NULL, *bad = NULL;
   PyObject *all = r->gave_up ? NULL : fl_rec_settle_writes(r, result);
+  if (!r->gave_up) fl_rec_decide(r);
   if (!r->gave_up) fl_rec_find_witnesses(r);
   if (!r->gave_up && !fl_guards_arm(r->guards, fl_rec_is_written, r, why, sizeof why))
     fl_rec_give_up(r, "state read by the call changed during it", why);
@@ -581,6 +582,7 @@ void fl_rec_free(fl_rec *r) {
   fl_free(r->storage_kind.data);
   fl_free(r->storage_base.data);
   fl_free(r->pending.data);
+  fl_free(r->decisions.data);
   fl_free(r->module_names.data);
   fl_free(r->module_stack.data);
   fl_free(r->why.reason);

@@ -51,6 +51,13 @@ typedef struct fl_opaque_entry {
 } fl_opaque_entry;
 typedef FL_VEC(fl_opaque_entry) fl_opaque_set;
 
+/* A yes or no out of a tensor whose check waits for the end of the segment: rec_decide.c. */
+typedef struct fl_decision {
+  fl_tnode node;
+  PyObject *answer; /* kept by the trace */
+  uint32_t after;   /* nodes recorded before it */
+} fl_decision;
+
 struct fl_rec {
   fl_trace *trace; /* owned */
   fl_rec *outer;   /* recording of an outer call of this thread (ours does not nest: NULL) */
@@ -65,6 +72,7 @@ struct fl_rec {
   FL_VEC(uint8_t) storage_kind;    /* fl_tval_kind of the tensor that owns the memory */
   fl_ptrmap fresh, covered, known; /* made in this call / in the arguments / read through a guard */
   FL_VEC(fl_pending) pending;
+  FL_VEC(fl_decision) decisions;
   PyObject *inputs[FL_MAX_INPUTS];
   bool effects; /* something happened since the last break that must not happen twice */
   bool random;
@@ -121,6 +129,14 @@ void fl_rec_view_written(fl_rec *r, PyObject *tensor, fl_base base, const fl_tno
 /* rec_values.c: true when guards, which this adds, promise that the tensor holds the same elements on each replay. An
  * argument's elements are guarded for this only where `input` says so. */
 bool fl_rec_fix(fl_rec *r, PyObject *tensor, bool input);
+
+/* rec_decide.c: a step that runs the operator `n` and checks its answer; it is `late` if operators that were recorded
+ * after it come before it. */
+bool fl_rec_add_decision(fl_rec *r, const fl_tnode *n, PyObject *answer, bool late);
+/* Puts off that step until fl_rec_decide; false where it cannot wait. */
+bool fl_rec_put_off(fl_rec *r, fl_tnode *n, PyObject *answer);
+/* Adds the steps that wait. Before a break, an effect, an operator that may not run unless the answers are these. */
+void fl_rec_decide(fl_rec *r);
 
 /* The dispatch mode's object (one for the process) and its method. New reference. */
 PyObject *fl_rec_mode_new(void);

@@ -398,6 +398,7 @@ static fl_break *begin(fl_rec *r, PyObject *callable, PyObject *const *args, siz
   if (!same) return *why = "torch's global state is another one than at the call's begin", NULL;
   fl_break *b = fl_arena_alloc(&t->arena, sizeof *b);
   if (!b || !FL_PUSH(&t->breaks, b)) return fl_rec_give_up(r, "out of memory", "while recording"), NULL;
+  fl_rec_decide(r);
   b->at = (uint32_t)t->steps.len;
   fl_rec_end_stretch(r);
   return describe(r, b, callable, args, n_args, shows, why, detail) ? b : NULL;

@@ -1,6 +1,7 @@
 /* The dispatch mode: sees every ATen operator of the recorded call, runs it, and writes it down. */
 #include <string.h>
 
+#include "capture/device.h"
 #include "capture/eval.h"
 #include "capture/rec.h"
 
@@ -273,6 +274,64 @@ static bool is_argument(const op_call *c, PyObject *o) {
   return false;
 }
 
+/* --- what may not run before decisions are certain --- */
+
+/* May a tensor be written to whatever was decided? Not where the caller sees it, or a decision waits to read it. */
+static bool writes_freely(const op_call *c, PyObject *o) {
+  fl_rec *r = c->r;
+  uint32_t v;
+  if (!o || o == Py_None) return true;
+  if (!fl_tensor_check(o) || !fl_rec_find(r, o, &v)) return false;
+  uint32_t storage = r->trace->values.data[v].storage;
+  if (r->storage_kind.data[storage] != FL_TVAL_RESULT || storage < r->first_storage) return false;
+  for (size_t i = 0; i < r->decisions.len; i++) {
+    const fl_tnode *n = &r->decisions.data[i].node;
+    for (int a = 0; a < n->n_pos + n->n_kw; a++)
+      if (n->args[a].kind == FL_TARG_VALUE && r->trace->values.data[n->args[a].value].storage == storage) return false;
+  }
+  return true;
+}
+
+static bool is_random(const op_call *c);
+
+/* An index out of range is an exception of the CPU's, which then counts as another answer; a GPU reports it later. */
+static bool may_fault(const op_call *c) {
+  for (int i = 0; i < c->n_tensors; i++) {
+    fl_tensor_meta m;
+    fl_tensor_read(c->tensors[i].object, &m);
+    if (!m.ok || (!fl_device_is_cpu(fl_device_of(&m)) && fl_dtype_is_int(m.type.dtype))) return true;
+  }
+  return false;
+}
+
+static bool needs_certainty(const op_call *c, PyObject *result, bool dynamic) {
+  const fl_schema *s = c->schema;
+  if (dynamic || result == Py_None || is_random(c) || may_fault(c)) return true;
+  if (s->norm && (arg_named(c, "training") == Py_True || arg_named(c, "use_input_stats") == Py_True)) return true;
+  for (int i = 0; s->writes && i < s->n_args; i++) {
+    PyObject *o = s->args[i].writes ? arg_of(c, i) : NULL;
+    if (o && (PyList_Check(o) || PyTuple_Check(o))) {
+      for (Py_ssize_t j = 0; j < PySequence_Fast_GET_SIZE(o); j++)
+        if (!writes_freely(c, PySequence_Fast_GET_ITEM(o, j))) return true;
+    } else if (!writes_freely(c, o))
+      return true;
+  }
+  return false;
+}
+
+static void record_decision(fl_rec *r, fl_tnode *n, PyObject *answer) {
+  n->n_out = count_results(answer);
+  n->outs = fl_arena_alloc(&r->trace->arena, ((size_t)n->n_out + 1) * sizeof *n->outs);
+  if (!n->outs) {
+    fl_rec_give_up(r, "out of memory", "");
+    return;
+  }
+  for (int i = 0; i < n->n_out; i++) n->outs[i] = FL_NO_TVAL;
+  if (fl_rec_put_off(r, n, answer)) return;
+  fl_rec_decide(r);
+  fl_rec_add_decision(r, n, answer, false);
+}
+
 static void record(op_call *c, fl_tnode *n, PyObject *result) {
   fl_rec *r = c->r;
   bool scalar = has_scalar(result);
@@ -280,8 +339,9 @@ static void record(op_call *c, fl_tnode *n, PyObject *result) {
   if (scalar && c->n_tensors == 1 && !c->schema->writes && fl_rec_fix(r, c->tensors[0].object, true)) return;
   /* dropout in eval mode, contiguous() of a contiguous tensor: the tensor itself. */
   if (!c->schema->writes && !c->schema->norm && fl_tensor_check(result) && is_argument(c, result)) return;
-  note_writes(c, result);
   bool dynamic = c->schema->dynamic_shape && (!c->schema->is_index || has_mask(c)), fixed = dynamic && all_fixed(c);
+  if (r->decisions.len && needs_certainty(c, result, dynamic && !fixed)) fl_rec_decide(r);
+  note_writes(c, result);
   PyObject *generator = arg_named(c, "generator");
   if (generator && generator != Py_None) {
     fl_rec_give_up(r, "a random generator of the program's own", c->schema->name);
@@ -303,14 +363,14 @@ static void record(op_call *c, fl_tnode *n, PyObject *result) {
     fl_rec_give_up(r, "a decision after an effect", c->schema->name);
     return;
   }
-  fl_tstep *s = scalar ? add_step(r, FL_TSTEP_SCALAR) : dynamic ? add_step(r, FL_TSTEP_SHAPE) : segment(r);
+  if (scalar) {
+    record_decision(r, n, result);
+    return;
+  }
+  fl_tstep *s = dynamic ? add_step(r, FL_TSTEP_SHAPE) : segment(r);
   if (!s) return;
   s->n++;
   s->random |= r->random && n->pin;
-  if (scalar) {
-    if (!fl_rec_keep(r, result)) return;
-    s->scalar = result;
-  }
   uint32_t id = (uint32_t)r->trace->nodes.len;
   n->n_out = count_results(result);
   n->outs = fl_arena_alloc(&r->trace->arena, ((size_t)n->n_out + 1) * sizeof *n->outs);

@@ -288,6 +288,14 @@ static int leave(fl_run *run, const char **miss, PyObject **out) {
   return 1;
 }
 
+/* An exception before a late decision is one of a program that might have gone on otherwise. */
+static bool is_undecided(const fl_trace *t, size_t i, size_t next_break) {
+  size_t end = next_break < t->breaks.len ? t->breaks.data[next_break]->at : t->steps.len;
+  for (; i < end; i++)
+    if (t->steps.data[i].late) return PyErr_ExceptionMatches(PyExc_Exception);
+  return false;
+}
+
 /* 0: done; 1: *out is the answer already; -1. */
 static int run_steps(fl_run *run, const char **miss, bool engines, PyObject **out) {
   fl_trace *t = run->t;
@@ -297,7 +305,11 @@ static int run_steps(fl_run *run, const char **miss, bool engines, PyObject **ou
       if (rc) return *miss = FL_RUN_NOT_TWICE, rc;
     }
     if (i == t->steps.len) break;
-    if (run_step(t, i, run->values, miss, engines) < 0) return run->last ? leave(run, miss, out) : -1;
+    if (run_step(t, i, run->values, miss, engines) < 0) {
+      if (!*miss && is_undecided(t, i, k)) *miss = "value: a number out of a tensor";
+      if (*miss) PyErr_Clear();
+      return run->last ? leave(run, miss, out) : -1;
+    }
   }
   return 0;
 }

@@ -158,15 +158,15 @@ static PyObject *opaque_of(const fl_break *b) {
 }
 
 static PyObject *trace_of(const fl_trace *t) {
-  PyObject *d = PyDict_New(), *segments = PyList_New(0), *breaks = PyList_New(0);
-  bool ok = d && segments && breaks;
+  PyObject *d = PyDict_New(), *segments = PyList_New(0), *breaks = PyList_New(0), *checks = PyList_New(0);
+  bool ok = d && segments && breaks && checks;
   for (size_t i = 0, k = 0; ok && i <= t->steps.len; i++) {
     for (; ok && k < t->breaks.len && t->breaks.data[k]->at == i; k++)
       ok = add(breaks, opaque_of(t->breaks.data[k])) == 0;
     if (i == t->steps.len) break;
     const fl_tstep *st = &t->steps.data[i];
     if (st->kind != FL_TSTEP_SEGMENT)
-      ok = add(breaks, break_of(t, st)) == 0;
+      ok = add(st->late ? checks : breaks, break_of(t, st)) == 0;
     else if (st->segment)
       ok = add(segments, segment_of(t, st)) == 0;
   }
@@ -178,9 +178,11 @@ static PyObject *trace_of(const fl_trace *t) {
        put(d, "build_ms",
            Py_BuildValue("{sdsdsdsd}", "lower", t->build_ms[0], "optimize", t->build_ms[1], "plan", t->build_ms[2],
                          "verify", t->build_ms[3])) == 0 &&
-       put(d, "segments", Py_NewRef(segments)) == 0 && put(d, "breaks", Py_NewRef(breaks)) == 0;
+       put(d, "segments", Py_NewRef(segments)) == 0 && put(d, "breaks", Py_NewRef(breaks)) == 0 &&
+       put(d, "checks", Py_NewRef(checks)) == 0;
   Py_XDECREF(segments);
   Py_XDECREF(breaks);
+  Py_XDECREF(checks);
   if (!ok) Py_CLEAR(d);
   return d;
 }

@@ -73,6 +73,7 @@ typedef struct fl_tstep {
   PyObject *scalar;         /* SCALAR: the answer the trace goes on with; kept */
   const char *eager_reason; /* SEGMENT: why all of it runs eagerly, or NULL */
   bool random;
+  bool late;                  /* SCALAR: asked after what the program did according to the answer (rec_decide.c) */
   struct fl_segment *segment; /* SEGMENT: once built */
 } fl_tstep;
 
