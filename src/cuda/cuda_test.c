@@ -123,6 +123,25 @@ FL_TEST(parts_are_made_in_place) {
   fl_graph_destroy(g);
 }
 
+/* Each concatenation goes on where the one before it stands: nothing is copied, whatever the number of layers. */
+FL_TEST(growing_concatenations_are_not_copied) {
+  static const char text[] =
+      "graph(%0: f16[2,8,5,5]) {\n %1 = tanh(%0) : f16[2,8,5,5]\n %2 = exp(%1) : f16[2,8,5,5]\n"
+      " %3 = cat(%1, %2) axis=1 : f16[2,16,5,5]\n %4 = softmax(%3) axis=1 : f16[2,16,5,5]\n"
+      " %5 = cat(%1, %2, %4) axis=1 : f16[2,32,5,5]\n %6 = softmax(%5) axis=1 : f16[2,32,5,5]\n"
+      " %7 = cat(%1, %2, %4, %6) axis=1 : f16[2,64,5,5]\n %8 = abs(%7) : f16[2,64,5,5]\n return %8\n}";
+  fl_plan_options options = {.threads = 1, .backend = &fl_cuda_table};
+  fl_graph *g = NULL;
+  fl_plan *p = NULL;
+  int copies = 0;
+  FL_CHECK_OK(fl_graph_parse(text, &g));
+  FL_CHECK_OK(fl_plan_build(g, &options, &p));
+  for (size_t i = 0; i < p->run.len; i++) copies += p->run.data[i].kind == FL_STEP_COPY;
+  FL_CHECK_MSG(p->run.len == 5 && copies == 0, "%zu steps, %d copies", p->run.len, copies);
+  fl_plan_destroy(p);
+  fl_graph_destroy(g);
+}
+
 FL_TEST(sources_are_embedded) {
   FL_CHECK(strstr(fl_cuda_source_prelude, "typedef long long i64;") != NULL);
   FL_CHECK(strstr(fl_cuda_source_rows, "void __launch_bounds__(LANES *ROWS) k(") != NULL);
@@ -178,6 +197,12 @@ static const char *const graphs[] = {
     " %6 = slice(%0) axis=1 start=8 stop=24 step=1 : f32[6,16]\n %7 = add(%6, %3) : f32[6,16]\n"
     " %8 = matmul(%0, %1, _, _) trans_b=1 act=none act_lo=0.0 act_hi=0.0 : f32[6,24]\n"
     " %9 = cat(%5, %7, %8) axis=1 : f32[6,64]\n return %9\n}",
+    /* concatenations that grow: the beginning of one is the one before */
+    "graph(%0: f32[2,8,5,7]) {\n %1 = tanh(%0) : f32[2,8,5,7]\n %2 = sigmoid(%1) : f32[2,8,5,7]\n"
+    " %3 = cat(%1, %2) axis=1 : f32[2,16,5,7]\n %4 = gelu(%3) : f32[2,16,5,7]\n %5 = slice(%4) axis=1 start=4 stop=12 "
+    "step=1 : f32[2,8,5,7]\n %6 = abs(%5) : f32[2,8,5,7]\n %7 = cat(%1, %2, %6) axis=1 : f32[2,24,5,7]\n"
+    " %8 = softmax(%7) axis=1 : f32[2,24,5,7]\n %9 = cat(%1, %2, %6, %8) axis=1 : f32[2,48,5,7]\n"
+    " %10 = mean(%9) axes=[2,3] keepdim=0 : f32[2,48]\n %11 = exp(%9) : f32[2,48,5,7]\n return %10, %11\n}",
     /* reductions */
     "graph(%0: f32[6,70,9]) {\n %1 = sum(%0) axes=[1] keepdim=0 : f32[6,9]\n %2 = mean(%0) axes=[0,2] keepdim=1 : "
     "f32[1,70,1]\n"
@@ -391,6 +416,7 @@ FL_TEST(faults_are_told) {
 }
 
 FL_TEST_MAIN(FL_RUN(pointwise_text) FL_RUN(activations_text) FL_RUN(text_of_axes_merges_neighbours)
-                 FL_RUN(text_survives_failing_memory) FL_RUN(parts_are_made_in_place) FL_RUN(sources_are_embedded)
-                     FL_RUN(no_device_is_told) FL_RUN(every_graph_is_planned_and_written) FL_RUN(graphs_on_the_gpu)
-                         FL_RUN(faults_are_told))
+                 FL_RUN(text_survives_failing_memory) FL_RUN(parts_are_made_in_place)
+                     FL_RUN(growing_concatenations_are_not_copied) FL_RUN(sources_are_embedded)
+                         FL_RUN(no_device_is_told) FL_RUN(every_graph_is_planned_and_written) FL_RUN(graphs_on_the_gpu)
+                             FL_RUN(faults_are_told))

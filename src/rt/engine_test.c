@@ -251,6 +251,68 @@ FL_TEST(too_few_weights_fail) {
   FL_CHECK(fl_alloc_live() == live);
 }
 
+/* --- concatenations that grow --- */
+
+static fl_engine *engine_on(const char *text, const fl_backend *backend, int *out_copies) {
+  fl_graph *g = NULL;
+  fl_plan *plan = NULL;
+  fl_engine *e = NULL;
+  fl_plan_options options = {.threads = 1, .backend = backend};
+  FL_CHECK_OK(fl_graph_parse(text, &g));
+  FL_CHECK_OK(fl_plan_build(g, &options, &plan));
+  *out_copies = 0;
+  for (size_t i = 0; i < plan->run.len; i++) *out_copies += plan->run.data[i].kind == FL_STEP_COPY;
+  FL_CHECK_OK(fl_engine_create(plan, NULL, 0, NULL, &e));
+  fl_graph_destroy(g);
+  return e;
+}
+
+/* The same with every concatenation in a block of its own, and where a beginning lies in the block of what follows. */
+static void check_growing(const char *text, int n_out, int copies_apart, int copies_shared) {
+  fl_backend shared = fl_backend_cpu;
+  int copies[2];
+  float x[24], y[2][3][256] = {{{0}}};
+  shared.immediate = false; /* as on a device: kernels there read operands with gaps as fast as dense ones */
+  for (int i = 0; i < 24; i++) x[i] = (float)(i % 7) - 2.5f;
+  for (int k = 0; k < 2; k++) {
+    fl_engine *e = engine_on(text, k ? &shared : &fl_backend_cpu, &copies[k]);
+    for (int run = 0; e && run < 2; run++)
+      FL_CHECK_OK(fl_engine_run(e, (const void *[]){x}, (void *[]){y[k][0], y[k][1], y[k][2]}));
+    fl_engine_destroy(e);
+  }
+  for (int i = 0; i < n_out; i++) FL_CHECK(!memcmp(y[0][i], y[1][i], sizeof y[0][i]));
+  FL_CHECK_MSG(copies[0] == copies_apart && copies[1] == copies_shared, "%d and %d copies in\n%s", copies[0], copies[1],
+               text);
+}
+
+FL_TEST(beginnings_of_concatenations_are_copied_once) {
+  check_growing("graph(%0: f32[2,3,4]) {\n  %1 = neg(%0) : f32[2,3,4]\n  %2 = exp(%1) : f32[2,3,4]\n"
+                "  %3 = cat(%1, %2) axis=1 : f32[2,6,4]\n  %4 = exp(%3) : f32[2,6,4]\n"
+                "  %5 = add(%3, %4) : f32[2,6,4]\n  %6 = cat(%1, %2, %5) axis=1 : f32[2,12,4]\n"
+                "  %7 = tanh(%6) : f32[2,12,4]\n  %8 = cat(%1, %2, %5, %7) axis=1 : f32[2,24,4]\n"
+                "  %9 = abs(%8) : f32[2,24,4]\n  return %9\n}\n",
+                1, 2 + 3 + 4, 4);
+  /* A beginning that is a result is copied out of the block; along another axis or in another order it is none. */
+  check_growing(
+      "graph(%0: f32[2,3,4]) {\n  %1 = neg(%0) : f32[2,3,4]\n  %2 = exp(%1) : f32[2,3,4]\n"
+      "  %3 = cat(%1, %2) axis=1 : f32[2,6,4]\n  %4 = cat(%2, %1) axis=1 : f32[2,6,4]\n"
+      "  %5 = cat(%1, %2, %2) axis=2 : f32[2,3,12]\n  %6 = cat(%1, %2, %0) axis=1 : f32[2,9,4]\n"
+      "  %7 = add(%3, %4) : f32[2,6,4]\n  %8 = abs(%5) : f32[2,3,12]\n  %9 = cat(%6, %7) axis=1 : f32[2,15,4]\n"
+      "  return %3, %8, %9\n}\n",
+      3, 2 + 2 + 3 + 3 + 1, 3 + 2 + 3 + 1 + 1);
+  /* What follows has no more elements: an operator in place must not reach what is still read. */
+  check_growing("graph(%0: f32[2,3,4]) {\n  %1 = neg(%0) : f32[2,3,4]\n  %2 = slice(%0) axis=1 start=0 stop=0 step=1 : "
+                "f32[2,0,4]\n  %3 = cat(%1, %1) axis=1 : f32[2,6,4]\n  %4 = exp(%3) : f32[2,6,4]\n"
+                "  %5 = cat(%1, %1, %2) axis=1 : f32[2,6,4]\n  %6 = add(%4, %5) : f32[2,6,4]\n  return %6\n}\n",
+                1, 4, 2);
+  /* The longer one first; two that go on differently. */
+  check_growing("graph(%0: f32[2,3,4]) {\n  %1 = neg(%0) : f32[2,3,4]\n  %2 = exp(%1) : f32[2,3,4]\n"
+                "  %3 = cat(%1, %2, %0) axis=1 : f32[2,9,4]\n  %4 = tanh(%3) : f32[2,9,4]\n"
+                "  %5 = cat(%1, %2) axis=1 : f32[2,6,4]\n  %6 = exp(%5) : f32[2,6,4]\n"
+                "  %7 = cat(%1, %2, %6) axis=1 : f32[2,12,4]\n  %8 = abs(%7) : f32[2,12,4]\n  return %4, %8, %6\n}\n",
+                3, 3 + 2 + 3, 3 + 2 + 1);
+}
+
 /* --- a staged backend: what a device does, on the CPU. A walk records each step with its addresses; runs replay that --- */
 
 typedef struct recorded {
@@ -383,5 +445,6 @@ FL_TEST_MAIN(FL_RUN(random_graphs) FL_RUN(random_graphs_through_the_passes) FL_R
                  FL_RUN(every_allocation_may_fail) FL_RUN(updates_run_only_what_depends)
                      FL_RUN(weights_used_as_they_are_follow_their_place) FL_RUN(bad_indexes_are_reported)
                          FL_RUN(profile_adds_up) FL_RUN(too_few_weights_fail)
-                             FL_RUN(addresses_that_come_again_are_used_themselves)
-                                 FL_RUN(addresses_that_do_not_fit_go_through_stages))
+                             FL_RUN(beginnings_of_concatenations_are_copied_once)
+                                 FL_RUN(addresses_that_come_again_are_used_themselves)
+                                     FL_RUN(addresses_that_do_not_fit_go_through_stages))
