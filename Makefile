@@ -101,11 +101,12 @@ fuzz: setup ## random programs against eager for an hour (FRAMELIFT_FUZZ_SECONDS
 	FRAMELIFT_FUZZ_SECONDS=$${FRAMELIFT_FUZZ_SECONDS:-3600} $(PY) -m pytest tests/test_fuzz.py $(ARGS)
 
 conformance: setup ## CPython's own tests under our evaluator, each Python found (LIST="test_grammar test_dict")
-	$(PY) -m framelift.conformance $(LIST)
+	$(PY) -m framelift.conformance --json bench/results/conformance.json $(or $(LIST),--more)
 	@for p in $(PYTHONS); do \
 	  v=$$($$p -c 'import sys; print("%d.%d" % sys.version_info[:2])') && echo "== CPython $$v ($$p)" && \
 	  cmake -S . -B $(BUILD)/py$$v -GNinja -Wno-dev --log-level=WARNING -DPython_EXECUTABLE=$$p && \
-	  cmake --build $(BUILD)/py$$v -j $(JOBS) && PYTHONPATH=python $$p -m framelift.conformance $(LIST) || exit 1; \
+	  cmake --build $(BUILD)/py$$v -j $(JOBS) && \
+	  PYTHONPATH=python $$p -m framelift.conformance --json bench/results/conformance.json $(or $(LIST),--more) || exit 1; \
 	done
 
 bench: $(VENV)/.framelift $(VENV)/.bench ## every model against eager, torch.compile, OpenVINO, ONNX Runtime (ARGS=...)

@@ -442,3 +442,30 @@ def test_async_code_runs_natively():
     value, (_, given) = counted(lambda: asyncio.run(add(1, 2)))
     assert value == 3
     assert given > 0
+
+
+def test_a_debugger_attached_by_a_call_sees_the_rest():
+    def run(events):
+        def trace(frame, event, arg):
+            events.append((event, frame.f_code.co_name, frame.f_lineno - frame.f_code.co_firstlineno))
+            return trace
+
+        def attach():
+            sys._getframe(1).f_trace = trace
+            sys.settrace(trace)
+
+        def program(n):
+            total = 0
+            attach()
+            for k in range(n):
+                total += k
+            sys.settrace(None)
+            return total
+
+        return program
+
+    outcomes = []
+    for call in (lambda f: f(3), lambda f: evaluate(f, 3)):
+        events = []
+        outcomes.append((call(run(events)), events))
+    assert outcomes[0] == outcomes[1] and len(outcomes[0][1]) > 5

@@ -142,3 +142,54 @@ def test_experts():
             torch.testing.assert_close(fast(x, experts), torch.einsum("sk,skn->sn", x, w[experts]))
     e = framelift.explain(fast)
     assert (e.engines, e.eager, e.replayed) == (1, (), 5)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("align", [True, False])
+def test_grid_sample(mode, padding, align):
+    torch.manual_seed(0)
+    x, grid = torch.randn(2, 3, 7, 5), torch.randn(2, 4, 6, 2)
+    f = lambda x, g: torch.nn.functional.grid_sample(x, g, mode, padding, align)  # noqa: E731
+    fast = framelift.compile(f)
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(fast(x, grid), f(x, grid))
+    e = framelift.explain(fast)
+    assert (e.engines, e.eager) == (1, ())
+
+
+@pytest.mark.parametrize("upper", [True, False])
+@pytest.mark.parametrize("left", [True, False])
+@pytest.mark.parametrize("unit", [True, False])
+def test_triangular_systems(upper, left, unit):
+    torch.manual_seed(0)
+    a, b = torch.randn(3, 5, 5) + 3 * torch.eye(5), torch.randn(3, 5, 5)
+    f = lambda a, b: torch.linalg.solve_triangular(a, b, upper=upper, left=left, unitriangular=unit)  # noqa: E731
+    fast = framelift.compile(f)
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(fast(a, b), f(a, b), rtol=1e-4, atol=1e-4)
+    assert framelift.explain(fast).eager == ()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 2, "stride": 2},
+        {"kernel_size": (2, 4, 4), "stride": (2, 4, 4)},
+        {"kernel_size": 3, "padding": 1},
+        {"kernel_size": (3, 1, 2), "dilation": (2, 1, 1), "stride": (1, 2, 1)},
+        {"kernel_size": (1, 3, 3), "groups": 2},
+    ],
+)
+def test_conv3d(options):
+    torch.manual_seed(0)
+    conv, x = torch.nn.Conv3d(4, 6, **options), torch.randn(2, 4, 6, 8, 8)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            fast = framelift.compile(conv)
+            for _ in range(2):
+                torch.testing.assert_close(fast(x), conv(x), rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(fast(x[0]), conv(x[0]), rtol=1e-4, atol=1e-5)
+            assert framelift.explain(fast).eager == ()

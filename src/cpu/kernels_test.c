@@ -506,6 +506,27 @@ static void one_index_put(void) {
   compare_rows(c, 0);
 }
 
+static void one_sample(void) {
+  kcase *c = kcase_new(FL_OP_GRID_SAMPLE);
+  int64_t dims[] = {1 + kcase_below(2), 1 + kcase_below(5), 1 + kcase_below(9), 1 + kcase_below(9)};
+  any_in(c, FL_F32, 4, dims);
+  any_in(c, FL_F32, 4, (int64_t[]){dims[0], kcase_below(6), kcase_below(6), 2});
+  kcase_int(c, "mode", kcase_below(2));
+  kcase_int(c, "padding", kcase_below(3));
+  kcase_bool(c, "align_corners", kcase_below(2));
+  compare_rows(c, 1e-5);
+}
+
+static void one_system(void) {
+  kcase *c = kcase_new(FL_OP_SOLVE_TRIANGULAR);
+  int64_t n = 1 + kcase_below(9), m = kcase_below(9), batch = kcase_below(4);
+  any_in(c, FL_F32, 3, (int64_t[]){batch, n, n});
+  any_in(c, FL_F32, 3, (int64_t[]){batch, n, m});
+  kcase_bool(c, "upper", kcase_below(2));
+  kcase_bool(c, "unit", kcase_below(2));
+  compare_rows(c, 1e-5);
+}
+
 FL_TEST(ordering_and_writing) {
   for (int i = 0; i < ROUNDS; i++) {
     one_order(FL_OP_SORT);
@@ -513,6 +534,8 @@ FL_TEST(ordering_and_writing) {
     one_order(FL_OP_HISTC);
     one_scatter();
     one_index_put();
+    one_sample();
+    one_system();
   }
 }
 

@@ -84,3 +84,35 @@ fl_status fl_infer_grouped_matmul(const fl_infer_args *c) {
   *c->out = fl_type_make(a->dtype, 2, dims);
   return NULL;
 }
+
+fl_status fl_infer_grid_sample(const fl_infer_args *c) {
+  const fl_type *x = c->in[0], *grid = c->in[1];
+  FL_TRY(fl_infer_need_float(c, 0));
+  FL_TRY(fl_infer_need_rank(c, 0, 4));
+  FL_TRY(fl_infer_need_rank(c, 1, 4));
+  FL_TRY(fl_infer_need_same_dtype(c, 1, 0));
+  FL_TRY(check_mode(c, 1));
+  int64_t padding = fl_attr_int(c->attrs, "padding", 0);
+  if (padding < 0 || padding > 2) return FL_BREAKS(c, "padding is %lld", (long long)padding);
+  if (grid->dims[0] != x->dims[0] || grid->dims[3] != 2 || x->dims[2] < 1 || x->dims[3] < 1)
+    return FL_BREAKS(c, "the grid has %lld batches of places with %lld coordinates", (long long)grid->dims[0],
+                     (long long)grid->dims[3]);
+  int64_t dims[] = {x->dims[0], x->dims[1], grid->dims[1], grid->dims[2]};
+  *c->out = fl_type_make(x->dtype, 4, dims);
+  return NULL;
+}
+
+fl_status fl_infer_solve_triangular(const fl_infer_args *c) {
+  const fl_type *a = c->in[0], *b = c->in[1];
+  FL_TRY(fl_infer_need_float(c, 0));
+  FL_TRY(fl_infer_need_same_dtype(c, 1, 0));
+  FL_TRY(fl_infer_need_rank(c, 1, a->rank));
+  if (a->rank < 2) return FL_BREAKS(c, "rank is %d: must be 2 or more", a->rank);
+  for (int d = 0; d < a->rank; d++) {
+    int64_t want = d == a->rank - 1 ? a->dims[a->rank - 2] : b->dims[d];
+    if (a->dims[d] != want)
+      return FL_BREAKS(c, "axis %d of the matrix is %lld: must be %lld", d, (long long)a->dims[d], (long long)want);
+  }
+  *c->out = *b;
+  return NULL;
+}

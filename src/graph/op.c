@@ -21,12 +21,12 @@ static const char *const acts[FL_ACT_COUNT] = {
 
 /* Every key of ops.def once (op_test.c checks it): nodes and plans hold these pointers, which outlive all graphs. */
 static const char *const keys[] = {
-    "act",      "act_hi",     "act_lo", "align_corners", "alpha",   "axes",   "axis",   "beta",      "bilinear",
-    "bins",     "descending", "k",      "largest",       "mode",    "sorted", "causal", "ceil",      "correction",
-    "diagonal", "dilation",   "dims",   "divisor",       "dtype",   "eps",    "groups", "hi",        "include_pad",
-    "keepdim",  "kernel",     "lo",     "out",           "out_pad", "pad",    "pads",   "perm",      "scale",
-    "scale_h",  "scale_w",    "slope",  "start",         "step",    "stop",   "stride", "threshold", "trans_b",
-    "upper",    "value",
+    "act",      "act_hi",     "act_lo",  "align_corners", "alpha",   "axes",   "axis",   "beta",      "bilinear",
+    "bins",     "descending", "k",       "largest",       "mode",    "sorted", "causal", "ceil",      "correction",
+    "diagonal", "dilation",   "dims",    "divisor",       "dtype",   "eps",    "groups", "hi",        "include_pad",
+    "keepdim",  "kernel",     "lo",      "out",           "out_pad", "pad",    "pads",   "perm",      "scale",
+    "scale_h",  "scale_w",    "slope",   "start",         "step",    "stop",   "stride", "threshold", "trans_b",
+    "upper",    "value",      "padding", "unit",
 };
 
 static const char *intern(const char *text, size_t len) {

@@ -62,6 +62,10 @@ static void convolve(fl_cv *c, bool transposed, const int64_t *pad4, window *w) 
 /* convolution and _convolution: the weight's rank tells the axes. */
 void fl_convert_convolution(fl_cv *c) {
   window w = {.axes = fl_cv_type(c, fl_cv_arg(c, "weight")).rank - 2};
+  if (w.axes == 3) {
+    fl_convert_conv3d(c);
+    return;
+  }
   if (w.axes != 1 && w.axes != 2) fl_cv_decline(c, "convolution over %d axes", w.axes);
   if (fl_cv_ok(c)) convolve(c, fl_cv_bool(c, "transposed", false), NULL, &w);
 }

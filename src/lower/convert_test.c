@@ -203,6 +203,24 @@ FL_TEST(ordering_and_writing) {
               "grouped_matmul(");
 }
 
+FL_TEST(volumes_and_systems) {
+  check_graph("x = input f32[2,3,6,8,8]\nw = weight f32[5,3,2,4,4]\nb = weight f32[5]\n"
+              "r = aten.conv3d.default(input=x, weight=w, bias=b, stride=[2,4,4], padding=[0,0,0], dilation=[1,1,1], "
+              "groups=1) : f32[2,5,3,2,2]\nreturn r\n",
+              "cat(|dims=[6,6,8,8]|conv2d(|stride=[4,4]|dims=[2,3,5,2,2]|perm=[0,2,1,3,4]");
+  check_graph(
+      "x = input f32[1,2,5,5]\ng = input f32[1,3,4,2]\n"
+      "r = aten.grid_sampler.default(input=x, grid=g, interpolation_mode=0, padding_mode=2, align_corners=True) : "
+      "f32[1,2,3,4]\nreturn r\n",
+      "grid_sample(%0, %1) mode=0 padding=2 align_corners=1");
+  check_graph("a = input f32[4,4]\nb = input f32[7,3,4]\n"
+              "r = aten.linalg_solve_triangular.default(self=a, B=b, upper=True, left=False, unitriangular=False) : "
+              "f32[7,3,4]\nreturn r\n",
+              "expand(|permute(|solve_triangular(|permute(");
+  check_op("mse_loss.default(self=x, target=x, reduction=1)", "f32[]", "sub(|mul(|mean(");
+  check_op("cdist.default(x1=x, x2=w, p=2.0, compute_mode=None)", "f32[2,4,6]", "sub(|mul(|sum(|sqrt(");
+}
+
 FL_TEST(padding_and_windows) {
   check_graph("x = input f32[1,5]\nr = aten.reflection_pad1d.default(self=x, padding=[2,1]) : f32[1,8]\nreturn r\n",
               "literal i64[8] = [2,1,0,1,2,3,4,3]|index_select(%0|axis=1");
@@ -425,6 +443,6 @@ FL_TEST(table) {
 }
 
 FL_TEST_MAIN(FL_RUN(unary) FL_RUN(promotion) FL_RUN(views) FL_RUN(data) FL_RUN(ordering_and_writing)
-                 FL_RUN(padding_and_windows) FL_RUN(encoder_layer) FL_RUN(products) FL_RUN(convolution)
-                     FL_RUN(norms_and_reductions) FL_RUN(attention) FL_RUN(attention_variants) FL_RUN(creation)
-                         FL_RUN(declines) FL_RUN(table))
+                 FL_RUN(volumes_and_systems) FL_RUN(padding_and_windows) FL_RUN(encoder_layer) FL_RUN(products)
+                     FL_RUN(convolution) FL_RUN(norms_and_reductions) FL_RUN(attention) FL_RUN(attention_variants)
+                         FL_RUN(creation) FL_RUN(declines) FL_RUN(table))

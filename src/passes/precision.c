@@ -22,11 +22,33 @@ static bool is_heavy(fl_op op) {
 
 /* Results overflow or lose what they were computed for; sine and cosine get angles of any size. */
 static bool needs_full(fl_op op) {
-  static const fl_op list[] = {FL_OP_EXP,        FL_OP_EXPM1,  FL_OP_LOG,       FL_OP_LOG1P,     FL_OP_POW,
-                               FL_OP_RECIPROCAL, FL_OP_RSQRT,  FL_OP_SQRT,      FL_OP_SIN,       FL_OP_COS,
-                               FL_OP_SUM,        FL_OP_CUMSUM, FL_OP_PROD,      FL_OP_VAR,       FL_OP_CAST,
-                               FL_OP_REM,        FL_OP_DIV,    FL_OP_FLOOR_DIV, FL_OP_SOFTPLUS,  FL_OP_SORT,
-                               FL_OP_TOPK,       FL_OP_HISTC,  FL_OP_SCATTER,   FL_OP_INDEX_PUT, FL_OP_GROUPED_MATMUL};
+  static const fl_op list[] = {FL_OP_EXP,
+                               FL_OP_EXPM1,
+                               FL_OP_LOG,
+                               FL_OP_LOG1P,
+                               FL_OP_POW,
+                               FL_OP_RECIPROCAL,
+                               FL_OP_RSQRT,
+                               FL_OP_SQRT,
+                               FL_OP_SIN,
+                               FL_OP_COS,
+                               FL_OP_SUM,
+                               FL_OP_CUMSUM,
+                               FL_OP_PROD,
+                               FL_OP_VAR,
+                               FL_OP_CAST,
+                               FL_OP_REM,
+                               FL_OP_DIV,
+                               FL_OP_FLOOR_DIV,
+                               FL_OP_SOFTPLUS,
+                               FL_OP_SORT,
+                               FL_OP_TOPK,
+                               FL_OP_HISTC,
+                               FL_OP_SCATTER,
+                               FL_OP_INDEX_PUT,
+                               FL_OP_GROUPED_MATMUL,
+                               FL_OP_GRID_SAMPLE,
+                               FL_OP_SOLVE_TRIANGULAR};
   for (size_t i = 0; i < sizeof list / sizeof *list; i++)
     if (op == list[i]) return true;
   return false;

@@ -57,6 +57,8 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
 
   for (;;) {
     start = ip;
+    /* A debugger was attached by what this frame called: CPython reports the rest of it. */
+    if (cframe->use_tracing && !kwnames) goto give_up;
     opcode = _PyOpcode_Deopt[_Py_OPCODE(*ip)];
     oparg = _Py_OPARG(*ip);
     while (opcode == EXTENDED_ARG) {
