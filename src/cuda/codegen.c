@@ -98,12 +98,14 @@ static int64_t reach(const fl_tensor *x) {
   return last;
 }
 
-static void signature(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out) {
+static void signature(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out, int n_args) {
   fl_text_add(t, "extern \"C\" __global__ void __launch_bounds__(%d) k(", FL_CG_BLOCK);
   for (int i = 0; i < p->n_in; i++)
     if (!p->absent[i]) fl_text_add(t, "const %s *x%d, ", fl_cg_storage(in[i].type.dtype), i);
   for (int i = 0; i < p->n_out; i++) fl_text_add(t, "%s *y%d, ", fl_cg_storage(out[i].type.dtype), i);
-  fl_text_add(t, "int *fault) {\n  FOLLOW;\n");
+  fl_text_add(t, "int *fault");
+  for (int i = 0; i < n_args; i++) fl_text_add(t, ", i64 n%d", i);
+  fl_text_add(t, ") {\n  FOLLOW;\n");
 }
 
 /* Coordinates c0, c1, ... of thread i, axes closest together in the output's memory fastest; o: its place there. */
@@ -202,12 +204,31 @@ static int width_of(const fl_cuda_params *p, const fl_tensor *in, const fl_tenso
   return l->width = (int)width;
 }
 
+/* One or two loops: what a division more costs is little beside a kernel more to compile. */
+static bool takes_args(const loops *l) { return l->n <= 2; }
+
+/* The number of threads, the threads of a row, and by operand what lies between rows. */
+static void make_args(const loops *l, fl_cg_launch *launch) {
+  int64_t total = 1;
+  for (int i = 0; i < l->n; i++) total *= l->dims[i];
+  launch->args[launch->n_args++] = total / l->width;
+  if (l->n < 2) return;
+  launch->args[launch->n_args++] = l->dims[1] / l->width;
+  for (int k = 0; k < l->n_tensors; k++)
+    if (l->strides[k][0]) launch->args[launch->n_args++] = l->strides[k][0];
+}
+
 /* Coordinates a0, a1, ... of the thread's neighbours in the loops. */
 static void loop_coordinates(fl_text *t, const loops *l) {
   int64_t total = 1;
+  fl_text_add(t, "  const I i = (I)blockIdx.x * %d + threadIdx.x;\n", FL_CG_BLOCK);
+  if (takes_args(l)) {
+    fl_text_add(t, "  if (i >= (I)n0) return;\n");
+    fl_text_add(t, l->n < 2 ? "  const I a0 = i;\n" : "  const I a0 = (U)i / (U)n1, a1 = i - a0 * (I)n1;\n");
+    return;
+  }
   for (int i = 0; i < l->n; i++) total *= l->dims[i];
-  fl_text_add(t, "  const I i = (I)blockIdx.x * %d + threadIdx.x;\n  if (i >= (I)%" PRId64 ") return;\n  I q = i;\n",
-              FL_CG_BLOCK, total / l->width);
+  fl_text_add(t, "  if (i >= (I)%" PRId64 ") return;\n  I q = i;\n", total / l->width);
   for (int i = l->n - 1; i > 0; i--) {
     int64_t dim = i == l->n - 1 ? l->dims[i] / l->width : l->dims[i];
     fl_text_add(t, "  const I a%d = q %% (I)%" PRId64 ";\n  q /= (I)%" PRId64 ";\n", i, dim, dim);
@@ -217,10 +238,15 @@ static void loop_coordinates(fl_text *t, const loops *l) {
 
 static void loop_offset(fl_text *t, const loops *l, int k) {
   const char *plus = "";
+  int arg = 2; /* of the operand's rows */
+  for (int j = 0; j < k; j++) arg += l->strides[j][0] != 0;
   for (int i = 0; i < l->n; i++) {
     int64_t stride = l->strides[k][i] * (i == l->n - 1 ? l->width : 1);
     if (!stride) continue;
-    fl_text_add(t, "%sa%d * (I)%" PRId64, plus, i, stride);
+    if (l->n == 2 && i == 0)
+      fl_text_add(t, "a0 * (I)n%d", arg);
+    else
+      fl_text_add(t, "%sa%d * (I)%" PRId64, plus, i, stride);
     plus = " + ";
   }
   if (!*plus) fl_text_add(t, "0");
@@ -255,7 +281,8 @@ static void wide_body(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, 
   }
 }
 
-void fl_cg_map(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out, int64_t *out_grid) {
+void fl_cg_map(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out,
+               fl_cg_launch *out_launch) {
   int64_t far = fl_type_numel(&out[0].type) + FL_CG_BLOCK;
   for (int i = 0; i < p->n_in; i++)
     if (!p->absent[i] && reach(&in[i]) > far) far = reach(&in[i]);
@@ -263,8 +290,11 @@ void fl_cg_map(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, const f
     if (reach(&out[i]) > far) far = reach(&out[i]);
   loops l = {.width = 1};
   int width = width_of(p, in, out, &l);
-  fl_text_add(t, "typedef %s I;\n", far < INT32_MAX ? "int" : "i64");
-  signature(t, p, in, out);
+  bool small = far < INT32_MAX;
+  *out_launch = (fl_cg_launch){.grid = (fl_type_numel(&out[0].type) / width + FL_CG_BLOCK - 1) / FL_CG_BLOCK};
+  if (width > 1 && takes_args(&l)) make_args(&l, out_launch);
+  fl_text_add(t, "typedef %s I;\ntypedef %s U;\n", small ? "int" : "i64", small ? "unsigned" : "unsigned long long");
+  signature(t, p, in, out, out_launch->n_args);
   if (width > 1)
     wide_body(t, p, in, out, &l);
   else {
@@ -272,5 +302,4 @@ void fl_cg_map(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, const f
     fl_cg_body(t, p, in, out);
   }
   fl_text_add(t, "}\n");
-  *out_grid = (fl_type_numel(&out[0].type) / width + FL_CG_BLOCK - 1) / FL_CG_BLOCK;
 }

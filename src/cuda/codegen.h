@@ -28,8 +28,17 @@ void fl_cg_act(fl_text *t, const char *v, fl_act act, double lo, double hi);
 
 /* Kernels with a thread for each output element (`grid` blocks of 256), or for `width` neighbours. Parameters: the present
  * inputs x0, x1, ..., the outputs y0, ..., the fault. */
-enum { FL_CG_BLOCK = 256 };
-void fl_cg_map(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out, int64_t *out_grid);
+enum { FL_CG_BLOCK = 256, FL_CG_MAX_ARGS = 2 + FL_PW_MAX_INPUTS + FL_PW_MAX_OUTPUTS };
+
+/* How such a kernel is launched. Sizes and strides of pointwise groups of one or two loops are arguments (i64, after the fault),
+ * so that other shapes share the kernel; all else is written into the source. */
+typedef struct fl_cg_launch {
+  int64_t grid, args[FL_CG_MAX_ARGS];
+  int n_args;
+} fl_cg_launch;
+
+void fl_cg_map(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out,
+               fl_cg_launch *out_launch);
 /* Does fl_cg_map have a body for the operator? POINTWISE, movement, pooling, and direct products and convolutions. */
 bool fl_cg_has_map(fl_op op);
 

@@ -29,7 +29,7 @@ static void common(fl_cuda_writer *w, const fl_cuda_conv *c) {
   fl_cuda_write_number(w, "SW", c->sw);
   fl_cuda_write_number(w, "DH", c->dh);
   fl_cuda_write_number(w, "DW", c->dw);
-  fl_cuda_write_act(w, c->act, c->lo, c->hi);
+  fl_cuda_write_act(w, c->dtype, c->act, c->lo, c->hi);
 }
 
 /* The most elements, a power of two, that can be loaded at once where rows of them are all these multiples long. */

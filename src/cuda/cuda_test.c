@@ -34,34 +34,36 @@ FL_TEST(pointwise_text) {
   p.program.instrs[1] = (fl_pw_instr){FL_OP_CLAMP, FL_F16, {2, -1, -1}, 0, INFINITY};
   fl_tensor in[2] = {tensor(FL_F16, 2, 64, 32, 0), tensor(FL_F16, 1, 32, 0, 0)}, out = tensor(FL_F16, 2, 64, 32, 0);
   fl_text t = {0};
-  int64_t grid;
-  fl_cg_map(&t, &p, in, &out, &grid);
-  FL_CHECK(grid == 1); /* rows of 32 share x1 */
-  FL_CHECK(contains(&t, "k(const f16 *x0, const f16 *x1, f16 *y0, int *fault)"));
+  fl_cg_launch how;
+  fl_cg_map(&t, &p, in, &out, &how);
+  FL_CHECK(how.grid == 1); /* rows of 32 share x1 */
+  FL_CHECK(contains(&t, "k(const f16 *x0, const f16 *x1, f16 *y0, int *fault, i64 n0, i64 n1, i64 n2, i64 n3)"));
+  FL_CHECK(how.n_args == 4 && how.args[0] == 256 && how.args[1] == 4 && how.args[2] == 32 && how.args[3] == 32);
   FL_CHECK(contains(&t, "const pack<f16, 8> v1 = *(const pack<f16, 8> *)&x1[a1 * (I)8];"));
   FL_CHECK(contains(&t, "const float r2 = r0 + r1;"));
   FL_CHECK(contains(&t, "const float r3 = clamp<float>(r2, (float)0, (float)INF);"));
   fl_text_free(&t);
   in[1] = in[0]; /* both operands lie as the result does: one loop */
-  fl_cg_map(&t, &p, in, &out, &grid);
-  FL_CHECK(grid == 1);
+  fl_cg_map(&t, &p, in, &out, &how);
+  FL_CHECK(how.grid == 1);
   FL_CHECK(contains(&t, "const pack<f16, 8> v1 = *(const pack<f16, 8> *)&x1[a0 * (I)8];"));
   fl_text_free(&t);
   in[1].data = (void *)(uintptr_t)2; /* unless memory is not aligned for it */
-  fl_cg_map(&t, &p, in, &out, &grid);
-  FL_CHECK(grid == 8);
+  fl_cg_map(&t, &p, in, &out, &how);
+  FL_CHECK(how.grid == 8);
   FL_CHECK(contains(&t, "const I c0 = q;"));
   fl_text_free(&t);
   in[1] = tensor(FL_F16, 2, 64, 1, 0); /* one element a row */
-  fl_cg_map(&t, &p, in, &out, &grid);
-  FL_CHECK(grid == 1);
-  FL_CHECK(contains(&t, "const f16 v1 = x1[a0 * (I)1];"));
+  fl_cg_map(&t, &p, in, &out, &how);
+  FL_CHECK(how.grid == 1);
+  FL_CHECK(contains(&t, "const f16 v1 = x1[a0 * (I)n3];"));
+  FL_CHECK(how.n_args == 5 && how.args[2] == 32 && how.args[3] == 1 && how.args[4] == 32);
   fl_text_free(&t);
   in[1].type.dims[1] = 32; /* a column of something wider: no neighbours */
   in[1].strides[0] = 512;
   in[1].strides[1] = 16;
-  fl_cg_map(&t, &p, in, &out, &grid);
-  FL_CHECK(grid == 8);
+  fl_cg_map(&t, &p, in, &out, &how);
+  FL_CHECK(how.grid == 8);
   fl_text_free(&t);
 }
 
@@ -74,11 +76,26 @@ FL_TEST(activations_text) {
     p.program.instrs[0] = (fl_pw_instr){FL_OP_GELU, types[i], {0, -1, -1}, 0, 0};
     fl_tensor x = tensor(types[i], 1, 64, 0, 0);
     fl_text t = {0};
-    int64_t grid;
-    fl_cg_map(&t, &p, &x, &x, &grid);
+    fl_cg_launch how;
+    fl_cg_map(&t, &p, &x, &x, &how);
     FL_CHECK(contains(&t, types[i] == FL_F32 ? "erff(r0 * 0.70710678f)" : "const float r1 = gelu_16(r0);"));
     fl_text_free(&t);
   }
+}
+
+FL_TEST(other_shapes_share_the_kernel) {
+  fl_cuda_params p = {.op = FL_OP_POINTWISE, .n_in = 2, .n_out = 1};
+  p.program =
+      (fl_pw_program){.n_inputs = 2, .n_instrs = 1, .n_outputs = 1, .in_dtype = {FL_F16, FL_F16}, .outputs = {2}};
+  p.program.instrs[0] = (fl_pw_instr){FL_OP_MUL, FL_F16, {0, 1, -1}, 0, 0};
+  fl_text t[2] = {0};
+  for (int i = 0; i < 2; i++) {
+    fl_tensor x = tensor(FL_F16, 2, 64 << i, 24 << i, 0), in[2] = {x, tensor(FL_F16, 2, 64 << i, 1, 0)};
+    fl_cg_map(&t[i], &p, in, &x, &(fl_cg_launch){0});
+  }
+  FL_CHECK(!strcmp(t[0].data, t[1].data));
+  fl_text_free(&t[0]);
+  fl_text_free(&t[1]);
 }
 
 FL_TEST(text_of_axes_merges_neighbours) {
@@ -415,8 +432,9 @@ FL_TEST(faults_are_told) {
   backend->release(backend, out);
 }
 
-FL_TEST_MAIN(FL_RUN(pointwise_text) FL_RUN(activations_text) FL_RUN(text_of_axes_merges_neighbours)
-                 FL_RUN(text_survives_failing_memory) FL_RUN(parts_are_made_in_place)
-                     FL_RUN(growing_concatenations_are_not_copied) FL_RUN(sources_are_embedded)
-                         FL_RUN(no_device_is_told) FL_RUN(every_graph_is_planned_and_written) FL_RUN(graphs_on_the_gpu)
-                             FL_RUN(faults_are_told))
+FL_TEST_MAIN(FL_RUN(pointwise_text) FL_RUN(other_shapes_share_the_kernel) FL_RUN(activations_text)
+                 FL_RUN(text_of_axes_merges_neighbours) FL_RUN(text_survives_failing_memory)
+                     FL_RUN(parts_are_made_in_place) FL_RUN(growing_concatenations_are_not_copied)
+                         FL_RUN(sources_are_embedded) FL_RUN(no_device_is_told)
+                             FL_RUN(every_graph_is_planned_and_written) FL_RUN(graphs_on_the_gpu)
+                                 FL_RUN(faults_are_told))

@@ -237,7 +237,7 @@ void fl_cuda_launch(const fl_run_args *a, fl_text *source, int64_t grid, int blo
   fl_cuda_queue *q = fl_cuda_queue_of(a);
   const fl_cuda_api *api = q->device->api;
   uint64_t h[2];
-  void *params[FL_MAX_OPERANDS + FL_PW_MAX_OUTPUTS + 2];
+  void *params[FL_CUDA_MAX_PARAMS];
   if (source->failed || !source->data) {
     fl_cuda_note(q, fl_oom());
     fl_text_free(source);

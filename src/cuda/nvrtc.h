@@ -9,7 +9,9 @@
 #include "cuda/device.h"
 #include "cuda/text.h"
 
-/* Launches the kernel of this source (takes the text) with these pointers as its parameters; while the queue is preparing,
+enum { FL_CUDA_MAX_PARAMS = 64 };
+/* Launches the kernel of this source (takes the text) with these pointers, at most FL_CUDA_MAX_PARAMS, as its parameters (an
+ * i64 may stand for one); while the queue is preparing,
  * only notes that it will be needed. Failures are kept in the queue. Empty grids do nothing. */
 void fl_cuda_launch(const fl_run_args *a, fl_text *source, int64_t grid, int block, size_t shared_bytes,
                     void **pointers, int n_pointers);

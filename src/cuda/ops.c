@@ -106,12 +106,13 @@ const char *fl_cuda_plan_map(const fl_problem *p, fl_arena *arena, fl_kernel_pla
 
 static void run_map(const fl_run_args *a, const fl_cuda_params *q) {
   fl_text t = {0};
-  int64_t grid;
+  fl_cg_launch how;
   int n;
-  void *pointers[FL_MAX_OPERANDS + FL_PW_MAX_OUTPUTS + 1];
-  fl_cg_map(&t, q, a->in, a->out, &grid);
+  void *pointers[FL_MAX_OPERANDS + FL_PW_MAX_OUTPUTS + 1 + FL_CG_MAX_ARGS];
+  fl_cg_map(&t, q, a->in, a->out, &how);
   put_pointers(a, q, pointers, &n);
-  fl_cuda_launch(a, &t, grid, FL_CG_BLOCK, 0, pointers, n);
+  for (int i = 0; i < how.n_args; i++) pointers[n++] = (void *)(uintptr_t)(uint64_t)how.args[i];
+  fl_cuda_launch(a, &t, how.grid, FL_CG_BLOCK, 0, pointers, n);
 }
 
 void fl_cuda_run_map(const fl_run_args *a) { run_map(a, a->params); }

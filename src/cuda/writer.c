@@ -34,7 +34,21 @@ static void float_argument(fl_cuda_writer *w, const char *name, double v) {
   add_arg(w, (void *)(uintptr_t)(uint32_t)bits);
 }
 
-void fl_cuda_write_act(fl_cuda_writer *w, fl_act act, double lo, double hi) {
+/* Shorter forms, exact enough for a result of 16 bits (prelude.cu). NULL: none. */
+static const char *short_form(fl_act act) {
+  switch (act) {
+  case FL_ACT_SILU: return "silu_16(v)";
+  case FL_ACT_SIGMOID: return "sigmoid_16(v)";
+  case FL_ACT_GELU: return "gelu_16(v)";
+  case FL_ACT_GELU_TANH: return "gelu_tanh_16(v)";
+  case FL_ACT_HARDSWISH: return "(v * clamp<float>(v + 3, 0, 6) * 0.16666667f)";
+  case FL_ACT_HARDSIGMOID: return "(clamp<float>(v + 3, 0, 6) * 0.16666667f)";
+  default: return NULL;
+  }
+}
+
+void fl_cuda_write_act(fl_cuda_writer *w, fl_dtype dtype, fl_act act, double lo, double hi) {
+  const char *form = dtype == FL_F32 ? NULL : short_form(act);
   if (act == FL_ACT_NONE || act == FL_ACT_RELU || act == FL_ACT_CLAMP) {
     float_argument(w, "LO", act == FL_ACT_CLAMP ? lo : act == FL_ACT_RELU ? 0 : -INFINITY);
     float_argument(w, "HI", act == FL_ACT_CLAMP ? hi : INFINITY);
@@ -42,7 +56,10 @@ void fl_cuda_write_act(fl_cuda_writer *w, fl_act act, double lo, double hi) {
     return;
   }
   fl_text_add(&w->text, "__device__ inline float act(float v) {\n");
-  fl_cg_act(&w->text, "v", act, lo, hi);
+  if (form)
+    fl_text_add(&w->text, "  v = %s;\n", form);
+  else
+    fl_cg_act(&w->text, "v", act, lo, hi);
   fl_text_add(&w->text, "  return v;\n}\n#define ACT(v) act(v)\n");
 }
 

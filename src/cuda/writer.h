@@ -20,7 +20,7 @@ void fl_cuda_write_number(fl_cuda_writer *w, const char *name, int64_t v);
 void fl_cuda_write_argument(fl_cuda_writer *w, const char *name, int64_t v); /* |v| < 2^31 */
 /* "act(float)", the activation as a function. None, relu and clamp are one function of the arguments LO and HI, which are
  * numbers of the kernel's parameters: write "ACT(v)". */
-void fl_cuda_write_act(fl_cuda_writer *w, fl_act act, double lo, double hi);
+void fl_cuda_write_act(fl_cuda_writer *w, fl_dtype dtype, fl_act act, double lo, double hi);
 /* Launches, or while preparing notes the source: what was written and then `body`. Empties the writer. */
 void fl_cuda_write_launch(fl_cuda_writer *w, const fl_run_args *a, const char *body, int64_t grid, int block,
                           size_t shared_bytes);
