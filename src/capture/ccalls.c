@@ -284,6 +284,7 @@ const char *fl_ccall_name(PyObject *callable, char *buf, size_t size) {
   PyErr_Fetch(&type, &value, &tb);
   fl_eval_pause(1);
   module = PyObject_GetAttrString(callable, "__module__");
+  PyErr_Clear();
   name = PyObject_GetAttrString(callable, "__qualname__");
   const char *m = module && PyUnicode_Check(module) ? PyUnicode_AsUTF8(module) : NULL;
   const char *n = name && PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;

@@ -350,14 +350,20 @@ static bool same_place(const fl_effect *a, const fl_effect *b) {
   return b->changes && a->kind == b->kind && a->obj == b->obj && (a->key == b->key || fl_const_equal(a->key, b->key));
 }
 
+/* Those of the first stretch, whose guards are checked at entry. */
+static const fl_effects *first_writes(const fl_trace *t) {
+  return t->breaks.len ? &t->breaks.data[0]->writes : &t->writes;
+}
+
 /* A trace that changes what its own guards rely on fits no second time by itself: a counter, a growing cache. A few
  * states are worth a trace each. */
 static fl_trace *refuse_counters(const fl_compiled *c, fl_rec *r, fl_trace *t) {
-  for (size_t i = 0; t && i < t->writes.list.len; i++) {
-    const fl_effect *e = &t->writes.list.data[i];
+  const fl_effects *mine = t ? first_writes(t) : NULL;
+  for (size_t i = 0; t && i < mine->list.len; i++) {
+    const fl_effect *e = &mine->list.data[i];
     int n = 0;
     for (size_t k = 0; e->changes && k < c->traces.len; k++) {
-      const fl_effects *w = &c->traces.data[k]->writes;
+      const fl_effects *w = first_writes(c->traces.data[k]);
       for (size_t j = 0; j < w->list.len; j++) n += same_place(e, &w->list.data[j]);
     }
     if (n < FL_MAX_STATES) continue;

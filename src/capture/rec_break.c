@@ -64,6 +64,8 @@ static fl_back *note_unknown(fl_rec *r, fl_back *out, PyObject *o, uint32_t at) 
   return out;
 }
 
+static bool is_dict(PyObject *o) { return PyDict_CheckExact(o) || PyODict_CheckExact(o); }
+
 static bool take_back(fl_rec *r, fl_back *out, PyObject *o, uint32_t at, int depth);
 
 static bool take_items(fl_rec *r, fl_back *out, PyObject *const *items, Py_ssize_t n, uint32_t at, int depth) {
@@ -109,10 +111,11 @@ static bool take_back(fl_rec *r, fl_back *out, PyObject *o, uint32_t at, int dep
     out->kind = FL_BACK_TUPLE;
     return take_items(r, out, &PyTuple_GET_ITEM(o, 0), PyTuple_GET_SIZE(o), at, depth);
   }
-  if (alone && (PyList_CheckExact(o) || PyDict_CheckExact(o)) && depth < MAX_DEPTH) {
+  if (alone && (PyList_CheckExact(o) || is_dict(o)) && depth < MAX_DEPTH) {
     out->kind = PyList_CheckExact(o) ? FL_BACK_LIST : FL_BACK_DICT;
     fl_rec_fresh(r, o);
-    if (PyDict_CheckExact(o)) return take_dict(r, out, o, at, depth);
+    out->ordered = PyODict_CheckExact(o);
+    if (is_dict(o)) return take_dict(r, out, o, at, depth);
     return take_items(r, out, ((PyListObject *)o)->ob_item, PyList_GET_SIZE(o), at, depth);
   }
   if (alone || !fl_ccall_known_type(Py_TYPE(o))) {
@@ -196,6 +199,22 @@ static const char *own_object(fl_rec *r, PyObject *o, int depth) {
     return NULL;
   }
   return fl_rec_is_fresh(r, o) || PyTuple_Check(o) ? Py_TYPE(o)->tp_name : NULL;
+}
+
+/* A new object of a class of the program: showing it runs the class's own code, which might keep or change it. */
+static const char *own_instance(fl_rec *r, PyObject *o, int depth) {
+  const char *why = NULL;
+  Py_ssize_t pos = 0;
+  PyObject *k, *v;
+  if (depth > MAX_DEPTH) return "nested too deeply";
+  if (PyList_CheckExact(o) || PyTuple_Check(o)) {
+    for (Py_ssize_t i = 0; !why && i < PySequence_Fast_GET_SIZE(o); i++)
+      why = own_instance(r, PySequence_Fast_GET_ITEM(o, i), depth + 1);
+    return why;
+  }
+  while (!why && is_dict(o) && PyDict_Next(o, &pos, &k, &v)) why = own_instance(r, v, depth + 1);
+  if (why || is_dict(o) || is_plain(o) || fl_tensor_check(o) || !fl_rec_is_fresh(r, o)) return why;
+  return Py_TYPE(o)->tp_name;
 }
 
 static bool same_state(fl_rec *r) {
@@ -329,8 +348,9 @@ static bool note_escapes(fl_rec *r, fl_break *b, PyObject *state, bool shows) {
 static bool describe(fl_rec *r, fl_break *b, PyObject *callable, PyObject *const *args, size_t n_args, bool shows,
                      const char **why, const char **detail) {
   char text[200] = "";
-  for (size_t i = 0; !shows && i < n_args; i++)
-    if ((*detail = own_object(r, args[i], 0))) return *why = "it is given an object made by the call", false;
+  for (size_t i = 0; i < n_args; i++)
+    if ((*detail = shows ? own_instance(r, args[i], 0) : own_object(r, args[i], 0)))
+      return *why = "it is given an object made by the call", false;
   if (!shows && (*detail = own_object(r, callable, 0))) return *why = "it is an object made by the call", false;
   r->writes = &b->writes;
   PyObject *all = fl_rec_settle_writes(r, Py_None), *state;
@@ -478,11 +498,27 @@ static PyObject *call_outside(fl_rec *r, fl_break *b, PyObject *callable, PyObje
   return result;
 }
 
+/* Copying neither keeps nor changes what it is given (but for a class's own code: own_instance). */
+static bool is_copying(PyObject *callable) {
+  static PyObject *functions[2];
+  static const char *const names[] = {"deepcopy", "copy"};
+  if (!PyFunction_Check(callable)) return false;
+  for (int i = 0; i < 2; i++) {
+    PyObject *module = functions[i] ? NULL : PyImport_ImportModule("copy");
+    if (module) functions[i] = PyObject_GetAttrString(module, names[i]);
+    Py_XDECREF(module);
+    PyErr_Clear();
+    if (callable == functions[i]) return true;
+  }
+  return false;
+}
+
 PyObject *fl_rec_opaque(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames,
                         bool shows, const char *reason, const char *detail) {
   size_t n_pos = (size_t)PyVectorcall_NARGS(nargsf), n_kw = kwnames ? (size_t)PyTuple_GET_SIZE(kwnames) : 0;
   const char *why = NULL, *what = NULL, *file = NULL;
   if (r->gave_up || r->paused) return PyObject_Vectorcall(callable, args, nargsf, kwnames);
+  shows |= is_copying(callable);
   fl_break *b = begin(r, callable, args, n_pos + n_kw, shows, &why, &what);
   if (!b || r->gave_up) {
     char text[300];

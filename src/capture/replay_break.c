@@ -118,7 +118,7 @@ static const char *match(const fl_trace *t, const fl_back *b, PyObject *o, PyObj
     if (!PyList_CheckExact(o) || !alone) return "its type";
     return match_items(t, b, ((PyListObject *)o)->ob_item, PyList_GET_SIZE(o), values, recorded);
   case FL_BACK_DICT:
-    if (!PyDict_CheckExact(o) || !alone) return "its type";
+    if (!(b->ordered ? PyODict_CheckExact(o) : PyDict_CheckExact(o)) || !alone) return "its type";
     return match_dict(t, b, o, values, recorded);
   }
   return "its type";

@@ -93,6 +93,7 @@ typedef struct fl_back {
   bool shared; /* OBJECT: others may hold it */
   uint32_t value;
   PyObject *object; /* CONST, OBJECT; DICT: tuple of its keys. Kept by the trace */
+  bool ordered;     /* DICT: an OrderedDict */
   int n;
   struct fl_back *items;
 } fl_back;
