@@ -46,6 +46,8 @@ static struct {
   PyObject *function_on, *deterministic, *functorch_peek, *tracing, *is_tracing;
   PyObject *push, *pop, *threads, *tf32_matmul, *tf32_conv;
   PyObject *compiler_dict, *compiling_name;
+  PyObject *storage_name, *id_name, *hold_name,
+      *let_go; /* let_go: NULL in a torch without weak references to storages */
 } T;
 
 static PyObject *path(PyObject *from, const char *dotted) {
@@ -95,6 +97,15 @@ static int init_dtypes(PyObject *torch) {
   return 0;
 }
 
+static int init_storages(PyObject *torch) {
+  T.let_go = path(torch, "UntypedStorage._free_weak_ref");
+  if (!T.let_go) PyErr_Clear();
+  T.storage_name = PyUnicode_InternFromString("untyped_storage");
+  T.id_name = PyUnicode_InternFromString("_cdata");
+  T.hold_name = PyUnicode_InternFromString("_weak_ref");
+  return T.storage_name && T.id_name && T.hold_name ? 0 : -1;
+}
+
 int fl_interop_init(void) {
   if (T.dl) return 0;
   PyObject *torch = PyImport_ImportModule("torch");
@@ -141,7 +152,7 @@ int fl_interop_init(void) {
   if (!(T.cuda_kwnames = Py_BuildValue("(ss)", "dtype", "device"))) goto fail;
   if (!(base = path(torch, "_C.TensorBase"))) goto fail;
   if (!(T.requires_grad = getset_of(base, "requires_grad")) || !(T.version = getset_of(base, "_version"))) goto fail;
-  if (init_dtypes(torch) < 0 || init_dlpack() < 0) goto fail;
+  if (init_dtypes(torch) < 0 || init_dlpack() < 0 || init_storages(torch) < 0) goto fail;
   Py_DECREF(base);
   Py_DECREF(compiler);
   Py_DECREF(torch);
@@ -268,6 +279,34 @@ bool fl_tensor_version(PyObject *tensor, int64_t *out) {
   *out = PyLong_AsLongLong(r);
   Py_DECREF(r);
   return true;
+}
+
+/* --- storages: a weak reference keeps their number from being given again --- */
+
+static uint64_t storage_number(PyObject *tensor, bool hold) {
+  PyObject *s = T.let_go ? PyObject_CallMethodNoArgs(tensor, T.storage_name) : NULL;
+  PyObject *n = !s ? NULL : hold ? PyObject_CallMethodNoArgs(s, T.hold_name) : PyObject_GetAttr(s, T.id_name);
+  uint64_t out = n ? PyLong_AsUnsignedLongLong(n) : 0;
+  if (PyErr_Occurred()) {
+    PyErr_Clear();
+    out = 0;
+  }
+  Py_XDECREF(n);
+  Py_XDECREF(s);
+  return out;
+}
+
+uint64_t fl_tensor_storage(PyObject *tensor) { return storage_number(tensor, false); }
+uint64_t fl_storage_hold(PyObject *tensor) { return storage_number(tensor, true); }
+
+void fl_storage_let_go(uint64_t storage) {
+  PyObject *type, *value, *tb;
+  if (!storage) return;
+  PyErr_Fetch(&type, &value, &tb);
+  PyObject *n = PyLong_FromUnsignedLongLong(storage), *r = n ? PyObject_CallOneArg(T.let_go, n) : NULL;
+  Py_XDECREF(r);
+  Py_XDECREF(n);
+  PyErr_Restore(type, value, tb);
 }
 
 static PyObject *int_tuple(const int64_t *v, int n) {

@@ -42,6 +42,11 @@ int fl_tensor_requires_grad(PyObject *tensor);
 int fl_tensor_is_lazy(PyObject *tensor); /* the conjugate or negative bit is set */
 /* PyTorch's counter of in-place changes. False for inference tensors, which have none. No exception. */
 bool fl_tensor_version(PyObject *tensor, int64_t *out);
+/* What its elements lie in, as a number that no other storage gets while it is held, though memory and tensor may go. 0 where
+ * it cannot be told. No exception. */
+uint64_t fl_tensor_storage(PyObject *tensor);
+uint64_t fl_storage_hold(PyObject *tensor);
+void fl_storage_let_go(uint64_t storage); /* 0 does nothing; leaves an exception that is set as it is */
 
 /* A new tensor of this dtype, these sizes, strides and device in memory of torch's own allocator, uninitialized; an inference
  * tensor under inference_mode. `like` must be ok. New reference, or NULL with an exception. */

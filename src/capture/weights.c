@@ -24,6 +24,7 @@ const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *
   if (!FL_PUSH(&w->list, n)) return "out of memory";
   Py_INCREF(tensor);
   *out_index = (uint32_t)w->list.len - 1;
+  if (!own) w->list.data[*out_index].storage = fl_storage_hold(tensor);
   w->watched = false;
   return NULL;
 }
@@ -59,6 +60,7 @@ bool fl_weights_witness(fl_weights *w, uint32_t index, PyObject *tensor) {
     if (w->witnesses.data[i].tensor == tensor) return w->list.data[index].witness = i, true;
   if (!FL_PUSH(&w->witnesses, n)) return false;
   Py_INCREF(tensor);
+  w->witnesses.data[w->witnesses.len - 1].storage = fl_storage_hold(tensor);
   w->list.data[index].witness = (int)w->witnesses.len - 1;
   w->watched = false;
   return true;
@@ -67,6 +69,7 @@ bool fl_weights_witness(fl_weights *w, uint32_t index, PyObject *tensor) {
 uint32_t fl_weights_remove(fl_weights *w, uint32_t index) {
   uint32_t last = (uint32_t)--w->list.len;
   PyObject *tensor = w->list.data[index].tensor;
+  fl_storage_let_go(w->list.data[index].storage);
   w->list.data[index] = w->list.data[last];
   w->watched = false;
   Py_DECREF(tensor);
@@ -179,12 +182,21 @@ static bool contents_changed(fl_weight *x) {
   return true;
 }
 
+/* Its elements may lie where those of another storage lay, which is gone: address and version do not tell. */
+static bool is_in_another(PyObject *tensor, uint64_t *storage) {
+  if (fl_tensor_storage(tensor) == *storage) return false;
+  fl_storage_let_go(*storage);
+  *storage = fl_storage_hold(tensor);
+  return true;
+}
+
 static bool witness_changed(fl_witness *x) {
   int64_t version = 0;
   fl_tensor_meta now;
   if (fl_impl_same(x->tensor, &x->seen)) return false;
   fl_tensor_read(x->tensor, &now);
   bool same = fl_tensor_version(x->tensor, &version) && version == x->version;
+  if (is_in_another(x->tensor, &x->storage)) same = false;
   x->version = version;
   fl_impl_take(x->tensor, now.ndim, &x->seen);
   return !same;
@@ -198,7 +210,7 @@ static bool look_at(fl_weight *x, bool *other) {
   fl_tensor_read(x->tensor, &now);
   if (!fl_tensor_version(x->tensor, &version) || !fl_tensor_meta_equal(&now, &x->meta)) return false;
   fl_impl_take(x->tensor, now.ndim, &x->seen);
-  *other = now.data != x->meta.data || version != x->version;
+  *other = is_in_another(x->tensor, &x->storage) || now.data != x->meta.data || version != x->version;
   x->meta.data = now.data;
   x->version = version;
   return true;
@@ -257,11 +269,15 @@ void fl_weights_touch(fl_weights *w) {
 
 void fl_weights_release(fl_weights *w) {
   for (size_t i = 0; i < w->list.len; i++) {
+    fl_storage_let_go(w->list.data[i].storage);
     Py_DECREF(w->list.data[i].tensor);
     fl_free(w->list.data[i].copy);
     fl_free(w->list.data[i].frozen);
   }
-  for (size_t i = 0; i < w->witnesses.len; i++) Py_DECREF(w->witnesses.data[i].tensor);
+  for (size_t i = 0; i < w->witnesses.len; i++) {
+    fl_storage_let_go(w->witnesses.data[i].storage);
+    Py_DECREF(w->witnesses.data[i].tensor);
+  }
   fl_free(w->list.data);
   fl_free(w->witnesses.data);
   fl_free(w->places.data);

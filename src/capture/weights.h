@@ -1,6 +1,6 @@
 /* Live weights: tensors that existed before the call.
  *
- * Held strongly; before each replay every weight's address and version counter are compared with those the engines
+ * Held strongly; before each replay every weight's storage, address and version counter are compared with those the engines
  * have seen, so that an in-place change, load_state_dict or `.data =` takes effect on the next call. */
 #ifndef FL_CAPTURE_WEIGHTS_H
 #define FL_CAPTURE_WEIGHTS_H
@@ -18,10 +18,11 @@ typedef struct fl_weight {
   int64_t version;
   bool own; /* made by the recording, known to nobody else */
   fl_impl_snapshot seen;
-  void *copy;     /* its contents, where the version counter does not tell of changes; or NULL */
-  void *frozen;   /* its contents at recording, on which the trace depends; or NULL */
-  int witness;    /* which of the witnesses changes with it, or -1 */
-  uint64_t epoch; /* grows with each change seen; engines remember the epoch they have */
+  uint64_t storage; /* held, so that another at the same address is told apart; 0 = cannot be told */
+  void *copy;       /* its contents, where the version counter does not tell of changes; or NULL */
+  void *frozen;     /* its contents at recording, on which the trace depends; or NULL */
+  int witness;      /* which of the witnesses changes with it, or -1 */
+  uint64_t epoch;   /* grows with each change seen; engines remember the epoch they have */
 } fl_weight;
 
 /* A tensor that is written whenever another is, and counts its versions. */
@@ -29,6 +30,7 @@ typedef struct fl_witness {
   PyObject *tensor;
   int64_t version;
   fl_impl_snapshot seen;
+  uint64_t storage; /* as of a weight */
 } fl_witness;
 
 typedef struct fl_weights {
