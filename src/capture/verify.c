@@ -69,10 +69,12 @@ static score compare(const fl_tensor_meta *got, const fl_tensor_meta *want) {
 
 static bool is_low(fl_dtype dtype) { return dtype == FL_F16 || dtype == FL_BF16; }
 
-/* `precision`: what the engine computed in. */
+/* `precision`: what the engine computed in. A bf16 answer of eager has itself been rounded a few hundred times to three
+ * digits: it may lie 0.003 of a cosine from the exact one, and ours on the other side. */
 static bool good(const score *s, fl_dtype dtype, fl_dtype precision) {
   if (!s->same_holes) return false;
   if (!fl_dtype_is_float(dtype)) return s->max_rel == 0;
+  if (dtype == FL_BF16) return s->max_rel <= 0.1 || (s->cosine >= 0.99 && s->max_rel <= 0.2);
   bool low = is_low(dtype) || is_low(precision);
   return s->max_rel <= (low ? 0.05 : 5e-3) || (s->cosine >= (low ? 0.999 : 0.99999) && s->max_rel <= 0.1);
 }

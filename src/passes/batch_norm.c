@@ -3,20 +3,34 @@
 
 /* Inference batch norm is x * scale + shift with scale = weight / sqrt(var + eps), shift = bias - mean * scale.
  * After a convolution or linear layer whose weights are constant, both go into its weights and bias, as nodes over
- * the live weights. Elsewhere they stay one multiplication and one addition. */
+ * the live weights. Elsewhere they stay one multiplication and one addition. Of 16-bit floats too both are f32, and what
+ * they make of the weights is rounded once: variances may be below the least 16-bit float, and the shift is a difference. */
 typedef struct affine {
-  fl_vid scale, mean, bias;
+  fl_vid scale, mean, bias; /* f32, or f64 */
 } affine;
+
+static fl_status cast(fl_graph *g, fl_nid n, fl_vid v, fl_dtype dtype, fl_vid *out) {
+  fl_attrs attrs = {0};
+  *out = v;
+  if (fl_rw_type(g, v)->dtype == dtype) return NULL;
+  fl_attr_set_int(&attrs, "dtype", 'd', dtype);
+  return fl_rw_add(g, n, FL_OP_CAST, &v, 1, &attrs, out);
+}
+
+static fl_status full(fl_graph *g, fl_nid n, fl_vid v, fl_vid *out) {
+  return cast(g, n, v, fl_rw_type(g, v)->dtype == FL_F64 ? FL_F64 : FL_F32, out);
+}
 
 static fl_status make_affine(fl_graph *g, fl_nid n, affine *out) {
   const fl_vid *in = fl_rw_node(g, n)->inputs;
-  fl_vid v;
-  FL_TRY(fl_rw_with_number(g, n, FL_OP_ADD, in[4], fl_attr_float(&fl_rw_node(g, n)->attrs, "eps", 0), &v));
+  fl_vid v, weight, stats[2] = {in[3], in[4]}, affines[2] = {in[1], in[2]};
+  FL_TRY(full(g, n, stats[1], &v));
+  FL_TRY(fl_rw_with_number(g, n, FL_OP_ADD, v, fl_attr_float(&fl_rw_node(g, n)->attrs, "eps", 0), &v));
   FL_TRY(fl_rw_unary(g, n, FL_OP_RSQRT, v, &v));
-  FL_TRY(fl_rw_binary(g, n, FL_OP_MUL, v, in[1], &out->scale));
-  out->mean = in[3];
-  out->bias = in[2];
-  return NULL;
+  FL_TRY(full(g, n, affines[0], &weight));
+  FL_TRY(fl_rw_binary(g, n, FL_OP_MUL, v, weight, &out->scale));
+  FL_TRY(full(g, n, stats[0], &out->mean));
+  return full(g, n, affines[1], &out->bias);
 }
 
 /* (old - mean) * scale + bias; the old bias may be absent, and is 0 then. */
@@ -26,7 +40,8 @@ static fl_status make_shift(fl_graph *g, fl_nid n, const affine *a, fl_vid old, 
     FL_TRY(fl_rw_binary(g, n, FL_OP_MUL, a->mean, a->scale, &v));
     return fl_rw_binary(g, n, FL_OP_SUB, a->bias, v, out);
   }
-  FL_TRY(fl_rw_binary(g, n, FL_OP_SUB, old, a->mean, &v));
+  FL_TRY(full(g, n, old, &v));
+  FL_TRY(fl_rw_binary(g, n, FL_OP_SUB, v, a->mean, &v));
   FL_TRY(fl_rw_binary(g, n, FL_OP_MUL, v, a->scale, &v));
   return fl_rw_binary(g, n, FL_OP_ADD, v, a->bias, out);
 }
@@ -66,9 +81,12 @@ static fl_status scale_weights(fl_graph *g, fl_nid n, fl_vid w, int axis, fl_vid
   int64_t dims[FL_MAX_RANK];
   int rank = t->rank - axis;
   for (int i = 1; i < rank; i++) dims[i] = 1;
+  fl_dtype dtype = t->dtype;
   dims[0] = t->dims[axis];
+  FL_TRY(full(g, n, w, &w));
   FL_TRY(fl_rw_reshape(g, n, scale, rank, dims, &scale));
-  return fl_rw_binary(g, n, FL_OP_MUL, w, scale, out);
+  FL_TRY(fl_rw_binary(g, n, FL_OP_MUL, w, scale, out));
+  return cast(g, n, *out, dtype, out);
 }
 
 static fl_status fold(fl_graph *g, fl_nid n, const fl_node *source, const affine *a) {
@@ -79,6 +97,7 @@ static fl_status fold(fl_graph *g, fl_nid n, const fl_node *source, const affine
   fl_type seen = *fl_rw_type(g, fl_rw_node(g, n)->outputs[0]);
   FL_TRY(scale_weights(g, n, in[1], weight_axis(g, source), a->scale, &in[1]));
   FL_TRY(make_shift(g, n, a, in[2], &in[2]));
+  FL_TRY(cast(g, n, in[2], seen.dtype, &in[2]));
   FL_TRY(fl_rw_add(g, n, op, in, n_in, &attrs, &v));
   FL_TRY(fl_rw_reshape(g, n, v, seen.rank, seen.dims, &v));
   fl_rw_replace(g, n, v);
@@ -96,11 +115,14 @@ static fl_status per_channel(fl_graph *g, fl_nid n, fl_vid v, int rank, fl_vid *
 static fl_status spell_out(fl_graph *g, fl_nid n, const affine *a) {
   fl_vid x = fl_rw_node(g, n)->inputs[0], scale, shift;
   int rank = fl_rw_type(g, x)->rank;
+  fl_dtype dtype = fl_rw_type(g, x)->dtype;
   FL_TRY(make_shift(g, n, a, FL_NO_VALUE, &shift));
   FL_TRY(per_channel(g, n, a->scale, rank, &scale));
   FL_TRY(per_channel(g, n, shift, rank, &shift));
+  FL_TRY(full(g, n, x, &x));
   FL_TRY(fl_rw_binary(g, n, FL_OP_MUL, x, scale, &x));
   FL_TRY(fl_rw_binary(g, n, FL_OP_ADD, x, shift, &x));
+  FL_TRY(cast(g, n, x, dtype, &x));
   fl_rw_replace(g, n, x);
   return NULL;
 }

@@ -46,6 +46,20 @@ FL_TEST(spelled_out) {
              "  %28 = add(%27, %26) : f32[1,6,8,8] return %28 }");
 }
 
+FL_TEST(of_half_precision_rounded_once) {
+  CHECK_PASS("batch_norm",
+             "graph(%0: f16[2,4], %1: weight 0 f16[4,6], %2: weight 1 f16[6], %3: weight 2 f16[6], %4: weight 3 f16[6],"
+             "      %5: weight 4 f16[6]) { %6 = matmul(%0, %1) : f16[2,6]"
+             "  %7 = batch_norm(%6, %2, %3, %4, %5) eps=1e-5 : f16[2,6] return %7 }",
+             "graph(%0: f16[2,4], %1: weight 0 f16[4,6], %2: weight 1 f16[6], %3: weight 2 f16[6], %4: weight 3 f16[6],"
+             "      %5: weight 4 f16[6], %10: literal f32[] = [1e-5]) {"
+             "  %19 = cast(%5) dtype=f32 : f32[6] %20 = add(%19, %10) : f32[6] %21 = rsqrt(%20) : f32[6]"
+             "  %22 = cast(%2) dtype=f32 : f32[6] %23 = mul(%21, %22) : f32[6] %24 = cast(%4) dtype=f32 : f32[6]"
+             "  %25 = cast(%3) dtype=f32 : f32[6] %26 = cast(%1) dtype=f32 : f32[4,6] %27 = mul(%26, %23) : f32[4,6]"
+             "  %28 = cast(%27) dtype=f16 : f16[4,6] %29 = mul(%24, %23) : f32[6] %30 = sub(%25, %29) : f32[6]"
+             "  %31 = cast(%30) dtype=f16 : f16[6] %32 = matmul(%0, %28, %31) : f16[2,6] return %32 }");
+}
+
 FL_TEST(convolution_used_elsewhere) {
   fl_graph *g = NULL;
   FL_CHECK_OK(fl_graph_parse("graph(%0: f32[1,4,8,8], %1: weight 0 f32[6,4,1,1], " STATS ") {"
@@ -60,4 +74,4 @@ FL_TEST(convolution_used_elsewhere) {
 }
 
 FL_TEST_MAIN(FL_RUN(after_convolution) FL_RUN(with_bias_through_reshape) FL_RUN(after_linear) FL_RUN(spelled_out)
-                 FL_RUN(convolution_used_elsewhere))
+                 FL_RUN(of_half_precision_rounded_once) FL_RUN(convolution_used_elsewhere))

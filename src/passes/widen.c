@@ -44,6 +44,14 @@ static fl_status cast(fl_graph *g, fl_nid before, fl_vid v, fl_dtype dtype, fl_v
   return fl_rw_add(g, before, FL_OP_CAST, &v, 1, &attrs, out);
 }
 
+/* A constant that was rounded only to be an operand is taken as it was before. */
+static fl_status widened(fl_graph *g, fl_nid before, fl_vid v, fl_vid *out) {
+  const fl_node *made = fl_graph_is_const(g, v) ? fl_rw_made_by(g, v, FL_OP_CAST) : NULL;
+  if (!made || fl_rw_type(g, made->inputs[0])->dtype != FL_F32) return cast(g, before, v, FL_F32, out);
+  *out = made->inputs[0];
+  return NULL;
+}
+
 static fl_status visit(fl_graph *g, fl_nid id, bool *changed) {
   const fl_node *n = fl_rw_node(g, id);
   fl_op op = n->op;
@@ -55,7 +63,7 @@ static fl_status visit(fl_graph *g, fl_nid id, bool *changed) {
   if (count > (int)(sizeof inputs / sizeof *inputs)) return NULL;
   for (int i = 0; i < count; i++) {
     inputs[i] = fl_rw_node(g, id)->inputs[i];
-    if (is_half(g, inputs[i])) FL_TRY(cast(g, id, inputs[i], FL_F32, &inputs[i]));
+    if (is_half(g, inputs[i])) FL_TRY(widened(g, id, inputs[i], &inputs[i]));
   }
   FL_TRY(fl_rw_add(g, id, op, inputs, count, &attrs, &result));
   if (half == FL_F16 || half == FL_BF16) FL_TRY(cast(g, id, result, half, &result));

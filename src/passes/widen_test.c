@@ -28,6 +28,13 @@ FL_TEST(products_are_rounded_once) {
         "  %6 = matmul(%3, %4, %5) trans_b=1 act=relu : f32[7,5] %7 = cast(%6) dtype=f16 : f16[7,5] return %7 }");
 }
 
+FL_TEST(constants_as_they_were) {
+  check("graph(%0: f16[7,3], %1: weight 0 f32[5,3]) { %2 = mul(%1, %1) : f32[5,3] %3 = cast(%2) dtype=f16 : f16[5,3]"
+        "  %4 = matmul(%0, %3) trans_b=1 : f16[7,5] return %4 }",
+        "graph(%0: f16[7,3], %1: weight 0 f32[5,3]) { %2 = mul(%1, %1) : f32[5,3] %3 = cast(%0) dtype=f32 : f32[7,3]"
+        "  %4 = matmul(%3, %2) trans_b=1 : f32[7,5] %5 = cast(%4) dtype=f16 : f16[7,5] return %5 }");
+}
+
 FL_TEST(results_that_are_no_floats_stay) {
   check("graph(%0: bf16[7,3]) { %1 = argmax(%0) axes=[1] keepdim=0 : i64[7] return %1 }",
         "graph(%0: bf16[7,3]) { %1 = cast(%0) dtype=f32 : f32[7,3]"
@@ -43,5 +50,5 @@ FL_TEST(nothing_happens_unasked) {
   CHECK_UNCHANGED("widen", "graph(%0: f16[7,3]) { %1 = softmax(%0) axis=1 : f16[7,3] return %1 }");
 }
 
-FL_TEST_MAIN(FL_RUN(products_are_rounded_once) FL_RUN(results_that_are_no_floats_stay) FL_RUN(the_rest_stays)
-                 FL_RUN(nothing_happens_unasked))
+FL_TEST_MAIN(FL_RUN(products_are_rounded_once) FL_RUN(constants_as_they_were) FL_RUN(results_that_are_no_floats_stay)
+                 FL_RUN(the_rest_stays) FL_RUN(nothing_happens_unasked))
