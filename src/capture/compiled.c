@@ -462,15 +462,43 @@ static bool fails_when_compiled(const call *k, fl_rec *r) {
   return false;
 }
 
+/* Libraries go other ways when told that they are being compiled, some of them to other answers: what was recorded so is
+ * compared with a plain call, whose answer then is the one given. True when they differ, or the plain call raises: the
+ * newest trace is gone. Where a second call would do something a second time, nothing is compared. */
+static bool answers_otherwise(call *k, fl_rec *r, PyObject **result) {
+  fl_compiled *c = k->c;
+  if (!c->says_compiling || !r->asked_compiling || !c->verify || r->effects || r->random || !c->traces.len)
+    return false;
+  fl_trace *t = c->traces.data[0];
+  if (t->writes.list.len || t->breaks.len) return false;
+  PyObject *plain = call_target(k);
+  bool same = plain && fl_answers_agree(c->pool, c->precision, *result, plain);
+  PyErr_Clear();
+  Py_SETREF(*result, plain);
+  if (same) return false;
+  Py_CLEAR(*result);
+  memmove(c->traces.data, c->traces.data + 1, (c->traces.len - 1) * sizeof *c->traces.data);
+  c->traces.len--;
+  c->recorded--;
+  fl_trace_release(t);
+  return true;
+}
+
 static PyObject *record(call *k) {
   fl_compiled *c = k->c;
   const char *why_not = NULL;
   fl_rec *r = fl_rec_begin(c->target, k->args, k->nargs, k->kwnames, &why_not);
   if (!r) return why_not ? native(k, why_not, false) : NULL;
+  int before = c->recorded;
   c->recordings++;
   r->opaque = &c->opaque;
   PyObject *result = record_inside(k, r);
   if (!result && fails_when_compiled(k, r)) {
+    fl_rec_free(r);
+    c->says_compiling = false;
+    return record(k);
+  }
+  if (result && c->recorded > before && answers_otherwise(k, r, &result)) {
     fl_rec_free(r);
     c->says_compiling = false;
     return record(k);

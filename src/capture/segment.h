@@ -81,6 +81,9 @@ int fl_part_run(fl_trace *t, fl_segment *s, fl_seg_part *p, PyObject **values);
  * `finals` holds the recorded results by value (NULL elsewhere). -1 with an exception. */
 int fl_trace_verify(fl_trace *t, PyObject *const *inputs, PyObject *const *finals, const fl_build_options *options);
 
+/* Two answers of one program: the same structure, and tensors as close as an engine's must be. Leaves no exception. */
+bool fl_answers_agree(fl_pool *pool, fl_dtype precision, PyObject *got, PyObject *want);
+
 /* *miss of a run that raised after effects had begun. */
 #define FL_RUN_NOT_TWICE "effects were done"
 

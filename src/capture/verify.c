@@ -128,6 +128,43 @@ static bool check_pair(const judge *j, PyObject *got, PyObject *want, float *cos
   return good(&s, b.type.dtype, j->precision);
 }
 
+/* --- two answers of the program --- */
+
+static bool same_answers(const judge *j, PyObject *a, PyObject *b, int depth);
+
+static bool same_dicts(const judge *j, PyObject *a, PyObject *b, int depth) {
+  Py_ssize_t pos = 0;
+  PyObject *k, *v;
+  if (PyDict_GET_SIZE(a) != PyDict_GET_SIZE(b)) return false;
+  while (PyDict_Next(a, &pos, &k, &v)) {
+    PyObject *other = PyDict_GetItemWithError(b, k);
+    if (!other || !same_answers(j, v, other, depth)) return PyErr_Clear(), false;
+  }
+  return true;
+}
+
+static bool same_answers(const judge *j, PyObject *a, PyObject *b, int depth) {
+  float cosine = 1, max_rel = 0;
+  if (a == b || depth > 16) return true;
+  if (Py_TYPE(a) != Py_TYPE(b)) return false;
+  if (fl_tensor_check(a)) return check_pair(j, a, b, &cosine, &max_rel);
+  if (PyTuple_Check(a) || PyList_Check(a)) {
+    if (PySequence_Fast_GET_SIZE(a) != PySequence_Fast_GET_SIZE(b)) return false;
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(a); i++)
+      if (!same_answers(j, PySequence_Fast_GET_ITEM(a, i), PySequence_Fast_GET_ITEM(b, i), depth + 1)) return false;
+    return true;
+  }
+  if (PyDict_Check(a)) return same_dicts(j, a, b, depth + 1);
+  if (PyLong_Check(a) || PyUnicode_Check(a) || PyBytes_Check(a)) return fl_const_equal(a, b);
+  PyObject **x = _PyObject_GetDictPtr(a), **y = _PyObject_GetDictPtr(b);
+  return !x || !y || !*x || !*y || same_dicts(j, *x, *y, depth + 1);
+}
+
+bool fl_answers_agree(fl_pool *pool, fl_dtype precision, PyObject *got, PyObject *want) {
+  judge j = {pool, precision};
+  return same_answers(&j, got, want, 0);
+}
+
 /* --- runs --- */
 
 static PyObject **values_new(const fl_trace *t, PyObject *const *inputs) {
