@@ -74,12 +74,12 @@ def loads_a_module_by_name(x):
     return LIN(x) * len(importlib.import_module("colorsys").rgb_to_hsv(0.1, 0.2, 0.3))
 
 
-@case(1, 3, 0)
+@case(1, 3, 0, shape=(1, 5, 0))
 def answers_otherwise_when_compiled(x):
     return {"y": (LIN(x), LIN(x) * (2 if torch.compiler.is_compiling() else 3))}
 
 
-@case(1, 3, 0)
+@case(1, 3, 0, shape=(1, 2, 0))
 def structured_otherwise_when_compiled(x):
     return [LIN(x)] * (2 if torch.compiler.is_compiling() else 3)
 
