@@ -54,6 +54,9 @@ static bool needs_full(fl_op op) {
   return false;
 }
 
+/* A square overflows f16 from 256 on: that of a norm that is written out, for one. */
+static bool is_square(const fl_node *n) { return n->op == FL_OP_MUL && n->inputs[0] == n->inputs[1]; }
+
 static bool is_f32(const fl_graph *g, fl_vid v) { return v != FL_NO_VALUE && fl_rw_type(g, v)->dtype == FL_F32; }
 
 static fl_status version_of(lowering *l, fl_vid v, version **out) {
@@ -115,7 +118,7 @@ static fl_status full_of(lowering *l, fl_nid before, fl_vid v, fl_vid *out) {
 }
 
 static bool is_low(const lowering *l, fl_vid v) {
-  return v < l->versions.len && l->versions.data[v].full == FL_NO_VALUE;
+  return v < l->versions.len && l->versions.data[v].full != v; /* of a result in f32 that is itself */
 }
 
 static bool goes_low(const lowering *l, const fl_node *n) {
@@ -126,7 +129,7 @@ static bool goes_low(const lowering *l, const fl_node *n) {
     any = true;
     low |= l->versions.len > n->inputs[i] && is_low(l, n->inputs[i]);
   }
-  return any && (is_heavy(n->op) || (low && !needs_full(n->op)));
+  return any && (is_heavy(n->op) || (low && !needs_full(n->op) && !is_square(n)));
 }
 
 /* The node again, on low operands; its old results wait for their users to be rewritten. */

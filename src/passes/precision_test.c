@@ -73,5 +73,27 @@ FL_TEST(integers_pass_through) {
   fl_free(text);
 }
 
+FL_TEST(a_value_in_both_types_is_computed_once) {
+  char *text =
+      lowered("graph(%0: f32[4,8], %1: weight 0 f32[8,8]) { %2 = matmul(%0, %1, _, _) : f32[4,8]"
+              " %3 = exp(%2) : f32[4,8] %4 = relu(%2) : f32[4,8] %5 = log(%2) : f32[4,8] return %3, %4, %5, %2 }",
+              FL_F16, NULL, 0);
+  const char *first = text ? strstr(text, "matmul(") : NULL;
+  FL_CHECK_MSG(first && !strstr(first + 1, "matmul(") && strstr(text, ": f16[4,8]\n") && strstr(text, "relu"), "%s",
+               text ? text : "?");
+  fl_free(text);
+}
+
+FL_TEST(squares_keep_their_range) {
+  char *text = lowered("graph(%0: f32[4,8], %1: weight 0 f32[8,8]) { %2 = matmul(%0, %1, _, _) : f32[4,8]"
+                       " %3 = mul(%2, %2) : f32[4,8] %4 = mul(%2, %0) : f32[4,8] return %3, %4 }",
+                       FL_F16, NULL, 0);
+  const char *square = text ? strstr(text, " = mul(") : NULL, *product = square ? strstr(square + 1, " = mul(") : NULL;
+  FL_CHECK(product && !strncmp(strchr(square, ':'), ": f32[4,8]", 10) &&
+           !strncmp(strchr(product, ':'), ": f16[4,8]", 10));
+  fl_free(text);
+}
+
 FL_TEST_MAIN(FL_RUN(products_and_what_follows_them) FL_RUN(nothing_without_a_product) FL_RUN(pinned_operators_stay)
-                 FL_RUN(integers_pass_through))
+                 FL_RUN(integers_pass_through) FL_RUN(a_value_in_both_types_is_computed_once)
+                     FL_RUN(squares_keep_their_range))
