@@ -204,17 +204,20 @@ static void give_back_context(fl_engine *e, context *c) {
 
 /* --- running --- */
 
-/* True if there was something to patch. */
+/* True if a weight has another place. */
 static bool patch_weights(fl_engine *e, context *c) {
   uint64_t version = atomic_load_explicit(&e->weight_version, memory_order_acquire);
   if (c->weights_seen == version) return false;
   c->weights_seen = version;
+  bool moved = false;
   for (size_t i = 0; i < c->weights.len; i++) {
     const patch *p = &c->weights.data[i];
     const char *at = atomic_load_explicit(&e->weights[p->index], memory_order_relaxed);
-    c->tensors[p->tensor].data = (char *)(uintptr_t)at + p->offset;
+    char *to = (char *)(uintptr_t)at + p->offset;
+    moved |= c->tensors[p->tensor].data != to;
+    c->tensors[p->tensor].data = to;
   }
-  return true;
+  return moved;
 }
 
 /* Addresses of the program's inputs and outputs. */

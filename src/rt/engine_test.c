@@ -422,6 +422,9 @@ FL_TEST(addresses_that_come_again_are_used_themselves) {
   FL_CHECK(call_staged(e, x[0], y[0], 3) == own && call_staged(e, x[1], y[0], 3) == other);
   FL_CHECK(call_staged(e, x[2], y[2], 3) == 0 && call_staged(e, x[0], y[0], 3) == own);
   FL_CHECK(staged.last->walks == 6);
+  for (int i = 0; i < 4; i++) moved[i] = 5; /* new contents at the same place */
+  FL_CHECK_OK(fl_engine_update(e, (uint32_t[]){0}, (const void *[]){moved}, 1));
+  FL_CHECK(call_staged(e, x[0], y[0], 5) == own && staged.last->walks == 6);
   fl_engine_destroy(e);
 }
 
