@@ -87,6 +87,7 @@ static int refresh(fl_trace *t, fl_segment *s, fl_seg_part *p) {
   fl_free(slots);
   fl_free(data);
   int rc = (int)fl_status_code(st);
+  if (rc == FL_OOM) rc = FL_INVALID;
   if (!st)
     p->epoch = t->weights.epoch;
   else if (rc != FL_INVALID) { /* that is an index out of range among the weights: eager raises its own error */
@@ -184,8 +185,10 @@ int fl_part_run(fl_trace *t, fl_segment *s, fl_seg_part *p, PyObject **values) {
     Py_END_ALLOW_THREADS
   }
   rc = (int)fl_status_code(st);
+  if (rc == FL_OOM)
+    rc = FL_INVALID; /* the operators may do with less than the engine's arena; else the error is theirs */
   if (st && rc != FL_INVALID) {
-    PyErr_Format(rc == FL_OOM ? PyExc_MemoryError : PyExc_RuntimeError, "framelift: %s", fl_status_message(st));
+    PyErr_Format(PyExc_RuntimeError, "framelift: %s", fl_status_message(st));
     rc = -1;
   }
   fl_status_free(st);

@@ -87,7 +87,7 @@ static bool compare_tensors(fl_pool *pool, PyObject *got, PyObject *want, const 
   if (!fl_device_equal(fl_device_of(a), device)) return false;
   if (fl_device_is_cpu(device)) return *out = compare(a, b), true;
   const fl_backend *backend = fl_device_backend(device, &why);
-  if (backend && lie_alike(a, b)) {
+  if (backend && lie_alike(a, b) && fl_device_enter(backend, device)) {
     fl_cuda_sums x;
     fl_status s = fl_cuda_compare(backend, pool, b->type.dtype, fl_type_numel(&b->type), a->data, b->data, &x);
     *out = scored(x.dot, x.got_squared, x.want_squared, x.top, x.difference, x.holes == 0);
