@@ -9,12 +9,14 @@
 
 #include "base/alloc.h"
 
-void fl_cuda_hash(uint64_t h[2], const char *s) {
-  for (; *s; s++) {
+static void hash_bytes(uint64_t h[2], const char *s, size_t n) {
+  for (; n; s++, n--) {
     h[0] = (h[0] ^ (unsigned char)*s) * 0x100000001b3;
     h[1] = (h[1] ^ (unsigned char)*s) * 0x100000001b3 + 0x9e3779b97f4a7c15;
   }
 }
+
+void fl_cuda_hash(uint64_t h[2], const char *s) { hash_bytes(h, s, strlen(s)); }
 
 static bool cache_path(char *path, size_t size, const char *name) {
   const char *own = getenv("FRAMELIFT_CACHE_DIR"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
@@ -50,14 +52,30 @@ char *fl_cuda_cache_read(const char *name, size_t *out_bytes) {
   return data;
 }
 
+char *fl_cuda_cache_read_written(const char *name, size_t *out_bytes) {
+  uint64_t h[2] = FL_CUDA_HASH_SEED;
+  char *data = fl_cuda_cache_read(name, out_bytes);
+  if (!data) return NULL;
+  if (*out_bytes >= sizeof h) {
+    *out_bytes -= sizeof h;
+    hash_bytes(h, data, *out_bytes);
+    if (!memcmp(h, data + *out_bytes, sizeof h)) return data;
+  }
+  fl_free(data);
+  return NULL;
+}
+
 void fl_cuda_cache_write(const char *name, const char *data, size_t bytes) {
   char path[1024], beside[1100];
+  uint64_t h[2] = FL_CUDA_HASH_SEED;
   if (!cache_path(path, sizeof path, name)) return;
   make_folders(path);
-  snprintf(beside, sizeof beside, "%s.%ld", path, (long)getpid());
-  FILE *f = fopen(beside, "wb");
+  snprintf(beside, sizeof beside, "%s.XXXXXX", path);
+  int to = mkstemp(beside);
+  FILE *f = to < 0 ? NULL : fdopen(to, "wb");
   if (!f) return;
-  bool ok = fwrite(data, 1, bytes, f) == bytes;
+  hash_bytes(h, data, bytes);
+  bool ok = fwrite(data, 1, bytes, f) == bytes && fwrite(h, 1, sizeof h, f) == sizeof h;
   ok = fclose(f) == 0 && ok;
   if (!ok || rename(beside, path)) remove(beside);
 }

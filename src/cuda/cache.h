@@ -14,8 +14,10 @@ void fl_cuda_hash(uint64_t h[2], const char *s);
 
 /* The file's bytes and a NUL (new; fl_free), or NULL. */
 char *fl_cuda_cache_read(const char *name, size_t *out_bytes);
-/* Written beside and renamed, so that no reader sees half a file. */
+/* Written beside and renamed, so that no reader sees half a file, with a hash at the end. */
 void fl_cuda_cache_write(const char *name, const char *data, size_t bytes);
+/* What was so written (new; fl_free), or NULL, also when a bit of it is another. */
+char *fl_cuda_cache_read_written(const char *name, size_t *out_bytes);
 /* One line at the end of a file, in one piece. */
 void fl_cuda_cache_append(const char *name, const char *line);
 

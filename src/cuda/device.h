@@ -31,9 +31,17 @@ typedef struct fl_cuda_queue {
   fl_cuda_pending *pending;
   fl_status failed;   /* the first failure of the walk */
   fl_cu_event *marks; /* while profiling */
+  int mode;           /* of the thread that uses the queue: to go back to */
 } fl_cuda_queue;
 
-enum { FL_CUDA_MAX_DEVICES = 32 };
+enum { FL_CUDA_MAX_DEVICES = 32, FL_CUDA_RELAXED = 2 };
+
+/* Sets how this thread's calls get on with captures of CUDA graphs, and gives what was set before. A capture by the program,
+ * in this thread or another, would be broken by much of what is done here; relaxed, it is not. */
+static inline int fl_cuda_capture_mode(const fl_cuda_api *api, int mode) {
+  api->cuThreadExchangeStreamCaptureMode(&mode);
+  return mode;
+}
 
 /* Who gives out the memory of plans, constants and stages: any thread may call; `allocate` gives 64-byte aligned memory that may be
  * used on this thread's stream at once, or NULL. */

@@ -4,7 +4,7 @@
 #include "cuda/nvrtc.h"
 #include "cuda/tactic.h"
 
-enum { STREAM_NON_BLOCKING = 1, EVENT_NO_TIMING = 2, CAPTURE_RELAXED = 2, HOST_DEVICEMAP = 2 };
+enum { STREAM_NON_BLOCKING = 1, EVENT_NO_TIMING = 2, HOST_DEVICEMAP = 2 };
 
 static _Thread_local fl_cu_stream current_stream;
 
@@ -18,8 +18,15 @@ void fl_cuda_note(fl_cuda_queue *q, fl_status s) {
     q->failed = s;
 }
 
-static void enter(const fl_cuda_queue *q) { q->device->api->cuCtxPushCurrent_v2(q->device->context); }
-static void leave(const fl_cuda_queue *q) { q->device->api->cuCtxPopCurrent_v2(&(fl_cu_context){0}); }
+static void enter(fl_cuda_queue *q) {
+  q->device->api->cuCtxPushCurrent_v2(q->device->context);
+  q->mode = fl_cuda_capture_mode(q->device->api, FL_CUDA_RELAXED);
+}
+
+static void leave(const fl_cuda_queue *q) {
+  fl_cuda_capture_mode(q->device->api, q->mode);
+  q->device->api->cuCtxPopCurrent_v2(&(fl_cu_context){0});
+}
 
 static fl_status fill_queue(fl_cuda_queue *q) {
   const fl_cuda_api *api = q->device->api;
@@ -89,7 +96,7 @@ static fl_status walk_and_compile(fl_cuda_queue *q, const fl_work *work) {
 static fl_status record(fl_cuda_queue *q, const fl_work *work, fl_cu_graph_exec *out) {
   const fl_cuda_api *api = q->device->api;
   fl_cu_graph graph = NULL;
-  FL_TRY(fl_cuda_check(api->cuStreamBeginCapture_v2(q->stream, CAPTURE_RELAXED), "capture"));
+  FL_TRY(fl_cuda_check(api->cuStreamBeginCapture_v2(q->stream, FL_CUDA_RELAXED), "capture"));
   work->walk(work->arg);
   int r = api->cuStreamEndCapture(q->stream, &graph);
   fl_status s = take_failure(q);

@@ -21,7 +21,7 @@ static const struct {
     {"NVRTC", {"libnvrtc.so.13", "libnvrtc.so.12"}},
 };
 
-enum { MIN_DRIVER = 12000, MIN_CUBLASLT = 120000, MIN_CUDNN = 90000 };
+enum { OUT_OF_MEMORY = 2, MIN_DRIVER = 12000, MIN_CUBLASLT = 120000, MIN_CUDNN = 90000 };
 
 static const struct {
   const char *name;
@@ -129,5 +129,6 @@ fl_status fl_cuda_check(int result, const char *what) {
     state.api.cuGetErrorName(result, &name);
     state.api.cuGetErrorString(result, &text);
   }
-  return fl_fail(FL_INTERNAL, "CUDA: %s: %s (%s)", what, name ? name : "unknown error", text ? text : "no text");
+  return fl_fail(result == OUT_OF_MEMORY ? FL_OOM : FL_INTERNAL, "CUDA: %s: %s (%s)", what,
+                 name ? name : "unknown error", text ? text : "no text");
 }

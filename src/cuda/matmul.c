@@ -164,7 +164,8 @@ static fl_status set_preferences(const call *c, const fl_cuda_api *api, objects 
   FL_TRY(lt(api->cublasLtMatmulPreferenceSetAttribute(o->pref, PREF_WORKSPACE, &workspace, sizeof workspace),
             "workspace"));
   for (int i = 0; i < 4; i++) {
-    uint32_t bytes = alignment_of(c->data[i]);
+    uint32_t bytes = alignment_of(c->data[i]), bias = alignment_of(c->p->bias);
+    if (i == 3 && bias < bytes) bytes = bias; /* the epilogue reads the bias as it writes the result */
     FL_TRY(lt(api->cublasLtMatmulPreferenceSetAttribute(o->pref, PREF_ALIGN_A + i, &bytes, sizeof bytes), "alignment"));
   }
   return NULL;
@@ -229,6 +230,7 @@ static void write_key(fl_text *t, const call *c, const fl_cuda_device *d) {
               " ops %d%d epilogue %d bias %d residual %d",
               d->api->cublaslt_version, (int)p->a->out[0].type.dtype, compute_of(p), p->m, p->n, p->k, op_a(p), op_b(p),
               p->epilogue, p->bias != NULL, p->has_residual);
+  if (alignment_of(p->bias) < ALIGN) fl_text_add(t, " bias align %u", alignment_of(p->bias));
   fl_text_add(t, " cold %d%d batch %d", p->q->constant[0], p->q->constant[1], c->count);
   for (int i = 0; i < 4; i++) {
     fl_text_add(t, " ld %" PRId64 " align %u", c->sides[i]->ld, alignment_of(c->data[i]));

@@ -115,7 +115,7 @@ static int load_function(const fl_cuda_api *api, const char *image, fl_cu_functi
 static fl_status get_function(const fl_cuda_device *d, const char *source, const uint64_t h[2], fl_cu_function *out,
                               bool *out_cached) {
   size_t bytes = 0;
-  char name[64], *image = fl_cuda_cache_read(cache_name(h, name), &bytes);
+  char name[64], *image = fl_cuda_cache_read_written(cache_name(h, name), &bytes);
   *out_cached = image && !load_function(d->api, image, out);
   fl_free(image);
   if (*out_cached) return NULL;
@@ -152,7 +152,9 @@ static void compile_one(fl_cuda_pending *p) {
   fl_cu_function function = NULL;
   bool cached = false;
   d->api->cuCtxPushCurrent_v2(d->context);
+  int mode = fl_cuda_capture_mode(d->api, FL_CUDA_RELAXED);
   p->status = get_function(d, p->source, p->hash, &function, &cached);
+  fl_cuda_capture_mode(d->api, mode);
   d->api->cuCtxPopCurrent_v2(&(fl_cu_context){0});
   if (!p->status) p->status = keep(d, p->hash, p->source, function, cached);
 }

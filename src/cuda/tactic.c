@@ -223,6 +223,8 @@ static bool time_all(trial *r, fl_cuda_tactic_entry *out) {
   }
   if (log) fprintf(stderr, " of %s: %d\n", r->t->key, out->choice);
   out->us = best < 0 ? 0 : best;
+  /* After an error of the context all candidates fail, which tells nothing about them. */
+  if (out->choice < 0 && r->device->api->cuStreamSynchronize(r->stream)) return false;
   return any;
 }
 
