@@ -385,7 +385,7 @@ static void finish(call *k, fl_rec *r, PyObject *result, PyObject *generator) {
     if (!(k->left_out = leave_out(c, r))) note_give_up(c, r);
     return;
   }
-  fl_build_options o = {!c->backend_eager, c->verify, c->precision, c->tactic_ms, c->pool};
+  fl_build_options o = {!c->backend_eager, c->verify, c->precision, c->tactic_ms, c->pool, 0};
   bool ok = fl_trace_build(t, &o) && (!c->verify || verify(r, t, generator, &o) == 0);
   ok = ok && (!c->segment_backend || ask_backend(c, r, t) == 0);
   if (PyErr_Occurred()) PyErr_Clear();

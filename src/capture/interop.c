@@ -388,6 +388,8 @@ bool fl_torch_dtype(PyObject *o, fl_dtype *out) {
   return false;
 }
 
+PyObject *fl_torch_dtype_object(fl_dtype dtype) { return T.dtypes[dtype]; }
+
 static int call_int(PyObject *callable, int *out) {
   PyObject *r = PyObject_CallNoArgs(callable);
   if (!r) return -1;

@@ -57,6 +57,7 @@ void *fl_tensor_data(PyObject *tensor); /* NULL when it cannot be read (or is em
 
 /* torch.float32 ... to the engine's dtype. */
 bool fl_torch_dtype(PyObject *o, fl_dtype *out);
+PyObject *fl_torch_dtype_object(fl_dtype dtype); /* and back; borrowed */
 
 /* Global state that changes what operators mean. */
 typedef struct fl_torch_state {

@@ -281,7 +281,8 @@ static fl_status build_parts(fl_trace *t, uint32_t step, fl_segment *s, const fl
 
 static fl_status lower_segment(fl_trace *t, uint32_t step, fl_segment *s, const fl_build_options *o) {
   double start = now_ms();
-  fl_lower_options lo = {.supports = fl_plan_supports, .ctx = (void *)(uintptr_t)s->backend};
+  fl_lower_options lo = {
+      .supports = fl_plan_supports, .ctx = (void *)(uintptr_t)s->backend, .min_engine_nodes = o->min_engine_nodes};
   drop_parts(s);
   FL_TRY(fl_lower(s->aten, &lo, &s->lowered));
   t->build_ms[0] += now_ms() - start;
@@ -321,6 +322,8 @@ static fl_status build_segment(fl_trace *t, uint32_t step, fl_segment *s, const 
 
 bool fl_segment_rebuild(fl_trace *t, uint32_t step, const fl_build_options *o) {
   fl_segment *s = t->steps.data[step].segment;
+  for (uint32_t i = 0; i < s->aten->nodes.len; i++)
+    s->aten->nodes.data[i].pin_eager = t->nodes.data[t->steps.data[step].first + i].pin;
   fl_status bad = lower_segment(t, step, s, o);
   bool ok = !bad || fl_segment_make_eager(t, &t->steps.data[step], keep_text(s, bad));
   for (int k = 0; ok && k < s->n_parts; k++) t->eager_parts |= s->parts[k].kind == FL_PART_EAGER;

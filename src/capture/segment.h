@@ -10,7 +10,8 @@ typedef struct fl_build_options {
   bool verify;
   fl_dtype precision; /* what engines compute f32 operators in, where the device has it; FL_F32: as they are */
   double tactic_ms;
-  fl_pool *pool; /* outlives the segments */
+  fl_pool *pool;        /* outlives the segments */
+  int min_engine_nodes; /* see fl_lower_options */
 } fl_build_options;
 
 /* Results nobody needs after a moment. */

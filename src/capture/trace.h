@@ -157,6 +157,7 @@ typedef struct fl_trace {
   double build_ms[4]; /* lower, optimize, plan, verify */
   float cosine, max_rel;
   bool verified;
+  bool near; /* some engine is not as near to eager as usual, but as near to the answer in float64 */
 } fl_trace;
 
 fl_trace *fl_trace_new(void); /* NULL with MemoryError */

@@ -473,8 +473,13 @@ fl_vid fl_cv_matmul(fl_cv *c, fl_vid a, fl_vid b, bool trans_b, fl_vid bias, fl_
   return fl_cv_op(c, FL_OP_MATMUL, (fl_vid[]){a, b, bias, residual}, n, &attrs);
 }
 
+static const char *spoiled;
+
+void fl_cv_spoil(const char *op) { spoiled = op; }
+
 void fl_cv_result(fl_cv *c, int i, fl_vid v) {
   if (!fl_cv_ok(c) || i >= c->node->n_outputs || c->node->outputs[i] == FL_ATEN_NONE) return;
+  if (spoiled && !strcmp(spoiled, c->node->op)) v = fl_cv_mul_scalar(c, v, 1.01);
   if (c->inplace) v = fl_cv_cast(c, v, fl_cv_out(c, i).dtype);
   c->values[c->node->outputs[i]] = v;
 }

@@ -47,6 +47,10 @@ const fl_converter *fl_converter_find(const char *op, bool *out_inplace);
 /* May raise for what its tensors hold, so that it must run even where nobody needs its result. */
 bool fl_converter_may_raise(const char *op, fl_dtype result);
 
+/* Tests only: results of this operator ("aten.tanh.default") are off by a percent from now on; NULL switches it off. Static
+ * storage. */
+void fl_cv_spoil(const char *op);
+
 /* Converts c->node, whose arguments have places in c->values. True: each needed result has its place. False: see
  * c->reason and c->status; nodes added so far stay in the graph. */
 bool fl_cv_convert(fl_cv *c);

@@ -9,6 +9,7 @@
 #include "capture/impl.h"
 #include "capture/make.h"
 #include "capture/peek.h"
+#include "lower/convert.h"
 #include "python/mod_eval.h"
 
 static PyObject *compile(PyObject *self, PyObject *args) {
@@ -69,6 +70,14 @@ static PyObject *converters(PyObject *self, PyObject *unused) {
   return list;
 }
 
+static PyObject *spoil(PyObject *self, PyObject *op) {
+  static char name[80];
+  if (op != Py_None && !PyUnicode_Check(op)) return PyErr_Format(PyExc_TypeError, "spoil: a string or None");
+  if (op != Py_None) snprintf(name, sizeof name, "%s", PyUnicode_AsUTF8(op));
+  fl_cv_spoil(op == Py_None ? NULL : name);
+  Py_RETURN_NONE;
+}
+
 static PyObject *live_blocks(PyObject *self, PyObject *unused) { return PyLong_FromLongLong(fl_alloc_live()); }
 static PyObject *isa(PyObject *self, PyObject *unused) { return PyUnicode_FromString(fl_isa_name(fl_cpu_isa())); }
 static PyObject *threads(PyObject *self, PyObject *unused) { return PyLong_FromLong(fl_torch_threads()); }
@@ -89,6 +98,7 @@ static PyMethodDef methods[] = {
      "those "
      "of a whole call whose engines do not run, or None)"},
     {"converters", converters, METH_NOARGS, "converters() -> [(operator, dtypes, limits)]"},
+    {"spoil", spoil, METH_O, "spoil(operator or None): tests; engines built from now on compute it wrongly"},
     {"live_blocks", live_blocks, METH_NOARGS, "live_blocks() -> blocks of C memory in use"},
     {"isa", isa, METH_NOARGS, "isa() -> instruction set in use"},
     {"threads", threads, METH_NOARGS, "threads() -> torch.get_num_threads()"},

@@ -1,0 +1,128 @@
+"""Engines are compared with eager before they answer: a wrong operator is found and left to PyTorch, and only it."""
+
+import copy
+
+import pytest
+import torch
+
+import framelift
+from conftest import assert_close
+from framelift import _C
+
+
+@pytest.fixture
+def spoil():
+    yield _C.spoil
+    _C.spoil(None)
+
+
+def model():
+    layers = [
+        torch.nn.Linear(16, 16),
+        torch.nn.ReLU(),
+        torch.nn.Linear(16, 16),
+        torch.nn.Tanh(),
+        torch.nn.Linear(16, 16),
+    ]
+    return torch.nn.Sequential(*layers, torch.nn.GELU(), torch.nn.Linear(16, 4)).eval()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("op", ["aten.tanh.default", "aten.gelu.default", "aten.relu.default"])
+def test_one_wrong_operator_is_left_to_pytorch(spoil, op, mode):
+    spoil(op)
+    m, x = model(), torch.randn(3, 16)
+    fast = framelift.compile(m)
+    with mode():
+        for _ in range(3):
+            assert_close(fast(x), m(x))
+        assert_close(fast(x + 1), m(x + 1))
+    e = framelift.explain(fast)
+    assert [(o.op, o.count) for o in e.eager] == [(op, 1)]
+    assert "verification failed: cosine" in e.eager[0].reason
+    assert [p.kind for p in e.partitions] == ["engine", "eager", "engine"]
+    assert e.replayed == 3
+
+
+def test_two_wrong_operators_and_one_that_repeats(spoil):
+    spoil("aten.tanh.default")
+
+    def f(x):
+        y = torch.tanh(torch.relu(x) @ x / 16)
+        z = torch.sigmoid(torch.tanh(y) @ x)
+        return torch.tanh(z @ x / 16) + y
+
+    fast, x = framelift.compile(f), torch.randn(16, 16)
+    with torch.no_grad():
+        for _ in range(2):
+            assert_close(fast(x), f(x))
+    e = framelift.explain(fast)
+    failed = [o for o in e.eager if "verification failed" in o.reason]
+    assert {o.op for o in failed} == {"aten.tanh.default"} and sum(o.count for o in failed) == 3
+    assert e.engines >= 2
+
+
+def test_what_is_wrong_everywhere_is_eager(spoil):
+    spoil("aten.mm.default")
+
+    def f(x):
+        for _ in range(60):
+            x = torch.relu(x @ x) / 20
+        return x
+
+    fast, x = framelift.compile(f), torch.rand(8, 8)
+    with torch.no_grad():
+        for _ in range(2):
+            assert_close(fast(x), f(x))
+
+
+def test_without_verification_the_fault_shows(spoil):
+    spoil("aten.tanh.default")
+    m, x = model(), torch.randn(3, 16)
+    fast = framelift.compile(m, verify=False)
+    with torch.no_grad():
+        fast(x)
+        assert not torch.allclose(fast(x), m(x), rtol=1e-4)
+
+
+class Sensitive(torch.nn.Module):
+    """The logistic map, where a rounding error doubles in every step."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = steps
+        self.mix = torch.nn.Linear(64, 64, bias=False)
+        torch.nn.init.orthogonal_(self.mix.weight)
+
+    def forward(self, x):
+        x = torch.sigmoid(self.mix(x))
+        for _ in range(self.steps):
+            x = 3.99 * x * (1 - x)
+        return x
+
+
+@pytest.mark.parametrize("steps", [0, 13, 15])
+def test_sensitive_models_are_judged_by_float64(steps):
+    torch.manual_seed(3)
+    m, x = Sensitive(steps).eval(), torch.randn(8, 64)
+    fast = framelift.compile(m)
+    with torch.no_grad():
+        fast(x)
+        got, exact = fast(x), copy.deepcopy(m).double()(x.double())
+        allowed = 4 * max((m(x) - exact).abs().max(), (m(x * (1 + 1e-7)) - exact).abs().max())
+        assert (got - exact).abs().max() <= allowed
+    e = framelift.explain(fast)
+    assert not e.eager and [p.kind for p in e.partitions] == ["engine"]
+
+
+@pytest.mark.parametrize("steps", [0, 8, 13])
+def test_a_fault_in_a_sensitive_model_is_found(spoil, steps):
+    spoil("aten.sigmoid.default")
+    torch.manual_seed(3)
+    m, x = Sensitive(steps).eval(), torch.randn(8, 64)
+    fast = framelift.compile(m)
+    with torch.no_grad():
+        fast(x)
+        fast(x)
+    e = framelift.explain(fast)
+    assert "aten.sigmoid.default" in [o.op for o in e.eager]
