@@ -137,7 +137,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) k(const T *x, const T *w, 
     for (int j = 0; j < NT; j++)
 #pragma unroll
       for (int e = 0; e < 4; e++) acc[i][j][e] = 0;
-#pragma unroll
+#pragma unroll 1 // unrolled, loads of single elements would be compiled for most of a second
   for (int s = 0; s < STAGES - 1; s++) {
     if (s < STEPS) {
       load_a(tiles + s * STAGE, s * BK);
