@@ -36,7 +36,7 @@ static fl_status add_value(builder *b, uint32_t tval, fl_aten_kind kind, uint32_
 static fl_status use_value(builder *b, uint32_t tval, uint32_t *out) {
   const fl_tval *v = &b->t->values.data[tval];
   if ((*out = b->of[tval]) != FL_ATEN_NONE) return NULL;
-  if (v->kind == FL_TVAL_WEIGHT) {
+  if (v->kind == FL_TVAL_WEIGHT && !fl_weight_is_read(&b->t->weights.list.data[v->index])) {
     FL_TRY(add_value(b, tval, FL_ATEN_WEIGHT, b->n_slots, out));
     b->slots[b->n_slots++] = v->index;
     return FL_PUSH(&b->g->weights, *out) ? NULL : fl_oom();

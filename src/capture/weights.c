@@ -7,7 +7,7 @@
 
 #include "base/cpu.h"
 
-enum { WORD = sizeof(uint64_t) };
+enum { WORD = sizeof(uint64_t), MAX_COMPARED = 16384 };
 
 const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *out_index) {
   fl_weight n = {.tensor = tensor, .epoch = w->epoch};
@@ -17,7 +17,7 @@ const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *
   int lazy = fl_tensor_is_lazy(tensor);
   if (lazy < 0) PyErr_Clear();
   if (lazy) return "a lazily conjugated or negated tensor";
-  if (!fl_tensor_version(tensor, &n.version) && !own) return "an inference tensor, whose changes cannot be seen";
+  n.unversioned = !fl_tensor_version(tensor, &n.version) && !own;
   n.own = own;
   n.witness = -1;
   fl_impl_take(tensor, n.meta.ndim, &n.seen);
@@ -26,7 +26,8 @@ const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *
   *out_index = (uint32_t)w->list.len - 1;
   if (!own) w->list.data[*out_index].storage = fl_storage_hold(tensor);
   w->watched = false;
-  return NULL;
+  if (!n.unversioned || !n.meta.ok || fl_type_bytes(&n.meta.type) > MAX_COMPARED) return NULL;
+  return fl_weights_watch(w, *out_index) ? NULL : "out of memory";
 }
 
 bool fl_weights_watch(fl_weights *w, uint32_t index) {
@@ -208,7 +209,7 @@ static bool look_at(fl_weight *x, bool *other) {
   int64_t version = 0;
   if (x->own || fl_impl_same(x->tensor, &x->seen)) return true;
   fl_tensor_read(x->tensor, &now);
-  if (!fl_tensor_version(x->tensor, &version) || !fl_tensor_meta_equal(&now, &x->meta)) return false;
+  if (fl_tensor_version(x->tensor, &version) == x->unversioned || !fl_tensor_meta_equal(&now, &x->meta)) return false;
   fl_impl_take(x->tensor, now.ndim, &x->seen);
   *other = is_in_another(x->tensor, &x->storage) || now.data != x->meta.data || version != x->version;
   x->meta.data = now.data;
@@ -221,7 +222,8 @@ static bool check_weight(fl_weights *w, uint32_t i, bool *changed) {
   fl_weight *x = &w->list.data[i];
   bool other = false;
   if (!look_at(x, &other)) return false;
-  if (other && x->frozen && memcmp(x->frozen, x->meta.data, fl_type_bytes(&x->meta.type)) != 0) return false;
+  if ((other || x->unversioned) && x->frozen && memcmp(x->frozen, x->meta.data, fl_type_bytes(&x->meta.type)) != 0)
+    return false;
   if (!contents_changed(x) && !other) return true;
   x->epoch = w->epoch + 1;
   return *changed = true;
