@@ -396,7 +396,8 @@ def test_break(name, capsys, caplog):
                 sys.modules.pop("colorsys", None)
             out, logged = capsys.readouterr().out, len(caplog.records)
             answer = fast(x)
-        torch.testing.assert_close(answer, expected, rtol=1e-4, atol=1e-5)
+        near = {"rtol": 2e-2, "atol": 2e-2} if expected.dtype is torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
+        torch.testing.assert_close(answer, expected, **near)
         assert capsys.readouterr().out == out and len(caplog.records) in (0, 2 * logged)
         caplog.clear()
     e = framelift.explain(fast)

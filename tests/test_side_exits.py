@@ -6,6 +6,7 @@ import logging
 import operator
 import random
 import sys
+import threading
 import traceback
 import warnings
 
@@ -311,3 +312,47 @@ def test_nothing_is_leaked():
     after = len(gc.get_objects()), sys.getrefcount(None), sys.getrefcount(LIN), sys.getrefcount(f)
     assert exits(fast) > 20
     assert all(abs(b - a) < 60 for a, b in zip(before, after, strict=True)), (before, after)
+
+
+def test_threads_meet_in_breaks():
+    out = io.StringIO()
+
+    def f(t):
+        y = LIN(t)
+        print(y.shape, file=out)
+        return y.relu() + (1 if t.sum().item() > 0 else 2)
+
+    fast = framelift.compile(f)
+    wrong = []
+
+    def work(n):
+        with torch.no_grad():
+            for k in range(100):
+                t = x(1000 * n + k)
+                if not torch.allclose(fast(t), f(t), rtol=1e-4, atol=1e-5):
+                    wrong.append((n, k))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    e = framelift.explain(fast)
+    assert not wrong and (e.native, e.recorded + e.replayed) == (0, 400) and exits(fast) > 0
+
+
+def test_another_backend_is_given_the_segments_around_a_break():
+    shapes = []
+
+    def backend(gm, examples):
+        shapes.append([tuple(t.shape) for t in examples])
+        return gm.forward
+
+    def f(t):
+        y = LIN(t)
+        DO(UNKNOWN)
+        return y.relu().sum(1)
+
+    fast = framelift.compile(f, backend=backend)
+    same(fast, f)
+    assert shapes == [[(3, 4), (4, 4), (4,)], [(3, 4)]] and exits(fast) == 0

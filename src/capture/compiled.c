@@ -1,7 +1,6 @@
 #include "capture/cpython/compat.h"
 #include "capture/compiled.h"
 
-#include <structmember.h>
 #include <string.h>
 #include <time.h>
 
@@ -9,26 +8,6 @@
 #include "capture/eval.h"
 #include "capture/fx.h"
 #include "capture/replay_break.h"
-
-/* --- pools: one per number of threads, for the life of the process --- */
-
-static fl_pool *pool_of(int threads) {
-  static FL_VEC(fl_pool *) pools;
-  for (size_t i = 0; i < pools.len; i++)
-    if (fl_pool_threads(pools.data[i]) == threads) return pools.data[i];
-  fl_pool *p = NULL;
-  fl_status s = fl_pool_create(threads, &p);
-  if (s || !FL_PUSH(&pools, p)) {
-    if (s)
-      PyErr_Format(PyExc_RuntimeError, "framelift: thread pool: %s", fl_status_message(s));
-    else
-      PyErr_NoMemory();
-    fl_status_free(s);
-    fl_pool_destroy(p);
-    return NULL;
-  }
-  return p;
-}
 
 /* --- finding a trace --- */
 
@@ -571,7 +550,7 @@ static PyObject *record_locked(call *k) {
   return out;
 }
 
-static PyObject *compiled_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
+PyObject *fl_compiled_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
   fl_compiled *c = (fl_compiled *)self;
   call k = {.c = c, .args = args, .nargs = (size_t)PyVectorcall_NARGS(nargsf), .kwnames = kwnames};
   if (fl_rec_current()) return call_target(&k); /* part of an outer recording */
@@ -594,183 +573,3 @@ static PyObject *compiled_call(PyObject *self, PyObject *const *args, size_t nar
   if (fl_device_is_capturing()) return native(&k, "a CUDA graph is being captured", false);
   return record_locked(&k);
 }
-
-/* --- the type --- */
-
-static bool option_is(PyObject *options, const char *name, const char *value) {
-  PyObject *v = PyDict_GetItemString(options, name);
-  return v && PyUnicode_Check(v) && PyUnicode_CompareWithASCIIString(v, value) == 0;
-}
-
-PyObject *fl_compiled_new(PyObject *target, PyObject *options) {
-  PyObject *threads = PyDict_GetItemString(options, "threads"), *verify_on = PyDict_GetItemString(options, "verify");
-  PyObject *tactic = PyDict_GetItemString(options, "tactic_ms");
-  long n = threads && threads != Py_None ? PyLong_AsLong(threads) : 0;
-  double ms = tactic && tactic != Py_None ? PyFloat_AsDouble(tactic) : 0;
-  if (PyErr_Occurred()) return NULL;
-  fl_pool *pool = pool_of(n > 0 ? (int)n : fl_torch_threads());
-  if (!pool) return NULL;
-  fl_compiled *c = PyObject_GC_New(fl_compiled, &fl_compiled_type);
-  if (!c) return NULL;
-  memset((char *)c + sizeof(PyObject), 0, sizeof *c - sizeof(PyObject));
-  c->vectorcall = compiled_call;
-  c->target = Py_NewRef(target);
-  c->options = Py_NewRef(options);
-  c->backend_eager = option_is(options, "backend", "eager");
-  c->fallback_error = option_is(options, "fallback", "error");
-  c->precision = option_is(options, "precision", "fp16")   ? FL_F16
-                 : option_is(options, "precision", "bf16") ? FL_BF16
-                                                           : FL_F32;
-  PyObject *backend = PyDict_GetItemString(options, "segment_backend");
-  c->segment_backend = backend && backend != Py_None ? Py_NewRef(backend) : NULL;
-  c->verify = !verify_on || PyObject_IsTrue(verify_on);
-  c->says_compiling = true;
-  c->tactic_ms = ms;
-  c->threads = fl_pool_threads(pool);
-  c->pool = pool;
-  c->misses = PyDict_New();
-  c->lock = PyThread_allocate_lock();
-  PyObject_GC_Track(c);
-  if (!c->misses || !c->lock) {
-    Py_DECREF(c);
-    return PyErr_NoMemory();
-  }
-  return (PyObject *)c;
-}
-
-void fl_compiled_reset(fl_compiled *c) {
-  size_t n = c->traces.len, m = c->give_ups.len, n_opaque = c->opaque.len;
-  fl_opaque_entry *opaque = c->opaque.data;
-  fl_trace **traces = c->traces.data;
-  fl_give_up *g = c->give_ups.data;
-  memset(&c->traces, 0, sizeof c->traces);
-  memset(&c->give_ups, 0, sizeof c->give_ups);
-  memset(&c->opaque, 0, sizeof c->opaque);
-  c->recordings = 0;
-  c->says_compiling = true;
-  c->native_reason[0] = 0;
-  for (size_t i = 0; i < n; i++) fl_trace_release(traces[i]);
-  for (size_t i = 0; i < m; i++) {
-    fl_free(g[i].reason);
-    fl_free(g[i].detail);
-    fl_free(g[i].file);
-    fl_trace_release(g[i].holder);
-  }
-  for (size_t i = 0; i < n_opaque; i++) {
-    Py_DECREF(opaque[i].callable);
-    fl_free(opaque[i].reason);
-    fl_free(opaque[i].detail);
-  }
-  fl_free(opaque);
-  fl_free(traces);
-  fl_free(g);
-}
-
-void fl_compiled_refresh(fl_compiled *c) {
-  for (size_t i = 0; i < c->traces.len; i++) fl_weights_touch(&c->traces.data[i]->weights);
-}
-
-static int compiled_traverse(fl_compiled *c, visitproc visit, void *arg) {
-  Py_VISIT(c->target);
-  Py_VISIT(c->segment_backend);
-  Py_VISIT(c->options);
-  Py_VISIT(c->misses);
-  for (size_t i = 0; i < c->opaque.len; i++) Py_VISIT(c->opaque.data[i].callable);
-  for (size_t i = 0; i < c->traces.len; i++) {
-    int rc = fl_trace_traverse(c->traces.data[i], visit, arg);
-    if (rc) return rc;
-  }
-  for (size_t i = 0; i < c->give_ups.len; i++) {
-    int rc = fl_trace_traverse(c->give_ups.data[i].holder, visit, arg);
-    if (rc) return rc;
-  }
-  return 0;
-}
-
-static int compiled_clear(fl_compiled *c) {
-  fl_compiled_reset(c);
-  Py_CLEAR(c->target);
-  Py_CLEAR(c->segment_backend);
-  Py_CLEAR(c->options);
-  Py_CLEAR(c->misses);
-  return 0;
-}
-
-static void compiled_dealloc(fl_compiled *c) {
-  PyObject_GC_UnTrack(c);
-  if (c->weaklist) PyObject_ClearWeakRefs((PyObject *)c);
-  compiled_clear(c);
-  if (c->lock) PyThread_free_lock(c->lock);
-  PyObject_GC_Del(c);
-}
-
-/* Names that describe the callable are the target's; other special names are the type's own first. */
-static bool own_first(PyObject *name) {
-  static const char *const targets[] = {"__doc__",       "__name__", "__qualname__", "__module__", "__annotations__",
-                                        "__signature__", "__dict__", "__defaults__", "__code__",   "__globals__"};
-  const char *s = PyUnicode_AsUTF8(name);
-  if (!s) return PyErr_Clear(), true;
-  if (strncmp(s, "__", 2)) return false;
-  for (size_t i = 0; i < sizeof targets / sizeof *targets; i++)
-    if (!strcmp(s, targets[i])) return false;
-  return true;
-}
-
-static PyObject *compiled_getattro(PyObject *self, PyObject *name) {
-  fl_compiled *c = (fl_compiled *)self;
-  if (own_first(name)) {
-    PyObject *v = PyObject_GenericGetAttr(self, name);
-    if (v || !PyErr_ExceptionMatches(PyExc_AttributeError)) return v;
-    PyErr_Clear();
-  }
-  return PyObject_GetAttr(c->target, name);
-}
-
-static int compiled_setattro(PyObject *self, PyObject *name, PyObject *value) {
-  return PyObject_SetAttr(((fl_compiled *)self)->target, name, value);
-}
-
-static PyObject *compiled_repr(fl_compiled *c) { return PyUnicode_FromFormat("framelift.compile(%R)", c->target); }
-
-static PyObject *compiled_descr_get(PyObject *self, PyObject *obj, PyObject *type) {
-  if (!obj || obj == Py_None || !PyFunction_Check(((fl_compiled *)self)->target)) return Py_NewRef(self);
-  return PyMethod_New(self, obj);
-}
-
-/* A copy compiles its own target anew. */
-static PyObject *compiled_reduce(fl_compiled *c, PyObject *unused) {
-  (void)unused;
-  PyObject *module = PyImport_ImportModule("framelift._C");
-  PyObject *make = module ? PyObject_GetAttrString(module, "compile") : NULL;
-  PyObject *r = make ? Py_BuildValue("(O(OO))", make, c->target, c->options) : NULL;
-  Py_XDECREF(make);
-  Py_XDECREF(module);
-  return r;
-}
-
-static PyMethodDef compiled_methods[] = {
-    {"__reduce__", (PyCFunction)compiled_reduce, METH_NOARGS, "copies and pickles compile their own target"},
-    {NULL, NULL, 0, NULL}};
-
-static PyMemberDef compiled_members[] = {
-    {"__wrapped__", T_OBJECT, offsetof(fl_compiled, target), READONLY, "the original callable"},
-    {"__vectorcalloffset__", T_PYSSIZET, offsetof(fl_compiled, vectorcall), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL}};
-
-PyTypeObject fl_compiled_type = {
-    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "framelift._C.Compiled",
-    .tp_basicsize = sizeof(fl_compiled),
-    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL,
-    .tp_vectorcall_offset = offsetof(fl_compiled, vectorcall),
-    .tp_call = PyVectorcall_Call,
-    .tp_traverse = (traverseproc)compiled_traverse,
-    .tp_clear = (inquiry)compiled_clear,
-    .tp_dealloc = (destructor)compiled_dealloc,
-    .tp_weaklistoffset = offsetof(fl_compiled, weaklist),
-    .tp_getattro = compiled_getattro,
-    .tp_setattro = compiled_setattro,
-    .tp_repr = (reprfunc)compiled_repr,
-    .tp_descr_get = compiled_descr_get,
-    .tp_methods = compiled_methods,
-    .tp_members = compiled_members,
-};

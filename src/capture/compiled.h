@@ -41,6 +41,7 @@ typedef struct fl_compiled {
 
 extern PyTypeObject fl_compiled_type;
 
+PyObject *fl_compiled_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames);
 PyObject *fl_compiled_new(PyObject *target, PyObject *options);
 void fl_compiled_reset(fl_compiled *c);
 void fl_compiled_refresh(fl_compiled *c);

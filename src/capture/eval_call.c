@@ -6,7 +6,6 @@
 
 #include "capture/ccalls.h"
 #include "capture/eval_impl.h"
-#include "capture/interop.h"
 
 static ternaryfunc slot_call; /* CPython's tp_call of classes with __call__ */
 static newfunc slot_new;      /* and its tp_new and tp_init of classes with their own */
@@ -70,21 +69,6 @@ static bool any_unknown(fl_rec *r, const call_args *c, bool plain) {
   for (size_t i = 0; i < c->npos + c->nkw; i++)
     if (fl_rec_is_unknown(r, c->args[i], plain)) return true;
   return fl_rec_is_unknown(r, c->callable, false);
-}
-
-PyObject *fl_call_operator(fl_rec *r, const char *name, PyObject *const *args, size_t n) {
-  static PyObject *modules[2];
-  static const char *const names[] = {"builtins", "operator"};
-  bool builtin = !strcmp(name, "getattr") || !strcmp(name, "format");
-  PyObject **module = &modules[!builtin], *fn, *v;
-  fl_eval_here->tail = false;
-  if (!*module && !(*module = PyImport_ImportModule(names[!builtin]))) return NULL;
-  fn = strcmp(name, "join") ? PyObject_GetAttrString(*module, name)
-                            : PyObject_GetAttrString((PyObject *)&PyUnicode_Type, "join");
-  if (!fn) return NULL;
-  v = fl_rec_opaque(r, fn, args, n, NULL, false, "what unknown code gave", name);
-  Py_DECREF(fn);
-  return v;
 }
 
 static void uses_args(fl_rec *r, const call_args *c) {
@@ -328,22 +312,6 @@ static PyObject *call_abc(fl_rec *r, const call_args *c) {
   return v;
 }
 
-/* A number out of a tensor of floats: another one on each call, so that a trace that holds for this one alone is worth little. */
-static bool gives_float(fl_rec *r, const call_args *c, PyObject *tensor) {
-  fl_tensor_meta m;
-  if (!c->tail || c->nkw || !fl_ccall_is_tensor(Py_TYPE(tensor))) return false;
-  fl_tensor_read(tensor, &m);
-  return m.ok && fl_dtype_is_float(m.type.dtype) && fl_type_numel(&m.type) == 1 && fl_rec_can_break(r);
-}
-
-static bool is_item(PyObject *callable) {
-  PyObject *name = PyCFunction_Check(callable)                         ? NULL
-                   : PyObject_TypeCheck(callable, &PyMethodDescr_Type) ? ((PyDescrObject *)callable)->d_name
-                                                                       : NULL;
-  if (PyCFunction_Check(callable)) return !strcmp(((PyCFunctionObject *)callable)->m_ml->ml_name, "item");
-  return name && PyUnicode_CompareWithASCIIString(name, "item") == 0;
-}
-
 /* How many locks evaluated code holds. */
 static void note_lock(fl_rec *r, const call_args *c, PyObject *result) {
   PyObject *name = result ? PyObject_GetAttr(c->callable, fl_n.__name__) : NULL;
@@ -373,8 +341,8 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
   switch (cls) {
   case FL_CC_PURE:
   case FL_CC_TORCH:
-    if (cls == FL_CC_TORCH && is_item(c->callable) && c->npos == (self ? 0 : 1) &&
-        gives_float(r, c, self ? self : c->args[0]))
+    if (cls == FL_CC_TORCH && fl_call_is_item(c->callable) && c->npos == (self ? 0 : 1) && c->tail && !c->nkw &&
+        fl_call_gives_float(r, self ? self : c->args[0]))
       return opaque(r, c, true, "a number out of a tensor", "item");
     if (self) fl_data_saw(r, self);
     saw_args(r, c, 0);
@@ -486,7 +454,7 @@ PyObject *fl_call_type(fl_rec *r, PyTypeObject *type, PyObject *const *args, siz
     fl_tell(r, fl_rec_read_instance(r, args[0]));
     return Py_NewRef((PyObject *)Py_TYPE(args[0]));
   }
-  if (type == &PyFloat_Type && c.npos == 1 && gives_float(r, &c, args[0]))
+  if (type == &PyFloat_Type && c.npos == 1 && c.tail && !c.nkw && fl_call_gives_float(r, args[0]))
     return opaque(r, &c, true, "a number out of a tensor", "float");
   if (fl_ccall_type_class(type) != FL_CC_TYPE || any_unknown(r, &c, !fl_ccall_is_python_class(type)))
     return opaque(r, &c, false, "unknown C type", type->tp_name);

@@ -101,9 +101,6 @@ PyObject *fl_attr_module_get(fl_rec *r, PyObject *module, PyObject *name); /* ty
 /* `name` on the type of obj, bound (special method lookup); NULL without exception when absent. */
 PyObject *fl_attr_special(fl_rec *r, PyObject *obj, PyObject *name);
 /* Reports that a C slot of obj's type stood for this special method. */
-/* operator.<name>(args), or another function of that kind, on what unknown code gave: as an unknown call that gives the
- * answer which the frame waits for (its tail). */
-PyObject *fl_call_operator(fl_rec *r, const char *name, PyObject *const *args, size_t n);
 void fl_attr_saw_slot(fl_rec *r, PyTypeObject *tp, PyObject *name);
 
 /* --- eval_call.c --- */
@@ -116,6 +113,13 @@ PyObject *fl_call_type(fl_rec *r, PyTypeObject *type, PyObject *const *args, siz
 
 /* At the end of a recorded call: context variables must be what they were. Releases st->vars. */
 void fl_call_end(fl_rec *r, fl_eval_state *st);
+
+/* --- eval_given.c --- */
+/* operator.<name>(args), or another function of that kind, on what unknown code gave: as an unknown call that gives the
+ * answer which the frame waits for (its tail). */
+PyObject *fl_call_operator(fl_rec *r, const char *name, PyObject *const *args, size_t n);
+bool fl_call_is_item(PyObject *callable);              /* a tensor's item */
+bool fl_call_gives_float(fl_rec *r, PyObject *tensor); /* a break gives its number better than a guard on it */
 
 /* --- eval_data.c: operators on values --- */
 /* What C code that gets `obj` as an argument may look at: contents of containers (nested ones too), iterators. */

@@ -1,0 +1,39 @@
+/* What unknown code gave, and numbers that a tensor gives: worked with by CPython, in breaks. */
+#include "capture/cpython/compat.h"
+
+#include <string.h>
+
+#include "capture/ccalls.h"
+#include "capture/eval_impl.h"
+#include "capture/interop.h"
+
+PyObject *fl_call_operator(fl_rec *r, const char *name, PyObject *const *args, size_t n) {
+  static PyObject *modules[2];
+  static const char *const names[] = {"builtins", "operator"};
+  bool builtin = !strcmp(name, "getattr") || !strcmp(name, "format");
+  PyObject **module = &modules[!builtin], *fn, *v;
+  fl_eval_here->tail = false;
+  if (!*module && !(*module = PyImport_ImportModule(names[!builtin]))) return NULL;
+  fn = strcmp(name, "join") ? PyObject_GetAttrString(*module, name)
+                            : PyObject_GetAttrString((PyObject *)&PyUnicode_Type, "join");
+  if (!fn) return NULL;
+  v = fl_rec_opaque(r, fn, args, n, NULL, false, "what unknown code gave", name);
+  Py_DECREF(fn);
+  return v;
+}
+
+/* A number out of a tensor of floats: another one on each call, so that a trace that holds for this one alone is worth little. */
+bool fl_call_gives_float(fl_rec *r, PyObject *tensor) {
+  fl_tensor_meta m;
+  if (!fl_ccall_is_tensor(Py_TYPE(tensor))) return false;
+  fl_tensor_read(tensor, &m);
+  return m.ok && fl_dtype_is_float(m.type.dtype) && fl_type_numel(&m.type) == 1 && fl_rec_can_break(r);
+}
+
+bool fl_call_is_item(PyObject *callable) {
+  PyObject *name = PyCFunction_Check(callable)                         ? NULL
+                   : PyObject_TypeCheck(callable, &PyMethodDescr_Type) ? ((PyDescrObject *)callable)->d_name
+                                                                       : NULL;
+  if (PyCFunction_Check(callable)) return !strcmp(((PyCFunctionObject *)callable)->m_ml->ml_name, "item");
+  return name && PyUnicode_CompareWithASCIIString(name, "item") == 0;
+}
