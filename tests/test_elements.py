@@ -30,9 +30,9 @@ def test_tolist_of_an_argument_is_a_guard():
     assert counts(e) == (2, 3, 0, 2, 0)
 
 
-def test_item_of_an_argument_is_a_guard():
+def test_item_of_an_argument_takes_effect_each_call():
     e = check(lambda x, n: LIN(x) * n.item(), [(torch.randn(5, 4), torch.tensor(k)) for k in (2.0, 2.0, 3.0)])
-    assert counts(e) == (2, 1, 0, 2, 0)
+    assert e.native == 0 and e.replayed >= 1
 
 
 def test_what_is_computed_from_a_guarded_argument_is_fixed():
@@ -71,7 +71,7 @@ def test_values_from_buffers_are_followed():
 
 def test_a_large_or_computed_tensor_still_ends_a_segment():
     e = check(lambda x: LIN(x) * x.sum().item(), [(torch.ones(5, 4),)] * 3)
-    assert counts(e)[4] == 1 or e.segments == 2
+    assert e.native == 0 and (e.breaks or e.segments == 2)
 
 
 def test_an_argument_that_was_written_to_is_not_guarded():

@@ -416,6 +416,19 @@ static int trace_is_right(fl_trace *t, const judge *by, PyObject *const *inputs,
   return same;
 }
 
+static void disable(fl_trace *t, const fl_tstep *step, fl_seg_part *p) {
+  p->kind = FL_PART_EAGER;
+  p->reason = reason_of(t, t->cosine, t->max_rel);
+  fl_engine_destroy(p->engine);
+  p->engine = NULL;
+  /* The part had one moment to drop values at; now each node has one. */
+  fl_drop *drops = fl_arena_alloc(&step->segment->arena, ((size_t)p->n_nodes + 1) * sizeof *drops);
+  if (drops && p->n_nodes) drops[p->n_nodes - 1] = p->drops[0];
+  p->drops = drops;
+  for (int i = 0; i < p->n_nodes; i++) step->segment->reasons[p->nodes[i] - step->first] = p->reason;
+  t->eager_parts = true;
+}
+
 /* Parts that are each right may be wrong together: a score that moves by its last digit puts another element first. Engines
  * are taken out of use, from the first one on, until the answer is eager's. */
 static int verify_together(fl_trace *t, const judge *by, PyObject *const *inputs, PyObject *const *finals) {
@@ -424,7 +437,7 @@ static int verify_together(fl_trace *t, const judge *by, PyObject *const *inputs
     fl_tstep *step = &t->steps.data[i];
     for (int k = 0; right == 0 && step->segment && k < step->segment->n_parts; k++) {
       if (step->segment->parts[k].kind != FL_PART_ENGINE) continue;
-      disable(t, step, &step->segment->parts[k], t->cosine, t->max_rel);
+      disable(t, step, &step->segment->parts[k]);
       right = trace_is_right(t, by, inputs, finals);
     }
   }
