@@ -416,6 +416,16 @@ static PyObject *call_cached(fl_rec *r, const call_args *c) {
   return call_query(r, c);
 }
 
+/* What the call's own weak references refer to it has itself. Another's object must be held by something else that was
+ * read, for a trace would keep it alive. */
+static PyObject *call_weakref(fl_rec *r, const call_args *c) {
+  if (fl_rec_is_fresh(r, c->callable)) return natively(c);
+  PyObject *o = PyWeakref_GET_OBJECT(c->callable);
+  if (o != Py_None && !fl_rec_knows(r, o))
+    fl_rec_give_up(r, "a weak reference to what nothing else leads to", Py_TYPE(o)->tp_name);
+  return call_query(r, c);
+}
+
 /* --- types --- */
 
 static PyObject *args_tuple(PyObject *const *args, size_t n) {
@@ -535,7 +545,7 @@ static PyObject *call_object(fl_rec *r, const call_args *c) {
   }
   if (fl_ccall_is_partial(c->callable)) return call_partial(r, c);
   if (fl_ccall_is_cached(c->callable)) return call_cached(r, c);
-  if (PyWeakref_CheckRefExact(c->callable)) return call_query(r, c);
+  if (PyWeakref_CheckRefExact(c->callable)) return call_weakref(r, c);
   if (tp == &PyStaticMethod_Type) {
     PyObject *func = PyObject_GetAttrString(c->callable, "__func__"), *v;
     if (!func) return NULL;

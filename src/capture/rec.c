@@ -233,6 +233,8 @@ void fl_rec_compared(fl_rec *r, PyObject *a, PyObject *b) {
   fl_rec_give_up(r, "an argument compared by identity", Py_TYPE(other)->tp_name);
 }
 
+bool fl_rec_knows(fl_rec *r, PyObject *o) { return off(r) || fl_ptrmap_get(&r->known, o, NULL); }
+
 bool fl_rec_is_passing(fl_rec *r, PyObject *o) {
   return !off(r) && (fl_ptrmap_get(&r->covered, o, NULL) || (fl_tensor_check(o) && !fl_ptrmap_get(&r->known, o, NULL)));
 }

@@ -57,6 +57,7 @@ bool fl_rec_read_elements(fl_rec *r, PyObject *tensor);
 /* `obj` was made by this call and nothing outside knows it yet. */
 int fl_rec_fresh(fl_rec *r, PyObject *obj);
 bool fl_rec_is_fresh(fl_rec *r, PyObject *obj);
+bool fl_rec_knows(fl_rec *r, PyObject *obj); /* it was read on some way that the trace guards */
 
 typedef enum fl_write_kind {
   FL_WRITE_ATTR,   /* obj.key = value, or del when value is NULL */

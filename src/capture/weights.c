@@ -217,40 +217,77 @@ static bool look_at(fl_weight *x, bool *other) {
   return true;
 }
 
+/* To be compared on the next check, though nothing may have changed by then. */
+static void compare_again(fl_weight *x) {
+  x->version = -1;
+  x->seen.ok = false;
+}
+
+static bool still_frozen(fl_weight *x) {
+  if (!x->frozen || !memcmp(x->frozen, x->meta.data, fl_type_bytes(&x->meta.type))) return true;
+  compare_again(x);
+  return false;
+}
+
 /* False as above. *changed is set where it has new contents or a new place. */
 static bool check_weight(fl_weights *w, uint32_t i, bool *changed) {
   fl_weight *x = &w->list.data[i];
   bool other = false;
   if (!look_at(x, &other)) return false;
-  if ((other || x->unversioned) && x->frozen && memcmp(x->frozen, x->meta.data, fl_type_bytes(&x->meta.type)) != 0)
-    return false;
+  if ((other || x->unversioned) && !still_frozen(x)) return false;
   if (!contents_changed(x) && !other) return true;
   x->epoch = w->epoch + 1;
   return *changed = true;
 }
 
-static bool check_each(fl_weights *w) {
-  bool changed = false;
+/* What lies in the memory of a changed weight has changed with it; versions are shared by views, not by `.data =`. `ok`
+ * if all have been looked at; false when a frozen one no longer has its contents. */
+static bool touch_overlapping(fl_weights *w, bool ok) {
+  const char *lo, *hi, *a, *b;
+  for (size_t i = 0; i < w->list.len; i++) {
+    const fl_weight *x = &w->list.data[i];
+    if (x->epoch != w->epoch + 1 || !fl_tensor_extent(&x->meta, &lo, &hi)) continue;
+    for (size_t k = 0; k < w->list.len; k++) {
+      fl_weight *y = &w->list.data[k];
+      if (y->epoch == x->epoch || !fl_tensor_extent(&y->meta, &a, &b) || a >= hi || lo >= b) continue;
+      y->epoch = x->epoch;
+      if (!ok)
+        compare_again(y);
+      else
+        ok = still_frozen(y);
+    }
+  }
+  return ok;
+}
+
+/* False as above; *changed as well when the check ends early. */
+static bool look_at_each(fl_weights *w, bool *changed) {
   for (size_t i = 0; i < w->witnesses.len; i++)
     if (witness_changed(&w->witnesses.data[i]))
       for (size_t k = 0; k < w->list.len; k++)
         if (w->list.data[k].witness == (int)i && !w->list.data[k].copy) {
           w->list.data[k].epoch = w->epoch + 1;
-          changed = true;
+          *changed = true;
         }
-  for (uint32_t i = 0; i < w->list.len; i++)
-    if (!check_weight(w, i, &changed)) return false;
-  w->epoch += changed;
-  return true;
+  bool ok = true;
+  for (uint32_t i = 0; i < w->list.len && ok; i++) ok = check_weight(w, i, changed);
+  return ok;
+}
+
+static bool check_each(fl_weights *w) {
+  bool changed = false, ok = look_at_each(w, &changed);
+  if (changed) ok = touch_overlapping(w, ok);
+  w->epoch += changed; /* engines are behind even where the trace does not fit this time */
+  return ok;
 }
 
 bool fl_weights_check(fl_weights *w) {
   if (nothing_changed(w)) {
-    bool changed = false;
-    for (size_t i = 0; i < w->loose.len; i++)
-      if (!check_weight(w, w->loose.data[i], &changed)) return false;
+    bool changed = false, ok = true;
+    for (size_t i = 0; i < w->loose.len && ok; i++) ok = check_weight(w, w->loose.data[i], &changed);
+    if (changed) ok = touch_overlapping(w, ok);
     w->epoch += changed;
-    return true;
+    return ok;
   }
   w->watched = false;
   if (!check_each(w)) return false;
@@ -264,8 +301,8 @@ void fl_weights_touch(fl_weights *w) {
     fl_weight *x = &w->list.data[i];
     x->epoch = w->epoch;
     if (!x->frozen) continue;
-    x->version = -1; /* to be compared on the next check */
-    x->seen.ok = w->watched = false;
+    compare_again(x);
+    w->watched = false;
   }
 }
 

@@ -11,7 +11,7 @@
 typedef struct resume {
   const fl_cpy_state *frames;
   int n, at;
-  PyObject *none;
+  PyObject *none, *func; /* what is called to get a frame; borrowed */
   fl_cpy_call_fn fn;
   void *ctx;
   bool go_on, armed;
@@ -40,7 +40,7 @@ static void set_current(PyThreadState *ts, fl_frame *f);
 
 static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
   resume *s = here;
-  if (!s || !s->armed || throwflag || fl_cpy_func(f) != s->frames[s->at].func)
+  if (!s || !s->armed || throwflag || fl_cpy_func(f) != s->func)
     return previous ? previous(ts, f, throwflag) : fl_cpy_native(ts, f, throwflag);
   const fl_cpy_state *c = &s->frames[s->at];
   fl_frame *below = current(ts);
@@ -62,22 +62,35 @@ static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
   return fl_cpy_native(ts, f, v == NULL);
 }
 
+/* The frame's function; one like it where it was given other code meanwhile. New reference. */
+static PyObject *function_of(const fl_cpy_state *c) {
+  PyFunctionObject *f = (PyFunctionObject *)c->func;
+  if (f->func_code == (PyObject *)c->code) return Py_NewRef(c->func);
+  PyObject *made = PyFunction_NewWithQualName((PyObject *)c->code, f->func_globals, f->func_qualname);
+  if (made) Py_XSETREF(((PyFunctionObject *)made)->func_closure, Py_XNewRef(f->func_closure));
+  return made;
+}
+
 static PyObject *enter(PyThreadState *ts, resume *s) {
-  PyFunctionObject *func = (PyFunctionObject *)s->frames[s->at].func;
-  PyCodeObject *code = (PyCodeObject *)func->func_code;
-  if (code != s->frames[s->at].code) return PyErr_Format(PyExc_SystemError, "framelift: a function changed its code");
+  PyObject *func = function_of(&s->frames[s->at]);
+  if (!func) return NULL;
+  PyCodeObject *code = (PyCodeObject *)s->frames[s->at].code;
   int npos = code->co_argcount, nkw = code->co_kwonlyargcount;
   PyObject *small[32], **args = small, *names = NULL, *kwnames = NULL, *v = NULL;
-  if (npos + nkw > 32 && !(args = PyMem_Malloc((size_t)(npos + nkw) * sizeof *args))) return PyErr_NoMemory();
+  if (npos + nkw > 32 && !(args = PyMem_Malloc((size_t)(npos + nkw) * sizeof *args))) {
+    Py_DECREF(func);
+    return PyErr_NoMemory();
+  }
   for (int i = 0; i < npos + nkw; i++) args[i] = Py_None;
   if (nkw && (names = PyCode_GetVarnames(code))) kwnames = PyTuple_GetSlice(names, npos, npos + nkw);
   if (!nkw || kwnames) {
     resume *outer = here;
     here = s;
     s->armed = true;
+    s->func = func;
     previous = fl_cpy_get_hook(ts);
     fl_cpy_set_hook(ts, hook);
-    v = PyObject_Vectorcall((PyObject *)func, args, (size_t)npos, kwnames);
+    v = PyObject_Vectorcall(func, args, (size_t)npos, kwnames);
     if (s->armed) fl_cpy_set_hook(ts, previous); /* no frame was made */
     s->armed = false;
     here = outer;
@@ -85,6 +98,7 @@ static PyObject *enter(PyThreadState *ts, resume *s) {
   Py_XDECREF(names);
   Py_XDECREF(kwnames);
   if (args != small) PyMem_Free(args);
+  Py_DECREF(func);
   return v;
 }
 

@@ -1,0 +1,166 @@
+"""Programs that once differed from eager, each reduced to what made it differ."""
+
+import contextvars
+import functools
+import weakref
+
+import pytest
+import torch
+
+import battery
+
+LIN = torch.nn.Linear(4, 4).eval()
+CONTEXT = contextvars.copy_context()
+CASES = {}
+
+
+def case(program):
+    CASES[program.__name__] = program
+    return program
+
+
+def unknown(f):
+    """f as code that is not looked into, so that a call of it breaks the graph."""
+    return functools.partial(CONTEXT.run, f)
+
+
+def x(seed=0):
+    return torch.randn(3, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def linear(seed):
+    torch.manual_seed(seed)
+    return torch.nn.Linear(4, 4).eval()
+
+
+@case
+def attributes_changed_between_two_reads(compile, call):
+    class State:
+        scale = 1.0
+
+    state = State()
+    state.value = 1.0
+
+    @unknown
+    def grow(y):
+        state.value *= 1.5
+        return y
+
+    def f(t):
+        y = grow(LIN(t) * state.value)
+        state.seen = state.value
+        return y * state.value
+
+    fast = compile(f)
+    for k in range(5):
+        call(fast, x(k))
+        call.show(state)
+
+
+@case
+def unknown_code_replaces_the_code_of_a_frame_that_waits(compile, call):
+    calls = []
+
+    @unknown
+    def replace(y):
+        calls.append(1)
+        if len(calls) == 3:
+            f.__code__ = other.__code__
+        return y
+
+    def other(t):
+        return replace(t) - LIN(t)
+
+    def f(t):
+        y = replace(LIN(t))
+        return y.relu() + replace(y)
+
+    fast = compile(f)
+    for k in range(6):
+        call(fast, x(k))
+
+
+@case
+def weights_over_the_same_memory_that_count_versions_apart(compile, call):
+    a, b = linear(0), linear(1)
+    fast = compile(lambda t: b(a(t)))
+    call(fast, x(0))
+    call(fast, x(1))
+    b.weight.data = a.weight.data
+    call(fast, x(0))
+    with torch.no_grad():
+        a.weight.mul_(0.5)
+    call(fast, x(0))
+    call(fast, x(1))
+
+
+@case
+def a_weight_changes_while_another_keeps_the_trace_from_fitting(compile, call):
+    a, b = linear(0), linear(1)
+    fast = compile(lambda t: b(a(t)))
+    call(fast, x(0))
+    call(fast, x(1))
+    before = b.bias.data
+    with torch.no_grad():
+        a.weight.mul_(3)
+    b.bias.data = torch.zeros(1)
+    call(fast, x(0))
+    b.bias.data = before
+    call(fast, x(0))
+    call(fast, x(1))
+
+
+@case
+def a_tensor_that_decides_changes_for_calls_that_raise(compile, call):
+    n = torch.tensor(1)
+
+    def f(t):
+        y = LIN(t)
+        if n == 2:
+            raise ValueError("two")
+        return y
+
+    fast = compile(f)
+    call(fast, x(0))
+    call(fast, x(1))
+    n.fill_(2)
+    for k in range(3):
+        call(fast, x(k))
+
+
+@case
+def weak_reference_to_an_object_that_dies(compile, call):
+    class Node:
+        pass
+
+    node = Node()
+    node.k = 2.0
+    ref = weakref.ref(node)
+    fast = compile(lambda t: LIN(t) * (ref().k if ref() is not None else -1.0))
+    call(fast, x(0))
+    call(fast, x(1))
+    del node
+    call(fast, x(0))
+    call(fast, x(1))
+
+
+@case
+def weak_references_to_objects_of_the_call(compile, call):
+    class Node:
+        pass
+
+    def f(t):
+        node, y = Node(), LIN(t)
+        refs = weakref.ref(node), weakref.ref(y)
+        same = refs[0]() is node, refs[1]() is y
+        del node
+        return y, same, refs[0]() is None
+
+    fast = compile(f)
+    for k in range(4):
+        call(fast, x(k))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_like_eager(name):
+    battery.check(CASES[name])
