@@ -4,6 +4,7 @@
  * base with v's new elements in their places (as_strided_scatter), and each tensor still alive becomes a view of base'
  * (as_strided). These nodes stand behind the operator that wrote. They are right on either side: the operator run by
  * PyTorch has written base's own memory by then, where the same elements are put again. */
+#include "capture/cpython/compat.h"
 #include "capture/rec.h"
 
 static const fl_schema *aten(const char *name) {
