@@ -115,3 +115,19 @@ def test_arguments_are_repaired_by_what_an_error_says():
     assert wider["input_features"].shape == (1, 64, 128)
     ids = repaired({"input_ids": torch.tensor([[9, 400]])}, IndexError("index out of range in self"))
     assert ids["input_ids"].max() < 8 and repaired(sound, ValueError("no")) is None
+
+
+def test_rounding_is_judged_by_float64():
+    """An answer that differs from eager's by less than eager's differs from float64's is not wrong."""
+
+    class Amplifies(torch.nn.Module):
+        def forward(self, x):
+            return (1 + x * 1e-7 - 1) * 1e7
+
+    x = torch.rand(50)
+    entry = Entry("amplifies", Amplifies().eval(), (x,), {})
+    reference = entry.model(x)
+    call = lambda model: model(*entry.args)  # noqa: E731
+    judged = suite._judged_by_float64(entry, call, lambda x: x, reference)
+    assert judged["correct"] is True and judged["judged_by"] == "float64" and judged["eager_max_rel_err"] > 0.1
+    assert suite._judged_by_float64(entry, call, lambda x: x * 3, reference) == {}
