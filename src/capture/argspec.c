@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "capture/result.h"
+
 bool fl_const_equal(PyObject *a, PyObject *b) {
   if (a == b) return true;
   if (!a || !b || Py_TYPE(a) != Py_TYPE(b)) return false;
@@ -38,8 +40,29 @@ typedef struct maker {
   fl_arena *arena;
   PyObject **inputs;
   fl_ptrmap *covered;
-  int depth;
+  bool records;
+  int depth, n_containers;
 } maker;
+
+const char fl_argspec_other_object[] = "argument: another object";
+
+/* Named tuples: nothing but their items. */
+static bool is_tuple(PyObject *o) {
+  return PyTuple_CheckExact(o) || (PyTuple_Check(o) && !Py_TYPE(o)->tp_dictoffset && !_PyObject_GetDictPtr(o) &&
+                                   Py_TYPE(o)->tp_getattro == PyObject_GenericGetAttr &&
+                                   PyObject_HasAttrString((PyObject *)Py_TYPE(o), "_fields"));
+}
+
+bool fl_argspec_is_record(PyObject *o) {
+  static PyObject *fields;
+  PyTypeObject *t = Py_TYPE(o);
+  if (!fields && !(fields = PyUnicode_InternFromString("__dataclass_fields__"))) return PyErr_Clear(), false;
+  bool namespace = !strcmp(t->tp_name, "types.SimpleNamespace");
+  if (t->tp_getattro != PyObject_GenericGetAttr || (!namespace && !_PyType_Lookup(t, fields))) return false;
+  if (!namespace && !fl_result_plain_class(t, &PyBaseObject_Type)) return false;
+  PyObject **d = _PyObject_GetDictPtr(o);
+  return d && *d && PyDict_CheckExact(*d);
+}
 
 static const char OOM[] = "out of memory";
 
@@ -50,6 +73,13 @@ static const char *hold(maker *m, PyObject *o) {
 }
 
 static const char *make(maker *m, PyObject *o, fl_spec *out);
+
+/* Containers that can be told apart: each an object of its own, as in the calls that match. */
+static const char *cover(maker *m, PyObject *o) {
+  if (!PyTuple_Check(o) && fl_ptrmap_get(m->covered, o, NULL)) return "one container given twice";
+  if (!PyTuple_Check(o) && ++m->n_containers > FL_MAX_CONTAINERS) return "more than 64 containers in the arguments";
+  return fl_ptrmap_set(m->covered, o, UINT32_MAX) ? NULL : OOM;
+}
 
 static const char *make_tensor(maker *m, PyObject *o, fl_spec *out) {
   for (int i = 0; i < m->spec->n_inputs; i++)
@@ -82,10 +112,10 @@ static const char *make_tensor(maker *m, PyObject *o, fl_spec *out) {
 static const char *make_items(maker *m, PyObject *o, fl_spec *out, Py_ssize_t n) {
   out->n = (int)n;
   out->items = fl_arena_alloc(m->arena, ((size_t)n + 1) * sizeof *out->items);
-  if (!out->items || !fl_ptrmap_set(m->covered, o, UINT32_MAX)) return OOM;
+  if (!out->items) return OOM;
   if (m->depth >= 32) return "arguments nested too deeply";
+  const char *why = cover(m, o);
   m->depth++;
-  const char *why = NULL;
   if (is_dict(o)) {
     PyObject *keys = PyTuple_New(n), *items = keys ? PyMapping_Items(o) : NULL;
     if (!items || !PyList_Check(items) || PyList_GET_SIZE(items) != n) {
@@ -110,10 +140,26 @@ static const char *make_items(maker *m, PyObject *o, fl_spec *out, Py_ssize_t n)
   return why;
 }
 
+/* Its type is held, and its attributes are matched as the dictionary that they are. */
+static const char *make_record(maker *m, PyObject *o, fl_spec *out) {
+  out->kind = FL_SPEC_RECORD;
+  out->n = 1;
+  out->items = fl_arena_alloc(m->arena, sizeof *out->items);
+  if (!out->items) return OOM;
+  if (m->depth >= 32) return "arguments nested too deeply";
+  const char *why = cover(m, o);
+  m->depth++;
+  if (!why) why = make(m, *_PyObject_GetDictPtr(o), out->items);
+  m->depth--;
+  return why;
+}
+
 static const char *make(maker *m, PyObject *o, fl_spec *out) {
   out->type = Py_TYPE(o);
   if (fl_tensor_check(o)) return make_tensor(m, o, out);
-  if (PyTuple_CheckExact(o)) return out->kind = FL_SPEC_TUPLE, make_items(m, o, out, PyTuple_GET_SIZE(o));
+  if ((out->type->tp_flags & Py_TPFLAGS_HEAPTYPE) && hold(m, (PyObject *)out->type)) return OOM;
+  if (m->records && fl_argspec_is_record(o)) return make_record(m, o, out);
+  if (is_tuple(o)) return out->kind = FL_SPEC_TUPLE, make_items(m, o, out, PyTuple_GET_SIZE(o));
   if (PyList_CheckExact(o)) return out->kind = FL_SPEC_LIST, make_items(m, o, out, PyList_GET_SIZE(o));
   if (is_dict(o)) return out->kind = FL_SPEC_DICT, make_items(m, o, out, PyDict_GET_SIZE(o));
   out->kind = is_const(o) ? FL_SPEC_CONST : FL_SPEC_OBJECT;
@@ -122,7 +168,7 @@ static const char *make(maker *m, PyObject *o, fl_spec *out) {
 }
 
 const char *fl_argspec_make(fl_argspec *out, fl_arena *arena, PyObject *const *args, size_t n_pos, PyObject *kwnames,
-                            PyObject **inputs, fl_ptrmap *covered) {
+                            PyObject **inputs, fl_ptrmap *covered, bool records) {
   size_t n_kw = kwnames ? (size_t)PyTuple_GET_SIZE(kwnames) : 0;
   memset(out, 0, sizeof *out);
   out->n_pos = (int)n_pos;
@@ -135,7 +181,7 @@ const char *fl_argspec_make(fl_argspec *out, fl_arena *arena, PyObject *const *a
     PyErr_Clear();
     return OOM;
   }
-  maker m = {out, arena, inputs, covered, 0};
+  maker m = {.spec = out, .arena = arena, .inputs = inputs, .covered = covered, .records = records};
   for (size_t i = 0; i < n_pos + n_kw; i++) {
     const char *why = make(&m, args[i], &out->args[i]);
     if (why) return why;
@@ -154,7 +200,17 @@ typedef struct matcher {
   void **data;
   int n_inputs;
   const char *why;
+  PyObject *containers[FL_MAX_CONTAINERS];
+  int n_containers;
 } matcher;
+
+static bool own_object(matcher *m, PyObject *o) {
+  for (int i = 0; i < m->n_containers; i++)
+    if (m->containers[i] == o) return m->why = "argument: one container given twice", false;
+  if (m->n_containers == FL_MAX_CONTAINERS) return false;
+  m->containers[m->n_containers++] = o;
+  return true;
+}
 
 static bool no_attrs(PyObject *o) {
   PyObject **d = _PyObject_GetDictPtr(o);
@@ -202,6 +258,7 @@ static bool match(matcher *m, const fl_spec *s, PyObject *o);
 
 static bool match_dict(matcher *m, const fl_spec *s, PyObject *o) {
   if (Py_TYPE(o) != s->type || PyDict_GET_SIZE(o) != s->n) return m->why = "argument: keys of a dict", false;
+  if (!own_object(m, o)) return false;
   Py_ssize_t pos = 0, i = 0;
   PyObject *k, *v;
   /* An OrderedDict's own order may differ from its table's after move_to_end. */
@@ -230,11 +287,16 @@ static bool match(matcher *m, const fl_spec *s, PyObject *o) {
   case FL_SPEC_TENSOR: return fl_tensor_check(o) ? match_tensor(m, s, o) : (m->why = "argument: type", false);
   case FL_SPEC_SAME: return m->inputs[s->index] == o || (m->why = "argument: no longer one object twice", false);
   case FL_SPEC_CONST: return fl_const_equal(o, s->object) || (m->why = "argument: value of a constant", false);
-  case FL_SPEC_OBJECT: return o == s->object || (m->why = "argument: another object", false);
+  case FL_SPEC_OBJECT: return o == s->object || (m->why = fl_argspec_other_object, false);
   case FL_SPEC_DICT: return match_dict(m, s, o);
+  case FL_SPEC_RECORD:
+    if (Py_TYPE(o) != s->type || !fl_argspec_is_record(o)) return m->why = fl_argspec_other_object, false;
+    if (!own_object(m, o)) return false;
+    return match(m, s->items, *_PyObject_GetDictPtr(o));
   case FL_SPEC_TUPLE:
   case FL_SPEC_LIST:
     if (Py_TYPE(o) != s->type || PySequence_Fast_GET_SIZE(o) != s->n) return m->why = "argument: length", false;
+    if (s->kind == FL_SPEC_LIST && !own_object(m, o)) return false;
     for (int i = 0; i < s->n; i++)
       if (!match(m, &s->items[i], PySequence_Fast_GET_ITEM(o, i))) return false;
     return true;
@@ -249,7 +311,12 @@ bool fl_argspec_match(const fl_argspec *s, PyObject *const *args, size_t n_pos, 
     *why = "argument: number or names";
     return false;
   }
-  matcher m = {s, inputs, data, 0, NULL};
+  matcher m; /* `containers` is not cleared */
+  m.spec = s;
+  m.inputs = inputs;
+  m.data = data;
+  m.n_inputs = m.n_containers = 0;
+  m.why = NULL;
   for (int i = 0; i < s->n_pos + s->n_kw; i++)
     if (!match(&m, &s->args[i], args[i])) {
       *why = m.why ? m.why : "argument";

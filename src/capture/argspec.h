@@ -1,6 +1,6 @@
 /* The arguments of a call: their structure, matched again on every call.
  *
- * Tensors in them (also nested in exact tuples, lists, dicts and OrderedDicts) become the trace's inputs, in order
+ * Tensors in them (also nested in exact tuples, lists, dicts and OrderedDicts, named tuples and records) become the trace's inputs, in order
  * of first appearance; an argument object met again is matched as the same object. Constants match by type and value,
  * everything else by identity. */
 #ifndef FL_CAPTURE_ARGSPEC_H
@@ -21,6 +21,7 @@ typedef enum fl_spec_kind {
   FL_SPEC_TUPLE,
   FL_SPEC_LIST,
   FL_SPEC_DICT,
+  FL_SPEC_RECORD, /* its type, and its __dict__ as items[0] */
   FL_SPEC_OBJECT
 } fl_spec_kind;
 
@@ -28,7 +29,7 @@ typedef struct fl_spec {
   fl_spec_kind kind;
   uint32_t index;
   PyObject *object;   /* CONST, OBJECT; DICT: tuple of the keys in order. Kept by the argspec */
-  PyTypeObject *type; /* of the object; borrowed (types of tensors and containers are immortal here) */
+  PyTypeObject *type; /* of the object; kept by the argspec */
   int n;
   struct fl_spec *items;
 } fl_spec;
@@ -43,7 +44,8 @@ typedef struct fl_input {
   bool attrs_read; /* the program looked at its Python attributes: it must have none */
 } fl_input;
 
-#define FL_MAX_INPUTS 256
+#define FL_MAX_INPUTS     256
+#define FL_MAX_CONTAINERS 64
 
 typedef struct fl_argspec {
   PyObject *keep;    /* list of what is held */
@@ -53,11 +55,15 @@ typedef struct fl_argspec {
   fl_input *inputs;
 } fl_argspec;
 
+/* An object that is nothing but its attributes: a dataclass's instance, a SimpleNamespace. Only where calls are given
+ * another one each time (`records`) is it matched by what is in it; one that stays may hold a model's weights. */
+bool fl_argspec_is_record(PyObject *o);
 /* Describes a call's arguments; `inputs` gets borrowed tensors (room for FL_MAX_INPUTS), `covered` every container and
  * tensor object seen. NULL, or why they cannot be described (static storage; "out of memory" too).
  * No exception is left. Memory from `arena`; release with fl_argspec_release. */
 const char *fl_argspec_make(fl_argspec *out, fl_arena *arena, PyObject *const *args, size_t n_pos, PyObject *kwnames,
-                            PyObject **inputs, fl_ptrmap *covered);
+                            PyObject **inputs, fl_ptrmap *covered, bool records);
+extern const char fl_argspec_other_object[]; /* what `why` below points to where another object was given */
 void fl_argspec_release(fl_argspec *s);
 /* True when the arguments match; `inputs` gets borrowed tensors, `data` their addresses (NULL when they have none).
  * On false *why names what differed (static storage). Never leaves an exception. */

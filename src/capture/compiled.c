@@ -69,6 +69,7 @@ static int fits(call *k, fl_trace *t, PyObject **inputs) {
   const char *why = NULL;
   void *data[FL_MAX_INPUTS];
   if (!fl_argspec_match(&t->args, k->args, k->nargs, k->kwnames, inputs, data, &why)) {
+    if (why == fl_argspec_other_object) k->c->records = true;
     snprintf(k->why, sizeof k->why, "%s", why);
     return 0;
   }
@@ -182,7 +183,8 @@ static bool requires_grad(PyObject *const *items, size_t n, int depth) {
     } else if (PyTuple_Check(o) || PyList_Check(o)) {
       if (requires_grad(PySequence_Fast_ITEMS(o), (size_t)PySequence_Fast_GET_SIZE(o), depth + 1)) return true;
     } else {
-      while (PyDict_Check(o) && PyDict_Next(o, &pos, &k, &v))
+      PyObject *d = fl_argspec_is_record(o) ? *_PyObject_GetDictPtr(o) : o;
+      while (PyDict_Check(d) && PyDict_Next(d, &pos, &k, &v))
         if (requires_grad(&v, 1, depth + 1)) return true;
     }
   }
@@ -466,7 +468,7 @@ static bool answers_otherwise(call *k, fl_rec *r, PyObject **result) {
 static PyObject *record(call *k) {
   fl_compiled *c = k->c;
   const char *why_not = NULL;
-  fl_rec *r = fl_rec_begin(c->target, k->args, k->nargs, k->kwnames, &why_not);
+  fl_rec *r = fl_rec_begin(c->target, k->args, k->nargs, k->kwnames, c->records, &why_not);
   if (!r) return why_not ? native(k, why_not, false) : NULL;
   int before = c->recorded;
   c->recordings++;

@@ -33,6 +33,7 @@ typedef struct fl_compiled {
   uint64_t calls, replayed, native;
   int recorded;            /* recordings that became traces */
   int recordings;          /* all */
+  bool records;            /* objects among the arguments are matched by their attributes (argspec.h) */
   bool says_compiling;     /* torch.compiler.is_compiling() is true while recording */
   PyThread_type_lock lock; /* held while recording */
   char native_reason[240]; /* why the last native call was native */

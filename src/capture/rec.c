@@ -444,11 +444,12 @@ const char *fl_rec_module(const fl_rec *r) {
 /* Arguments matched by identity. */
 static void know_objects(fl_rec *r, const fl_spec *s) {
   if (s->kind == FL_SPEC_OBJECT) fl_rec_note_known(r, s->object);
-  if (s->kind == FL_SPEC_TUPLE || s->kind == FL_SPEC_LIST || s->kind == FL_SPEC_DICT)
+  if (s->items)
     for (int i = 0; i < s->n; i++) know_objects(r, &s->items[i]);
 }
 
-fl_rec *fl_rec_begin(PyObject *target, PyObject *const *args, size_t n_pos, PyObject *kwnames, const char **why_not) {
+fl_rec *fl_rec_begin(PyObject *target, PyObject *const *args, size_t n_pos, PyObject *kwnames, bool records,
+                     const char **why_not) {
   *why_not = NULL;
   fl_rec *r = fl_calloc(1, sizeof *r);
   if (!r || !(r->trace = fl_trace_new())) {
@@ -464,7 +465,7 @@ fl_rec *fl_rec_begin(PyObject *target, PyObject *const *args, size_t n_pos, PyOb
   r->kwnames = kwnames;
   if (fl_torch_state_read(&t->state) < 0) goto fail;
   if (!(*why_not = fl_torch_state_why_not(&t->state)))
-    *why_not = fl_argspec_make(&t->args, &t->arena, args, n_pos, kwnames, r->inputs, &r->covered);
+    *why_not = fl_argspec_make(&t->args, &t->arena, args, n_pos, kwnames, r->inputs, &r->covered, records);
   for (int i = 0; !*why_not && i < t->args.n_inputs; i++) {
     fl_tval v = {FL_TVAL_INPUT, (uint32_t)i, t->args.inputs[i].meta, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX, false};
     v.meta.data = NULL;

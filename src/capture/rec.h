@@ -100,7 +100,8 @@ struct fl_rec {
 
 /* Begins recording a call. NULL and *why_not (static storage) when its arguments cannot be recorded; NULL and
  * *why_not NULL with an exception. `target` names the modules in reports. */
-fl_rec *fl_rec_begin(PyObject *target, PyObject *const *args, size_t n_pos, PyObject *kwnames, const char **why_not);
+fl_rec *fl_rec_begin(PyObject *target, PyObject *const *args, size_t n_pos, PyObject *kwnames, bool records,
+                     const char **why_not);
 /* Ends it: `result` is the call's. The trace (new reference) when the call can be replayed, else NULL and the reason
  * is in r->why. Never leaves an exception. */
 fl_trace *fl_rec_end(fl_rec *r, PyObject *result);

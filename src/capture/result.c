@@ -48,8 +48,7 @@ static bool is_torch_atom(PyObject *o) {
   return false;
 }
 
-/* Its state is its items and __dict__ and nothing else: every type up to `base` is a Python class without slots. */
-static bool plain_subclass(PyTypeObject *t, PyTypeObject *base) {
+bool fl_result_plain_class(PyTypeObject *t, PyTypeObject *base) {
   for (; t && t != base; t = t->tp_base) {
     if (!fl_ccall_is_python_class(t) || !fl_cpy_type_dict(t)) return false;
     PyObject *slots = PyDict_GetItemString(fl_cpy_type_dict(t), "__slots__");
@@ -231,7 +230,7 @@ static const char *describe_made(maker *m, PyObject *o, uint32_t *out) {
     return "a result of a kind that cannot be made again";
   }
   if (m->ask->made && describe_frames_own(m, o, out, &own_why)) return own_why;
-  if (PyTuple_CheckExact(o) || is_structseq(t) || (PyTuple_Check(o) && plain_subclass(t, &PyTuple_Type))) {
+  if (PyTuple_CheckExact(o) || is_structseq(t) || (PyTuple_Check(o) && fl_result_plain_class(t, &PyTuple_Type))) {
     n.kind = PyTuple_CheckExact(o) ? FL_RESULT_TUPLE : is_structseq(t) ? FL_RESULT_STRUCT : FL_RESULT_NAMED;
     items = &PyTuple_GET_ITEM(o, 0);
     count = PyTuple_GET_SIZE(o);
@@ -243,12 +242,13 @@ static const char *describe_made(maker *m, PyObject *o, uint32_t *out) {
   } else if (PyAnySet_CheckExact(o)) {
     n.kind = FL_RESULT_SET;
     tmp = PySequence_Tuple(o);
-  } else if (PyDict_CheckExact(o) || PyODict_CheckExact(o) || (PyODict_Check(o) && plain_subclass(t, &PyODict_Type)) ||
-             (PyDict_Check(o) && plain_subclass(t, &PyDict_Type))) {
+  } else if (PyDict_CheckExact(o) || PyODict_CheckExact(o) ||
+             (PyODict_Check(o) && fl_result_plain_class(t, &PyODict_Type)) ||
+             (PyDict_Check(o) && fl_result_plain_class(t, &PyDict_Type))) {
     n.kind = FL_RESULT_DICT;
     tmp = pairs_of(o);
     attrs = instance_dict(o);
-  } else if (plain_subclass(t, &PyBaseObject_Type) && t->tp_dictoffset) {
+  } else if (fl_result_plain_class(t, &PyBaseObject_Type) && t->tp_dictoffset) {
     n.kind = FL_RESULT_OBJECT;
     attrs = instance_dict(o);
   } else {

@@ -61,6 +61,8 @@ typedef struct fl_result_asker {
   bool (*made)(void *ctx, PyObject *object);
 } fl_result_asker;
 
+/* Its objects' state is their items and __dict__ and nothing else: every type up to `base` is a Python class without slots. */
+bool fl_result_plain_class(PyTypeObject *t, PyTypeObject *base);
 /* NULL, or why this result cannot be made again (`detail`: the type's name). No exception is left. */
 const char *fl_result_make(fl_result *out, fl_arena *arena, PyObject *result, const fl_result_asker *ask,
                            const char **detail);
