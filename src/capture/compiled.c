@@ -359,6 +359,16 @@ static fl_trace *refuse_counters(const fl_compiled *c, fl_rec *r, fl_trace *t) {
   return t;
 }
 
+/* Makes room: this trace goes, or the one that was used longest ago. Releasing may run Python code, and other threads: last. */
+static void evict(fl_compiled *c, const fl_trace *stale) {
+  size_t at = 0;
+  while (at + 1 < c->traces.len && c->traces.data[at] != stale) at++;
+  fl_trace *gone = c->traces.data[at];
+  c->traces.len--;
+  memmove(c->traces.data + at, c->traces.data + at + 1, (c->traces.len - at) * sizeof *c->traces.data);
+  fl_trace_release(gone);
+}
+
 static void finish(call *k, fl_rec *r, PyObject *result, PyObject *generator) {
   fl_compiled *c = k->c;
   fl_trace *t = refuse_empty(r, refuse_counters(c, r, fl_rec_end(r, result)));
@@ -371,15 +381,7 @@ static void finish(call *k, fl_rec *r, PyObject *result, PyObject *generator) {
   ok = ok && (!c->segment_backend || ask_backend(c, r, t) == 0);
   if (PyErr_Occurred()) PyErr_Clear();
   for (size_t i = 0; i < t->breaks.len; i++) Py_CLEAR(t->breaks.data[i]->recorded);
-  if (ok && c->traces.len == FL_MAX_TRACES) {
-    for (size_t i = 0; i < c->traces.len; i++)
-      if (c->traces.data[i] == k->stale) {
-        fl_trace_release(k->stale);
-        memmove(c->traces.data + i, c->traces.data + i + 1, (c->traces.len - i - 1) * sizeof *c->traces.data);
-        c->traces.len--;
-        break;
-      }
-  }
+  if (ok && c->traces.len >= FL_MAX_TRACES) evict(c, k->stale);
   ok = ok && FL_PUSH(&c->traces, t);
   if (!ok) {
     fl_rec_give_up(r, "out of memory", "while building");
@@ -568,7 +570,7 @@ PyObject *fl_compiled_call(PyObject *self, PyObject *const *args, size_t nargsf,
   const char *why = fl_torch_state_why_not(&k.state);
   if (why) return native(&k, why, false);
   if (gave_up_before(&k)) return native(&k, c->native_reason, false);
-  if (c->traces.len == FL_MAX_TRACES && !k.stale) return native(&k, "8 traces were recorded and none fits", false);
+  if (c->traces.len >= FL_MAX_TRACES && !k.stale) return native(&k, "8 traces were recorded and none fits", false);
   if (c->give_ups.len >= 4) return native(&k, c->native_reason, false);
   if (c->recordings >= FL_MAX_RECORDINGS) return native(&k, "32 recordings were made and none fits", false);
   if (!fl_eval_supported()) return native(&k, fl_eval_why_not(), false);

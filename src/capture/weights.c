@@ -185,10 +185,12 @@ static bool contents_changed(fl_weight *x) {
 
 /* Its elements may lie where those of another storage lay, which is gone: address and version do not tell. */
 static bool is_in_another(PyObject *tensor, uint64_t *storage) {
-  if (fl_tensor_storage(tensor) == *storage) return false;
-  fl_storage_let_go(*storage);
-  *storage = fl_storage_hold(tensor);
-  return true;
+  uint64_t now = fl_storage_hold(tensor);
+  bool other = now != *storage;
+  uint64_t gone = other ? *storage : now;
+  *storage = now;
+  fl_storage_let_go(gone); /* last of all: another thread may come to look at the same weight meanwhile */
+  return other;
 }
 
 static bool witness_changed(fl_witness *x) {
