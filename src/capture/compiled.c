@@ -203,6 +203,8 @@ static void note_give_up(fl_compiled *c, fl_rec *r) {
                   .line = w->line,
                   .count = 1,
                   .holder = r->trace};
+  fl_guards_release(&g.holder->guards); /* before another thread can find it */
+  fl_weights_release(&g.holder->weights);
   if (!FL_PUSH(&c->give_ups, g)) {
     fl_free(g.reason);
     fl_free(g.detail);
@@ -210,8 +212,6 @@ static void note_give_up(fl_compiled *c, fl_rec *r) {
     return;
   }
   r->trace = NULL;
-  fl_guards_release(&g.holder->guards);
-  fl_weights_release(&g.holder->weights);
 }
 
 static bool is_opaque(const fl_compiled *c, PyObject *callable) {
@@ -381,7 +381,7 @@ static void finish(call *k, fl_rec *r, PyObject *result, PyObject *generator) {
   ok = ok && (!c->segment_backend || ask_backend(c, r, t) == 0);
   if (PyErr_Occurred()) PyErr_Clear();
   for (size_t i = 0; i < t->breaks.len; i++) Py_CLEAR(t->breaks.data[i]->recorded);
-  if (ok && c->traces.len >= FL_MAX_TRACES) evict(c, k->stale);
+  while (ok && c->traces.len >= FL_MAX_TRACES) evict(c, k->stale);
   ok = ok && FL_PUSH(&c->traces, t);
   if (!ok) {
     fl_rec_give_up(r, "out of memory", "while building");

@@ -216,7 +216,12 @@ static PyObject *target_name(PyObject *target) {
 PyObject *fl_report(fl_compiled *c) {
   PyObject *d = PyDict_New(), *traces = PyList_New(0);
   bool ok = d && traces;
-  for (size_t i = 0; ok && i < c->traces.len; i++) ok = add(traces, trace_of(c->traces.data[i])) == 0;
+  for (size_t i = 0; ok && i < c->traces.len; i++) {
+    fl_trace *t = c->traces.data[i];
+    fl_trace_retain(t); /* collecting garbage may let other threads reset the callable */
+    ok = add(traces, trace_of(t)) == 0;
+    fl_trace_release(t);
+  }
   ok = ok && put(d, "target", target_name(c->target)) == 0 &&
        put(d, "calls", PyLong_FromUnsignedLongLong(c->calls)) == 0 &&
        put(d, "recorded", PyLong_FromLong(c->recorded)) == 0 &&
@@ -234,9 +239,11 @@ PyObject *fl_report_segments(fl_compiled *c) {
   PyObject *traces = PyList_New(0);
   for (size_t i = 0; traces && i < c->traces.len; i++) {
     fl_trace *t = c->traces.data[i];
+    fl_trace_retain(t);
     PyObject *list = PyList_New(0);
     for (size_t k = 0; list && k < t->steps.len; k++)
       if (t->steps.data[k].kind == FL_TSTEP_SEGMENT && add(list, fl_fx_data(t, &t->steps.data[k])) < 0) Py_CLEAR(list);
+    fl_trace_release(t);
     if (add(traces, list) < 0) Py_CLEAR(traces);
   }
   return traces;
@@ -303,9 +310,11 @@ static void unflatten(flat_call *f) {
   Py_XDECREF(f->kwnames);
 }
 
+/* Retained, or NULL with an exception. */
 static fl_trace *fitting(fl_compiled *c, flat_call *f, PyObject *args, PyObject *kwargs, PyObject **inputs) {
   if (flatten(f, args, kwargs) < 0) return NULL;
   fl_trace *t = fl_compiled_find(c, f->args, f->n_pos, f->kwnames, inputs);
+  if (t) fl_trace_retain(t);
   if (!t && !PyErr_Occurred())
     PyErr_SetString(PyExc_ValueError, "framelift: no trace fits these arguments; call it with them first");
   return t;
@@ -318,9 +327,10 @@ static int profile_part(fl_trace *t, const fl_segment *s, fl_seg_part *p, PyObje
   void **out = fl_calloc((size_t)p->n_out + 1, sizeof *out);
   char *print = NULL;
   fl_status st = us && in && out ? NULL : fl_oom();
+  if (!st && !fl_device_enter(s->backend, s->device)) st = fl_fail(FL_UNSUPPORTED, "a CUDA graph is being captured");
   for (int i = 0; !st && i < p->n_in; i++) in[i] = fl_tensor_data(values[p->in[i]]);
   for (int i = 0; !st && i < p->n_out; i++)
-    if (!(out[i] = fl_malloc_aligned(fl_type_bytes(&plan->outputs[i].type) + 1))) st = fl_oom();
+    if (!(out[i] = s->backend->allocate(s->backend, fl_type_bytes(&plan->outputs[i].type) + 1))) st = fl_oom();
   if (!st) st = fl_engine_profile(p->engine, in, out, us);
   int rc = 0;
   for (size_t i = 0; !st && rc == 0 && i < plan->run.len; i++) {
@@ -333,7 +343,7 @@ static int profile_part(fl_trace *t, const fl_segment *s, fl_seg_part *p, PyObje
   if (st) PyErr_Format(PyExc_RuntimeError, "framelift: %s", fl_status_message(st));
   rc = st ? -1 : rc;
   fl_status_free(st);
-  for (int i = 0; out && i < p->n_out; i++) fl_free_aligned(out[i]);
+  for (int i = 0; out && i < p->n_out; i++) s->backend->release(s->backend, out[i]);
   fl_free(us);
   fl_free(in);
   fl_free(out);
@@ -347,6 +357,7 @@ PyObject *fl_report_profile(fl_compiled *c, PyObject *args, PyObject *kwargs) {
   fl_trace *t = list ? fitting(c, &f, args, kwargs, inputs) : NULL;
   if (t && t->breaks.len) {
     PyErr_SetString(PyExc_ValueError, "framelift: a call with graph breaks cannot be profiled");
+    fl_trace_release(t);
     t = NULL;
   }
   int rc = t && (values = fl_calloc(t->values.len + 1, sizeof *values)) ? 0 : -1;
@@ -364,6 +375,7 @@ PyObject *fl_report_profile(fl_compiled *c, PyObject *args, PyObject *kwargs) {
   }
   for (size_t i = 0; values && i < t->values.len; i++) Py_XDECREF(values[i]);
   fl_free(values);
+  fl_trace_release(t);
   unflatten(&f);
   if (rc < 0) Py_CLEAR(list);
   if (rc < 0 && !PyErr_Occurred()) PyErr_NoMemory();
@@ -402,6 +414,7 @@ PyObject *fl_report_overhead(fl_compiled *c, PyObject *args, PyObject *kwargs, l
   for (long i = 0; t && i < n; i++) t = fl_compiled_find(c, f.args, f.n_pos, f.kwnames, inputs);
   guards = now_us() - start;
   if (t && t == first) calls = idle_calls(c, t, &f, n);
+  fl_trace_release(first);
   unflatten(&f);
   if (!t || PyErr_Occurred()) return NULL;
   double by = n > 0 ? (double)n : 1;
