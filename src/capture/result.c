@@ -282,7 +282,9 @@ static const char *describe(maker *m, PyObject *o, uint32_t *out) {
     fl_result_node n = {.kind = FL_RESULT_CONST, .object = o};
     return add(m, o, &n, out);
   }
-  if (!PyTuple_Check(o) && m->ask->argument(m->ask->ctx, o)) {
+  /* Of plain tuples nobody asks which one it is. */
+  bool itself = m->ask->argument_value ? !PyTuple_Check(o) : !PyTuple_CheckExact(o);
+  if (itself && m->ask->argument(m->ask->ctx, o)) {
     if (m->ask->argument_value && m->ask->argument_value(m->ask->ctx, o, &value.index)) return add(m, o, &value, out);
     m->detail = "an argument's own container";
     return "a result of a kind that cannot be made again";
