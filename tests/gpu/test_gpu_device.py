@@ -196,6 +196,59 @@ def test_constants_made_from_numbers_in_inference_mode():
     whole(fast)
 
 
+def test_data_where_the_data_before_was():
+    model = nn.Linear(64, 64).to(**HALF)
+    fast = framelift.compile(model)
+    x, again = torch.randn(8, 64, **HALF), 0
+    with torch.inference_mode():
+        fast(x)
+        for _ in range(5):
+            before = model.weight.data_ptr()
+            model.weight.data = torch.empty(0, **HALF)
+            model.weight.data = torch.randn(64, 64, **HALF)
+            again += model.weight.data_ptr() == before
+            close(fast(x), model(x))
+    assert again, "the allocator never gave the same memory"
+    assert framelift.explain(fast).recorded == 1
+
+
+def test_operands_at_any_address():
+    """Slices that begin at no multiple of 16 bytes: of a bias, of weights, of an input."""
+
+    class Slices(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias, self.weight = nn.Parameter(torch.randn(131)), nn.Parameter(torch.randn(64 * 64 + 1))
+
+        def forward(self, x):
+            y = nn.functional.linear(x, self.weight[1:].view(64, 64), self.bias[3:67])
+            return nn.functional.layer_norm(y, (64,), self.bias[67:], self.bias[1:65]).relu()
+
+    model = Slices().to(**HALF)
+    fast = framelift.compile(model)
+    with torch.inference_mode():
+        for first in (0, 1, 2, 5, 8):
+            x = torch.randn(8 * 64 + 16, **HALF)[first : first + 8 * 64].view(8, 64)
+            for _ in range(3):
+                close(fast(x), model(x))
+
+
+def test_an_engine_that_goes_while_a_graph_is_captured():
+    model = Net().eval().to(**HALF)
+    fast = framelift.compile(model)
+    x = torch.randn(2, 3, 32, 32, **HALF)
+    with torch.inference_mode():
+        want = fast(x)
+        y, graph = torch.ones(4, device="cuda"), torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            z = y * 2
+            framelift.reset(fast)
+        graph.replay()
+        assert torch.equal(z, torch.full_like(z, 2))
+        close(fast(x), want)
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one device")
 def test_several_devices():
     with torch.inference_mode():
