@@ -82,8 +82,8 @@ static int fits(call *k, fl_trace *t, PyObject **inputs) {
     snprintf(k->why, sizeof k->why, "global state: %s", why ? why : "inference mode, default dtype or determinism");
     return 0;
   }
-  if (t->tf32 >= 0 && fl_torch_tf32() != t->tf32) {
-    snprintf(k->why, sizeof k->why, "global state: TF32 on a GPU");
+  if (t->cuda_state >= 0 && fl_torch_cuda_state() != t->cuda_state) {
+    snprintf(k->why, sizeof k->why, "global state: TF32 or current device of GPUs");
     return 0;
   }
   if (!find_sources(k, t, inputs)) {

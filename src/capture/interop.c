@@ -44,7 +44,7 @@ static struct {
   PyObject *is_conj, *is_neg;
   PyObject *set_grad, *grad_on, *inference_on, *autocast_on, *default_dtype, *function_depth, *dispatch_depth;
   PyObject *function_on, *deterministic, *functorch_peek, *tracing, *is_tracing;
-  PyObject *push, *pop, *threads, *tf32_matmul, *tf32_conv;
+  PyObject *push, *pop, *threads, *tf32_matmul, *tf32_conv, *cuda_device;
   PyObject *compiler_dict, *compiling_name;
   PyObject *storage_name, *id_name, *hold_name,
       *let_go; /* let_go: NULL in a torch without weak references to storages */
@@ -142,6 +142,8 @@ int fl_interop_init(void) {
   };
   for (size_t i = 0; i < sizeof table / sizeof *table; i++)
     if (!(*table[i].to = path(torch, table[i].from))) goto fail;
+  T.cuda_device = path(torch, "_C._cuda_getDevice"); /* only where PyTorch has CUDA */
+  if (!T.cuda_device) PyErr_Clear();
   buffer = path(torch, "nn.Buffer");
   if (!buffer) PyErr_Clear();
   T.buffer = (PyTypeObject *)buffer;
@@ -474,11 +476,21 @@ int fl_torch_threads(void) {
   return n > 0 ? n : 1;
 }
 
-int fl_torch_tf32(void) {
+static int current_cuda_device(void) {
+  int device = 0;
+  if (T.cuda_device && call_int(T.cuda_device, &device) < 0) {
+    PyErr_Clear();
+    device = 0;
+  }
+  return device;
+}
+
+int fl_torch_cuda_state(void) {
   int matmul = call_true(T.tf32_matmul, NULL), conv = call_true(T.tf32_conv, NULL);
   if (matmul < 0 || conv < 0)
     PyErr_Clear(); /* set in torch's old way and in its new one: what is not allowed is right */
-  return (matmul > 0 ? FL_TF32_MATMUL : 0) | (conv > 0 ? FL_TF32_CONV : 0);
+  return (matmul > 0 ? FL_TF32_MATMUL : 0) | (conv > 0 ? FL_TF32_CONV : 0) |
+         current_cuda_device() << FL_CUDA_DEVICE_SHIFT;
 }
 
 bool fl_torch_state_covers(PyObject *c) {

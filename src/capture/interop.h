@@ -70,9 +70,10 @@ int fl_torch_state_read(fl_torch_state *out); /* 0, or -1 with an exception */
 const char *fl_torch_state_why_not(const fl_torch_state *s);
 bool fl_torch_state_equal(const fl_torch_state *a, const fl_torch_state *b);
 
-/* Whether f32 may be multiplied as TF32 on a GPU, as the program has set it: FL_TF32_* bits. No exception. */
-enum { FL_TF32_MATMUL = 1, FL_TF32_CONV = 2 };
-int fl_torch_tf32(void);
+/* What the program has set for GPUs, as one number: whether f32 may be multiplied as TF32 (FL_TF32_* bits), and the current
+ * device, which "cuda" without a number means. No exception. */
+enum { FL_TF32_MATMUL = 1, FL_TF32_CONV = 2, FL_CUDA_DEVICE_SHIFT = 2 };
+int fl_torch_cuda_state(void);
 
 int fl_grad_enabled(void);     /* 1, 0, or -1 */
 int fl_grad_set(bool enabled); /* 0 or -1 */

@@ -153,7 +153,8 @@ static const char *after(fl_run *run, fl_break *b, PyObject *back, char *buf, si
   if (why) return snprintf(buf, size, "what it gave: %s", why), buf;
   if (fl_torch_state_read(&now) < 0 || fl_grad_enabled() != 0) return PyErr_Clear(), "torch's global state";
   if (!fl_torch_state_equal(&now, &t->state) || fl_torch_state_why_not(&now)) return "torch's global state";
-  if (t->tf32 >= 0 && fl_torch_tf32() != t->tf32) return "global state: TF32 on a GPU";
+  if (t->cuda_state >= 0 && fl_torch_cuda_state() != t->cuda_state)
+    return "global state: TF32 or current device of GPUs";
   why = fl_back_arguments_why_not(t, run->call->args, run->call->n_args, run->call->kwnames, run->inputs);
   if (why || (why = tensors_why_not(run, b))) return why;
   if (!fl_weights_check(&t->weights)) return "weight: dtype, sizes, strides or device";

@@ -221,8 +221,8 @@ static void build_engine(fl_trace *t, uint32_t step, fl_segment *s, fl_seg_part 
   fl_plan_options po = {.backend = s->backend,
                         .threads = fl_pool_threads(o->pool),
                         .tactic_budget_ms = o->tactic_ms,
-                        .tf32_matmul = t->tf32 > 0 && t->tf32 & FL_TF32_MATMUL,
-                        .tf32_conv = t->tf32 > 0 && t->tf32 & FL_TF32_CONV,
+                        .tf32_matmul = t->cuda_state > 0 && t->cuda_state & FL_TF32_MATMUL,
+                        .tf32_conv = t->cuda_state > 0 && t->cuda_state & FL_TF32_CONV,
                         .pool = o->pool,
                         .out_strides = (const int64_t(*)[FL_MAX_RANK])strides};
   fl_compile_times times = {0};
@@ -308,7 +308,7 @@ static fl_status build_segment(fl_trace *t, uint32_t step, fl_segment *s, const 
   s->backend = fl_device_backend(s->device, &why);
   if (!s->backend) return fl_fail(FL_UNSUPPORTED, "%s", why);
   if (!fl_device_enter(s->backend, s->device)) return fl_fail(FL_UNSUPPORTED, "a CUDA graph is being captured");
-  if (!fl_device_is_cpu(s->device)) t->tf32 = fl_torch_tf32();
+  if (!fl_device_is_cpu(s->device)) t->cuda_state = fl_torch_cuda_state();
   if (o->precision != FL_F32 && !fl_device_is_cpu(s->device)) {
     s->precision = o->precision;
     s->exact = fl_arena_alloc(&s->arena, t->steps.data[step].n + 1);
@@ -365,7 +365,7 @@ static bool list_borrowed(fl_trace *t) {
 }
 
 bool fl_trace_build(fl_trace *t, const fl_build_options *o) {
-  t->tf32 = -1;
+  t->cuda_state = -1;
   if (!list_borrowed(t) || !pin_results(t) || !node_drops(t)) return false;
   if (t->breaks.len) t->eager_parts = true;
   for (uint32_t i = 0; i < t->steps.len; i++) {

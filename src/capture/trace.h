@@ -136,7 +136,7 @@ typedef struct fl_trace {
   PyObject *keep; /* list: everything held */
   fl_argspec args;
   fl_torch_state state;
-  int tf32; /* fl_torch_tf32() if engines compute on a GPU, else -1 */
+  int cuda_state; /* fl_torch_cuda_state() if engines compute on a GPU, else -1 */
   fl_guards guards;
   fl_weights weights;
   FL_VEC(fl_tval) values;

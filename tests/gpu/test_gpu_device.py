@@ -250,6 +250,15 @@ def test_an_engine_that_goes_while_a_graph_is_captured():
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one device")
+def test_cuda_without_a_number_is_the_current_device():
+    fast = framelift.compile(lambda: torch.ones(4, device="cuda") * 2)
+    with torch.inference_mode():
+        for i in (0, 1, 0, 1):
+            with torch.cuda.device(i):
+                assert fast().device.index == i
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one device")
 def test_several_devices():
     with torch.inference_mode():
         for i in range(2):
