@@ -268,6 +268,8 @@ def summary(rows):
             not_built[row["reason"]] += 1
     for row in done:
         why = {f"{reason}: {detail}" if detail else reason for reason, detail, _ in row["breaks"] + row["give_ups"]}
+        if row["native_reason"] and not why:
+            why = {f"runs natively: {row['native_reason']}"}
         reasons.update(why)
         operators.update({f"{op}: {reason}" for op, reason, _ in row["eager"]})
     result = {
