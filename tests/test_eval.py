@@ -62,7 +62,8 @@ def test_generators_are_evaluated_at_each_resumption():
     value, (ours, given) = counted(run)
     assert value == [0, 1, 2, ("total", 13)]
     assert given == 0
-    assert ours == 1 + 4 + 4 + 1  # run; each generator resumed four times; the outer one closed at the end
+    closed = sys.version_info < (3, 12)  # later a generator that waits in no try is closed without being entered
+    assert ours == 1 + 4 + 4 + closed  # run; each generator resumed four times; the outer one closed at the end
 
 
 def test_a_generator_may_live_on_after_the_call():
