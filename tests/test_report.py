@@ -49,7 +49,7 @@ def report(**changes):
     trace = {
         "guards": {"dict version": 12, "tensor": 1},
         "weights": 4,
-        "build_ms": {"record": 12.5, "plan": 3.0},
+        "first_call_ms": {"record": 12.5, "plan": 3.0, "total": 15.5},
         "segments": [first, second],
         "breaks": [{"reason": "value of a tensor", "detail": "item()", "file": "net.py", "line": 9}],
     }
@@ -105,7 +105,9 @@ def test_text_tells_every_thing_once():
         "8 of 10 operators lowered (88.9% of those needed; 1 dead), 2 segments, 1 break, 2 engine partitions of 3"
     )
     for cells in (
-        ("0", "12 dict version, 1 tensor", "4", "2", "record 12.5 ms, plan 3.0 ms"),
+        ("0", "12 dict version, 1 tensor", "4", "2"),
+        ("trace", "record", "plan", "total"),
+        ("0", "12.5", "3.0", "15.5"),
         ("0.0", "engine", "6", "4", "3", "2.0 KiB", "3.0 MiB"),
         ("0.1", "eager", "1", "too small"),
         ("0.0", "0.999999900", "2.00e-06"),

@@ -91,7 +91,7 @@ class Trace:
 
     guards: dict
     weights: int
-    build_ms: dict
+    first_call_ms: dict  # milliseconds of the call that recorded it: stage -> its share, and "total"
     segments: tuple
     breaks: tuple
     checks: tuple  # answers of tensors that are compared once the graph has been computed, as Breaks
@@ -240,7 +240,8 @@ class Explanation:
     def tables(self):
         """The rest of the report: (title, column names, rows of strings), empty tables left out."""
         tables = [
-            ("traces", ("trace", "guards", "weights", "segments", "build"), self._trace_rows()),
+            ("traces", ("trace", "guards", "weights", "segments"), self._trace_rows()),
+            ("first call, milliseconds", ("trace", *self._stages()), self._first_call_rows()),
             (
                 "partitions",
                 ("in", "runs in", "operators", "nodes", "steps", "arena", "constants", "reason"),
@@ -287,9 +288,20 @@ class Explanation:
                 ", ".join(f"{n} {kind}" for kind, n in t.guards.items()) or "none",
                 str(t.weights),
                 str(len(t.segments)),
-                ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in t.build_ms.items()),
             )
             for i, t in enumerate(self.traces)
+        ]
+
+    def _stages(self):
+        """Stages of the traces' first calls, each trace's in its order, the total last."""
+        stages = dict.fromkeys(stage for t in self.traces for stage in t.first_call_ms if stage != "total")
+        return (*stages, "total")
+
+    def _first_call_rows(self):
+        return [
+            (str(i), *(f"{t.first_call_ms[s]:.1f}" if s in t.first_call_ms else "" for s in self._stages()))
+            for i, t in enumerate(self.traces)
+            if t.first_call_ms
         ]
 
     def _part_rows(self):
@@ -361,7 +373,7 @@ def _trace(values):
     return Trace(
         guards=dict(values.get("guards", {})),
         weights=values.get("weights", 0),
-        build_ms=dict(values.get("build_ms", {})),
+        first_call_ms=dict(values.get("first_call_ms", {})),
         segments=tuple(map(_segment, values.get("segments", ()))),
         breaks=tuple(_row(Break, b) for b in values.get("breaks", ())),
         checks=tuple(_row(Break, b) for b in values.get("checks", ())),

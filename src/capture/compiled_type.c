@@ -54,7 +54,6 @@ PyObject *fl_compiled_new(PyObject *target, PyObject *options) {
   PyObject *backend = PyDict_GetItemString(options, "segment_backend");
   c->segment_backend = backend && backend != Py_None ? Py_NewRef(backend) : NULL;
   c->verify = !verify_on || PyObject_IsTrue(verify_on);
-  c->says_compiling = true;
   c->tactic_ms = ms;
   c->threads = fl_pool_threads(pool);
   c->pool = pool;
@@ -77,7 +76,7 @@ void fl_compiled_reset(fl_compiled *c) {
   memset(&c->give_ups, 0, sizeof c->give_ups);
   memset(&c->opaque, 0, sizeof c->opaque);
   c->recordings = 0;
-  c->says_compiling = true;
+  c->telling = FL_TELL_IF_ASKED;
   c->native_reason[0] = 0;
   for (size_t i = 0; i < n; i++) fl_trace_release(traces[i]);
   for (size_t i = 0; i < m; i++) {

@@ -157,6 +157,15 @@ static PyObject *opaque_of(const fl_break *b) {
                        b->exits ? b->exit_why : NULL);
 }
 
+/* Stages that took time, in order, and their sum. */
+static PyObject *times_of(const fl_stage_times *times) {
+  PyObject *d = PyDict_New();
+  for (int i = 0; d && i < FL_STAGES; i++)
+    if (times->ms[i] > 0 && put(d, fl_stage_name((fl_stage)i), PyFloat_FromDouble(times->ms[i])) < 0) Py_CLEAR(d);
+  if (d && put(d, "total", PyFloat_FromDouble(fl_stages_total(times))) < 0) Py_CLEAR(d);
+  return d;
+}
+
 static PyObject *trace_of(const fl_trace *t) {
   PyObject *d = PyDict_New(), *segments = PyList_New(0), *breaks = PyList_New(0), *checks = PyList_New(0);
   bool ok = d && segments && breaks && checks;
@@ -174,10 +183,7 @@ static PyObject *trace_of(const fl_trace *t) {
        put(d, "inputs", PyLong_FromLong(t->args.n_inputs)) == 0 &&
        put(d, "effects", PyLong_FromSize_t(t->writes.list.len)) == 0 &&
        put(d, "sources", PyLong_FromSize_t(t->writes.sources.len)) == 0 &&
-       put(d, "hits", PyLong_FromUnsignedLongLong(t->hits)) == 0 &&
-       put(d, "build_ms",
-           Py_BuildValue("{sdsdsdsd}", "lower", t->build_ms[0], "optimize", t->build_ms[1], "plan", t->build_ms[2],
-                         "verify", t->build_ms[3])) == 0 &&
+       put(d, "hits", PyLong_FromUnsignedLongLong(t->hits)) == 0 && put(d, "first_call_ms", times_of(&t->times)) == 0 &&
        put(d, "segments", Py_NewRef(segments)) == 0 && put(d, "breaks", Py_NewRef(breaks)) == 0 &&
        put(d, "checks", Py_NewRef(checks)) == 0;
   Py_XDECREF(segments);

@@ -1,15 +1,8 @@
 #include "capture/segment.h"
 
 #include <string.h>
-#include <time.h>
 
 #include "rt/compile.h"
-
-static double now_ms(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
 
 static void drop_parts(fl_segment *s) {
   for (int i = 0; i < s->n_parts; i++) fl_engine_destroy(s->parts[i].engine);
@@ -225,7 +218,7 @@ static void build_engine(fl_trace *t, uint32_t step, fl_segment *s, fl_seg_part 
                         .tf32_conv = t->cuda_state > 0 && t->cuda_state & FL_TF32_CONV,
                         .pool = o->pool,
                         .out_strides = (const int64_t(*)[FL_MAX_RANK])strides};
-  fl_compile_times times = {0};
+  fl_compile_nodes nodes = {0};
   fl_status st = weights ? NULL : fl_oom();
   for (uint32_t i = 0; !st && i < s->n_slots; i++) weights[i] = t->weights.list.data[s->slots[i]].meta.data;
   g->compute = s->precision;
@@ -233,13 +226,11 @@ static void build_engine(fl_trace *t, uint32_t step, fl_segment *s, fl_seg_part 
   g->exact = s->exact;
   g->n_exact = s->exact ? t->steps.data[step].n : 0;
   if (!st) {
-    Py_BEGIN_ALLOW_THREADS st = fl_engine_compile(g, &po, weights, s->n_slots, &times, &p->engine);
+    Py_BEGIN_ALLOW_THREADS st = fl_engine_compile(g, &po, weights, s->n_slots, &nodes, &p->engine);
     Py_END_ALLOW_THREADS
   }
   fl_free(weights);
-  t->build_ms[1] += times.passes;
-  t->build_ms[2] += times.plan + times.create;
-  p->engine_nodes = times.nodes_after;
+  p->engine_nodes = nodes.after;
   p->epoch = t->weights.epoch;
   if (!st)
     p->reason = set_borders(t, step, s, p);
@@ -280,12 +271,10 @@ static fl_status build_parts(fl_trace *t, uint32_t step, fl_segment *s, const fl
 }
 
 static fl_status lower_segment(fl_trace *t, uint32_t step, fl_segment *s, const fl_build_options *o) {
-  double start = now_ms();
   fl_lower_options lo = {
       .supports = fl_plan_supports, .ctx = (void *)(uintptr_t)s->backend, .min_engine_nodes = o->min_engine_nodes};
   drop_parts(s);
   FL_TRY(fl_lower(s->aten, &lo, &s->lowered));
-  t->build_ms[0] += now_ms() - start;
   return build_parts(t, step, s, o);
 }
 
@@ -302,7 +291,6 @@ static bool keep_what_lacks_kernels(const fl_trace *t, uint32_t step, fl_segment
 }
 
 static fl_status build_segment(fl_trace *t, uint32_t step, fl_segment *s, const fl_build_options *o) {
-  double start = now_ms();
   const char *why = NULL;
   s->device = fl_segment_device(t, step);
   s->backend = fl_device_backend(s->device, &why);
@@ -315,7 +303,6 @@ static fl_status build_segment(fl_trace *t, uint32_t step, fl_segment *s, const 
     if (!s->exact) return fl_oom();
   }
   FL_TRY(fl_segment_graph(t, step, s->device, &s->aten, &s->values, &s->slots, &s->n_slots));
-  t->build_ms[0] += now_ms() - start;
   FL_TRY(lower_segment(t, step, s, o));
   return s->exact && keep_what_lacks_kernels(t, step, s) ? lower_segment(t, step, s, o) : NULL;
 }

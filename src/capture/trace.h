@@ -8,6 +8,7 @@
 
 #include <Python.h>
 
+#include "base/stages.h"
 #include "capture/argspec.h"
 #include "capture/effects.h"
 #include "capture/guards.h"
@@ -154,7 +155,7 @@ typedef struct fl_trace {
   bool idle;           /* being measured: engines do not run, their results hold anything */
   bool eager_parts;    /* some operator runs through PyTorch: grad mode must be off */
   uint64_t hits;
-  double build_ms[4]; /* lower, optimize, plan, verify */
+  fl_stage_times times; /* of the call that recorded it */
   float cosine, max_rel;
   bool verified;
   bool near; /* some engine is not as near to eager as usual, but as near to the answer in float64 */

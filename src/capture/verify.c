@@ -401,10 +401,12 @@ static int trace_is_right(fl_trace *t, const judge *by, PyObject *const *inputs,
   if (!v) return -1;
   int rc = 0;
   float cosine = 1, max_rel = 0;
+  fl_stage before = fl_stage_enter(FL_STAGE_run);
   for (size_t i = 0; rc == 0 && i < t->steps.len; i++) {
     fl_break_recorded(t, i, v);
     rc = run_step(t, &t->steps.data[i], v, false);
   }
+  fl_stage_enter(before);
   bool same = rc == 0;
   for (size_t i = 0; same && i < t->values.len; i++)
     if (finals[i]) same = v[i] && check_pair(by, v[i], finals[i], &cosine, &max_rel);

@@ -1,5 +1,6 @@
 #include "cuda/graph.h"
 
+#include "base/stages.h"
 #include "cuda/conv.h"
 #include "cuda/nvrtc.h"
 #include "cuda/tactic.h"
@@ -112,8 +113,11 @@ static fl_status capture(fl_cuda_queue *q, const fl_work *work) {
   FL_TRY(fl_cuda_check(api->cuEventSynchronize(q->done), "the run before"));
   if (*exec) api->cuGraphExecDestroy(*exec);
   *exec = NULL;
-  FL_TRY(walk_and_compile(q, work));
-  return record(q, work, exec);
+  fl_stage before = fl_stage_enter(FL_STAGE_capture);
+  fl_status s = walk_and_compile(q, work);
+  if (!s) s = record(q, work, exec);
+  fl_stage_enter(before);
+  return s;
 }
 
 static fl_status transfer(fl_cuda_queue *q, const fl_transfer *t, int n, fl_cu_stream stream) {

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/stages.h"
 #include "cuda/cache.h"
 #include "cuda/sources.h"
 
@@ -179,7 +180,9 @@ fl_status fl_cuda_compile_pending(fl_cuda_queue *q) {
     n = 0;
     for (fl_cuda_pending *p = q->pending; p; p = p->next) list[n++] = p;
     double began = now_ms();
+    fl_stage before = fl_stage_enter(FL_STAGE_compile);
     fl_parallel(q->base.pool, n, 1, compile_range, list);
+    fl_stage_enter(before);
     pthread_mutex_lock(&table.lock);
     table.stats.ms += now_ms() - began;
     pthread_mutex_unlock(&table.lock);

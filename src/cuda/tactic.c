@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/stages.h"
 #include "cuda/cache.h"
 
 enum { BUCKETS = 64, STREAM_NON_BLOCKING = 1, CAPTURE_RELAXED = 2 };
@@ -289,7 +290,9 @@ int fl_cuda_tactic_choose(const fl_cuda_device *d, const fl_cuda_tactic *t, floa
   if (t->n < 2 || is_off()) return 0;
   fl_cuda_tactic_entry e = entry_of(d, t);
   pthread_mutex_lock(&state.lock);
+  fl_stage before = fl_stage_enter(FL_STAGE_tactics);
   int choice = choose(d, t, &e);
+  fl_stage_enter(before);
   pthread_mutex_unlock(&state.lock);
   if (out_us) *out_us = e.us;
   return choice;

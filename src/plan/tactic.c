@@ -2,6 +2,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/stages.h"
 #include "plan/builder.h"
 #include "plan/view.h"
 
@@ -229,7 +230,9 @@ fl_status fl_tactic_choose(fl_builder *b, const fl_problem *problem, const int *
       if (ids[k] == b->tactics.data[i].kernel) *out_chosen = k;
     return NULL;
   }
+  fl_stage before = fl_stage_enter(FL_STAGE_tactics);
   *out_chosen = by_measuring(b, problem, ids, plans, n, *out_chosen);
+  fl_stage_enter(before);
   fl_tactic_entry entry = {problem, ids[*out_chosen]};
   return FL_PUSH(&b->tactics, entry) ? NULL : fl_oom();
 }

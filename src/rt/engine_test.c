@@ -28,14 +28,14 @@ static fl_status make_engine(const world *w, fl_pool *pool, double budget_ms, fl
 /* As planned here, or through the passes. They rewrite the graph, so they are given one made anew from the seed. */
 static fl_status make_compiled(const world *w, int seed, bool images, fl_pool *pool, fl_engine **out) {
   world again;
-  fl_compile_times times;
+  fl_compile_nodes nodes;
   srand((unsigned)seed);
   make_world(&again, images);
   size_t n_values = again.g->values.len;
   fl_plan_options options = {
       .threads = fl_pool_threads(pool), .pool = pool, .out_strides = (const int64_t(*)[FL_MAX_RANK])w->out_strides};
-  fl_status s = fl_engine_compile(again.g, &options, weights_of(w), w->n_slots, &times, out);
-  FL_CHECK(times.nodes_before == fl_graph_node_count(w->g));
+  fl_status s = fl_engine_compile(again.g, &options, weights_of(w), w->n_slots, &nodes, out);
+  FL_CHECK(nodes.before == fl_graph_node_count(w->g));
   free_world(&again, n_values);
   return s;
 }

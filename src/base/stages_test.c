@@ -1,0 +1,63 @@
+#include <time.h>
+
+#include "base/stages.h"
+#include "base/test.h"
+
+static void spend(double ms) {
+  struct timespec t, begin;
+  clock_gettime(CLOCK_MONOTONIC, &begin);
+  do clock_gettime(CLOCK_MONOTONIC, &t);
+  while ((double)(t.tv_sec - begin.tv_sec) * 1e3 + (double)(t.tv_nsec - begin.tv_nsec) * 1e-6 < ms);
+}
+
+FL_TEST(names) {
+  FL_CHECK(!strcmp(fl_stage_name(FL_STAGE_record), "record"));
+  FL_CHECK(!strcmp(fl_stage_name(FL_STAGE_backend), "backend"));
+  FL_CHECK(!strcmp(fl_stage_name(FL_STAGES), "?"));
+}
+
+FL_TEST(without_a_clock) {
+  FL_CHECK(fl_stage_enter(FL_STAGE_plan) == FL_STAGE_plan); /* to enter that again does nothing either */
+  FL_CHECK(fl_stage_enter(FL_STAGE_run) == FL_STAGE_run);
+}
+
+/* All time belongs to one stage, wherever it is entered, and the sum is the whole. */
+FL_TEST(each_moment_once) {
+  fl_clock c;
+  struct timespec begin, end;
+  clock_gettime(CLOCK_MONOTONIC, &begin);
+  fl_clock_start(&c, FL_STAGE_record);
+  spend(2);
+  fl_stage before = fl_stage_enter(FL_STAGE_plan);
+  FL_CHECK(before == FL_STAGE_record);
+  spend(3);
+  fl_stage outer = fl_stage_enter(FL_STAGE_tactics);
+  FL_CHECK(outer == FL_STAGE_plan);
+  spend(1);
+  fl_stage_enter(outer);
+  spend(1);
+  fl_stage_enter(before);
+  fl_clock_stop(&c);
+  clock_gettime(CLOCK_MONOTONIC, &end);
+  double whole = (double)(end.tv_sec - begin.tv_sec) * 1e3 + (double)(end.tv_nsec - begin.tv_nsec) * 1e-6;
+  FL_CHECK(c.times.ms[FL_STAGE_record] >= 2 && c.times.ms[FL_STAGE_plan] >= 4 && c.times.ms[FL_STAGE_tactics] >= 1);
+  FL_CHECK(c.times.ms[FL_STAGE_weights] == 0);
+  FL_CHECK(fl_stages_total(&c.times) <= whole && fl_stages_total(&c.times) > whole - 0.5);
+}
+
+FL_TEST(a_clock_inside_another) {
+  fl_clock outer, inner;
+  fl_clock_start(&outer, FL_STAGE_run);
+  spend(1);
+  fl_clock_start(&inner, FL_STAGE_record);
+  spend(4);
+  FL_CHECK(fl_stage_enter(FL_STAGE_verify) == FL_STAGE_record);
+  fl_clock_stop(&inner);
+  FL_CHECK(fl_stage_enter(FL_STAGE_lower) == FL_STAGE_run);
+  fl_clock_stop(&outer);
+  FL_CHECK(inner.times.ms[FL_STAGE_record] >= 4);
+  FL_CHECK(outer.times.ms[FL_STAGE_run] >= 1 && fl_stages_total(&outer.times) < 4);
+  FL_CHECK(fl_stage_enter(FL_STAGE_plan) == FL_STAGE_plan);
+}
+
+FL_TEST_MAIN(FL_RUN(names) FL_RUN(without_a_clock) FL_RUN(each_moment_once) FL_RUN(a_clock_inside_another))

@@ -1,0 +1,427 @@
+/* Recording a call: evaluating it, deciding whether libraries are told that they are compiled, building what is kept. */
+#include "capture/cpython/compat.h"
+#include "capture/compiled_call.h"
+
+#include <string.h>
+
+#include "capture/eval.h"
+#include "capture/fx.h"
+
+/* --- giving up --- */
+
+static void note_give_up(fl_compiled *c, fl_rec *r) {
+  const fl_reason *w = &r->why;
+  snprintf(c->native_reason, sizeof c->native_reason, "%s%s%s", w->reason ? w->reason : "out of memory",
+           w->detail && *w->detail ? ": " : "", w->detail ? w->detail : "");
+  fl_give_up g = {.reason = fl_strdup(w->reason ? w->reason : "out of memory"),
+                  .detail = fl_strdup(w->detail ? w->detail : ""),
+                  .file = w->file ? fl_strdup(w->file) : NULL,
+                  .line = w->line,
+                  .count = 1,
+                  .holder = r->trace};
+  fl_guards_release(&g.holder->guards); /* before another thread can find it */
+  fl_weights_release(&g.holder->weights);
+  if (!FL_PUSH(&c->give_ups, g)) {
+    fl_free(g.reason);
+    fl_free(g.detail);
+    fl_free(g.file);
+    return;
+  }
+  r->trace = NULL;
+}
+
+static bool is_opaque(const fl_compiled *c, PyObject *callable) {
+  for (size_t i = 0; i < c->opaque.len; i++)
+    if (c->opaque.data[i].callable == callable) return true;
+  return false;
+}
+
+/* What could not be recorded lies in a callable that can be a break of its own: the next call is recorded so. */
+static bool leave_out(fl_compiled *c, fl_rec *r) {
+  const fl_reason *w = &r->why;
+  if (!w->blame || c->opaque.len >= FL_MAX_OPAQUE || is_opaque(c, w->blame)) return false;
+  char detail[300];
+  PyObject *name = PyObject_GetAttrString(w->blame, "__qualname__");
+  const char *s = name && PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : Py_TYPE(w->blame)->tp_name;
+  snprintf(detail, sizeof detail, "%.80s: %.200s", s ? s : "?", w->detail ? w->detail : "");
+  Py_XDECREF(name);
+  PyErr_Clear();
+  fl_opaque_entry e = {w->blame, fl_strdup(w->reason ? w->reason : ""), fl_strdup(detail)};
+  if (!e.reason || !e.detail || !FL_PUSH(&c->opaque, e)) {
+    fl_free(e.reason);
+    fl_free(e.detail);
+    return false;
+  }
+  Py_INCREF(e.callable);
+  snprintf(c->native_reason, sizeof c->native_reason, "%s%s%s", e.reason, *e.detail ? ": " : "", e.detail);
+  return true;
+}
+
+/* A trace that captured nothing is worth nothing. */
+static fl_trace *refuse_empty(fl_rec *r, fl_trace *t) {
+  if (!t || t->nodes.len || !t->breaks.len) return t;
+  fl_rec_give_up(r, t->breaks.data[0]->reason, t->breaks.data[0]->detail);
+  Py_CLEAR(r->why.blame);
+  r->trace = t;
+  return NULL;
+}
+
+bool fl_call_gave_up_before(fl_call *k) {
+  fl_compiled *c = k->c;
+  PyObject *inputs[FL_MAX_INPUTS];
+  void *data[FL_MAX_INPUTS];
+  const char *why;
+  for (size_t i = 0; i < c->give_ups.len; i++) {
+    fl_give_up *g = &c->give_ups.data[i];
+    if (!fl_argspec_match(&g->holder->args, k->args, k->nargs, k->kwnames, inputs, data, &why)) continue;
+    g->count++;
+    snprintf(c->native_reason, sizeof c->native_reason, "%s%s%s", g->reason, *g->detail ? ": " : "", g->detail);
+    return true;
+  }
+  return false;
+}
+
+/* --- recording --- */
+
+static PyObject **collect_finals(fl_rec *r, fl_trace *t) {
+  PyObject **f = fl_calloc(t->values.len + 1, sizeof *f);
+  for (size_t i = 0; f && i < t->result.nodes.len; i++) {
+    const fl_result_node *n = &t->result.nodes.data[i];
+    if (n->kind != FL_RESULT_VALUE || t->values.data[n->index].kind != FL_TVAL_RESULT) continue;
+    for (size_t k = r->live.len; k-- > 0;)
+      if (r->live.data[k].value == n->index && PyWeakref_GET_OBJECT(r->live.data[k].weak) != Py_None) {
+        f[n->index] = Py_NewRef(PyWeakref_GET_OBJECT(r->live.data[k].weak));
+        break;
+      }
+  }
+  return f;
+}
+
+/* The generators' state; they go on from `set_to` where it is given. */
+static PyObject *generator_state(PyObject *set_to) {
+  PyObject *out = fl_generators_get();
+  if (out && set_to && fl_generators_set(set_to) < 0) Py_CLEAR(out);
+  return out;
+}
+
+/* Verification runs random operators again: from the state the recording began with, and unseen afterwards. */
+static int verify(fl_rec *r, fl_trace *t, PyObject *generator, const fl_build_options *o) {
+  PyObject **finals = collect_finals(r, t), *after = NULL;
+  if (!finals) return PyErr_NoMemory(), -1;
+  int rc = 0;
+  if (t->random && !(after = generator_state(generator))) rc = -1;
+  fl_stage before = fl_stage_enter(FL_STAGE_verify);
+  if (rc == 0) rc = fl_trace_verify(t, r->inputs, finals, o);
+  fl_stage_enter(before);
+  if (after) {
+    PyObject *type, *value, *tb;
+    PyErr_Fetch(&type, &value, &tb);
+    PyObject *x = generator_state(after);
+    Py_XDECREF(x);
+    PyErr_Clear();
+    PyErr_Restore(type, value, tb);
+  }
+  Py_XDECREF(after);
+  for (size_t i = 0; i < t->values.len; i++) Py_XDECREF(finals[i]);
+  fl_free(finals);
+  return rc;
+}
+
+/* Backends may draw random numbers, and so do random operators on the way to a segment. */
+static int ask_backend(fl_compiled *c, fl_rec *r, fl_trace *t) {
+  PyObject *before = generator_state(NULL);
+  int rc = before ? fl_fx_build(t, c->segment_backend, r->inputs) : -1;
+  PyObject *type, *value, *tb;
+  PyErr_Fetch(&type, &value, &tb);
+  PyObject *x = before ? generator_state(before) : NULL;
+  Py_XDECREF(x);
+  Py_XDECREF(before);
+  PyErr_Clear();
+  PyErr_Restore(type, value, tb);
+  return rc;
+}
+
+static bool same_place(const fl_effect *a, const fl_effect *b) {
+  return b->changes && a->kind == b->kind && a->obj == b->obj && (a->key == b->key || fl_const_equal(a->key, b->key));
+}
+
+/* Those of the first stretch, whose guards are checked at entry. */
+static const fl_effects *first_writes(const fl_trace *t) {
+  return t->breaks.len ? &t->breaks.data[0]->writes : &t->writes;
+}
+
+/* A trace that changes what its own guards rely on fits no second time by itself: a counter, a growing cache. A few
+ * states are worth a trace each. */
+static fl_trace *refuse_counters(const fl_compiled *c, fl_rec *r, fl_trace *t) {
+  const fl_effects *mine = t ? first_writes(t) : NULL;
+  for (size_t i = 0; t && i < mine->list.len; i++) {
+    const fl_effect *e = &mine->list.data[i];
+    int n = 0;
+    for (size_t k = 0; e->changes && k < c->traces.len; k++) {
+      const fl_effects *w = first_writes(c->traces.data[k]);
+      for (size_t j = 0; j < w->list.len; j++) n += same_place(e, &w->list.data[j]);
+    }
+    if (n < FL_MAX_STATES) continue;
+    char detail[160];
+    const char *s = e->key && PyUnicode_Check(e->key) ? PyUnicode_AsUTF8(e->key) : "";
+    if (!s) PyErr_Clear();
+    snprintf(detail, sizeof detail, "%.60s %.80s", Py_TYPE(e->obj)->tp_name, s ? s : "");
+    fl_rec_give_up(r, "each call changes what the next one reads", detail);
+    r->trace = t;
+    return NULL;
+  }
+  return t;
+}
+
+/* Makes room: this trace goes, or the one that was used longest ago. Releasing may run Python code, and other threads: last. */
+static void evict(fl_compiled *c, const fl_trace *stale) {
+  size_t at = 0;
+  while (at + 1 < c->traces.len && c->traces.data[at] != stale) at++;
+  fl_trace *gone = c->traces.data[at];
+  c->traces.len--;
+  memmove(c->traces.data + at, c->traces.data + at + 1, (c->traces.len - at) * sizeof *c->traces.data);
+  fl_trace_release(gone);
+}
+
+/* --- attempts --- */
+
+/* The call as it was evaluated once. */
+typedef struct attempt {
+  fl_rec *rec;
+  fl_trace *trace;     /* NULL when it cannot be replayed: `rec` has the reason */
+  PyObject *result;    /* NULL when it raised */
+  PyObject *generator; /* the generators' state before it */
+  bool told;           /* that it was being compiled */
+} attempt;
+
+static void drop(attempt *a) {
+  fl_trace_release(a->trace);
+  if (a->rec) fl_rec_free(a->rec);
+  Py_CLEAR(a->result);
+  Py_CLEAR(a->generator);
+  *a = (attempt){0};
+}
+
+/* What of torch's state a recording must find again as it was. */
+static void check_state(const fl_call *k, fl_rec *r) {
+  fl_torch_state after;
+  if (fl_torch_state_read(&after) < 0 || fl_grad_enabled() != 0 || !fl_torch_state_equal(&after, &k->state) ||
+      fl_torch_state_why_not(&after))
+    fl_rec_give_up(r, "torch's global state changed by the call", "");
+  PyErr_Clear();
+}
+
+/* Evaluates the call. Exceptions are left set. */
+static void evaluate(fl_call *k, attempt *a) {
+  fl_rec *r = a->rec;
+  int was_native = 0, flag = a->told ? fl_compiling(true) : 1;
+  a->generator = flag < 0 ? NULL : generator_state(NULL);
+  if (!a->generator || fl_dispatch_push(r->mode) < 0) {
+    if (flag == 0) (void)fl_compiling(false);
+    return;
+  }
+  r->says_compiling = flag == 0;
+  fl_rec_current_set(r);
+  a->result = fl_eval_call(r, k->c->target, k->args, k->nargs, k->kwnames, &was_native);
+  fl_rec_current_set(NULL);
+  PyObject *type, *value, *tb;
+  PyErr_Fetch(&type, &value, &tb);
+  if (fl_dispatch_pop() < 0 || (flag == 0 && fl_compiling(false) < 0)) PyErr_Clear();
+  if (a->result) {
+    check_state(k, r);
+    if (was_native)
+      fl_rec_give_up(r, "not evaluated",
+                     fl_eval_supported() ? "a profiler, tracer or debugger is attached" : fl_eval_why_not());
+    a->trace = fl_rec_end(r, a->result);
+  }
+  PyErr_Restore(type, value, tb);
+}
+
+/* 1, with the call evaluated; 0 when it cannot be recorded, and *why_not says why; -1 with an exception, nothing done. */
+static int try(fl_call *k, attempt *a, bool told, const char **why_not) {
+  *a = (attempt){.told = told};
+  a->rec = fl_rec_begin(k->c->target, k->args, k->nargs, k->kwnames, k->c->records, why_not);
+  if (!a->rec) return *why_not ? 0 : -1;
+  a->rec->opaque = &k->c->opaque;
+  evaluate(k, a);
+  return 1;
+}
+
+/* --- being told ---
+ * Libraries that ask whether they are being compiled leave out decisions which would break graphs, and some then answer
+ * otherwise. So nobody is told at first: what is recorded is what eager does. Where a program has asked, and what it
+ * did is not one graph for all contents, it is recorded once more and told; that is kept if it is better and its answer
+ * is the same. From then on its recordings are told at once, and compared with a plain call. */
+
+/* Decisions by contents, each of which is an exit. */
+static int n_decisions(const fl_trace *t) {
+  int n = 0;
+  for (size_t i = 0; i < t->steps.len; i++) n += t->steps.data[i].kind != FL_TSTEP_SEGMENT;
+  for (int i = 0; i < t->args.n_inputs; i++) n += t->args.inputs[i].content != NULL;
+  for (size_t i = 0; i < t->weights.list.len; i++) n += t->weights.list.data[i].frozen != NULL;
+  return n;
+}
+
+/* Evaluating the program again does nothing a second time. */
+static bool may_repeat(const attempt *a) {
+  const fl_rec *r = a->rec;
+  const fl_trace *t = a->trace;
+  return t && !r->effects && !r->any_effects && !r->random && !r->any_random && !t->writes.list.len && !t->breaks.len;
+}
+
+/* It raised on the way that it takes when told, where eager may not, and all it did can be taken back. Then it has been,
+ * and there is no exception any more. */
+static bool fails_when_told(attempt *a) {
+  fl_rec *r = a->rec;
+  PyObject *type, *value, *tb;
+  if (!r->trace || r->trace->breaks.len) return false; /* unknown code has run */
+  if (!r->asked_compiling || r->effects || r->random || !PyErr_ExceptionMatches(PyExc_Exception)) return false;
+  PyErr_Fetch(&type, &value, &tb);
+  bool followed = !r->gave_up || r->raised == value;
+  if (followed && fl_rec_take_back(r)) {
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(tb);
+    return true;
+  }
+  PyErr_Restore(type, value, tb);
+  return false;
+}
+
+/* `a` was not told, and asked. Where being told makes it better, `a` becomes what was recorded then, with the answer it
+ * had. */
+static void try_told(fl_call *k, attempt *a) {
+  fl_compiled *c = k->c;
+  attempt b;
+  const char *why_not;
+  fl_stage before = fl_stage_enter(FL_STAGE_again);
+  bool better = try(k, &b, true, &why_not) > 0 && b.trace && may_repeat(&b) &&
+                n_decisions(b.trace) < n_decisions(a->trace) &&
+                fl_answers_agree(c->pool, c->precision, b.result, a->result);
+  PyErr_Clear();
+  if (!better && b.rec) {
+    (void)fl_rec_take_back(b.rec);
+    PyErr_Clear();
+  }
+  c->telling = better ? FL_TELL : FL_TELL_NEVER;
+  if (better) {
+    attempt plain = *a;
+    *a = b;
+    b = plain;
+  }
+  drop(&b);
+  fl_stage_enter(before);
+}
+
+static const char untold[] = "it asks whether it is being compiled, and is told in the next call";
+
+/* Unknown code has run, and must not again in this call. */
+static bool put_off(fl_call *k, const attempt *a) {
+  if (a->trace && !a->trace->breaks.len) return false;
+  k->c->telling = FL_TELL;
+  snprintf(k->c->native_reason, sizeof k->c->native_reason, "%s", untold);
+  return k->put_off = true;
+}
+
+/* What was told and recorded answers as the program does by itself. Then the plain answer is *plain, or NULL where a second call
+ * would do something a second time, and nothing is compared. */
+static bool answers_plainly(fl_call *k, const attempt *a, PyObject **plain) {
+  fl_compiled *c = k->c;
+  *plain = NULL;
+  if (!a->rec->asked_compiling || !c->verify || !may_repeat(a)) return true;
+  fl_stage before = fl_stage_enter(FL_STAGE_again);
+  *plain = fl_call_target(k);
+  bool same = *plain && fl_answers_agree(c->pool, c->precision, a->result, *plain);
+  PyErr_Clear();
+  fl_stage_enter(before);
+  return same;
+}
+
+/* --- what is kept --- */
+
+/* Builds and verifies; false when out of memory. */
+static bool build(fl_call *k, attempt *a) {
+  fl_compiled *c = k->c;
+  fl_trace *t = a->trace;
+  fl_build_options o = {!c->backend_eager, c->verify, c->precision, c->tactic_ms, c->pool, 0};
+  fl_stage before = fl_stage_enter(FL_STAGE_lower);
+  bool ok = fl_trace_build(t, &o) && (!c->verify || verify(a->rec, t, a->generator, &o) == 0);
+  if (c->segment_backend) fl_stage_enter(FL_STAGE_backend);
+  ok = ok && (!c->segment_backend || ask_backend(c, a->rec, t) == 0);
+  fl_stage_enter(before);
+  PyErr_Clear();
+  for (size_t i = 0; i < t->breaks.len; i++) Py_CLEAR(t->breaks.data[i]->recorded);
+  return ok;
+}
+
+/* The trace becomes the callable's newest; or the reason why it cannot is noted. */
+static void keep(fl_call *k, attempt *a) {
+  fl_compiled *c = k->c;
+  PyObject *type, *value, *tb;
+  PyErr_Fetch(&type, &value, &tb);
+  a->trace = refuse_empty(a->rec, refuse_counters(c, a->rec, a->trace));
+  if (!a->trace) {
+    if (!(k->put_off = leave_out(c, a->rec))) note_give_up(c, a->rec);
+  } else if (build(k, a)) {
+    while (c->traces.len >= FL_MAX_TRACES) evict(c, k->stale);
+    fl_trace_retain(a->trace);
+    if (FL_PUSH(&c->traces, a->trace)) {
+      fl_compiled_move_to_front(c, c->traces.len - 1);
+      c->recorded++;
+      if (!strcmp(c->native_reason, untold)) c->native_reason[0] = 0;
+    } else
+      fl_trace_release(a->trace);
+  } else {
+    fl_rec_give_up(a->rec, "out of memory", "while building");
+    a->rec->trace = a->trace;
+    a->trace = NULL;
+    note_give_up(c, a->rec);
+  }
+  PyErr_Restore(type, value, tb);
+}
+
+/* The answer, or NULL with an exception. *kept: the trace that was made (a new reference), or NULL. */
+static PyObject *record(fl_call *k, fl_trace **kept) {
+  fl_compiled *c = k->c;
+  attempt a;
+  const char *why_not = NULL;
+  PyObject *plain = NULL;
+  bool told = c->telling == FL_TELL;
+  int tried = try(k, &a, told, &why_not);
+  if (tried <= 0) return tried < 0 ? NULL : fl_call_native(k, why_not, false);
+  if (told && (a.result ? !answers_plainly(k, &a, &plain) : fails_when_told(&a))) {
+    Py_XDECREF(plain);
+    drop(&a);
+    c->telling = FL_TELL_NEVER;
+    fl_stage_enter(FL_STAGE_again);
+    return record(k, kept);
+  }
+  bool asked = a.result && c->telling == FL_TELL_IF_ASKED && a.rec->asked_compiling;
+  if (asked && !put_off(k, &a) && may_repeat(&a) && n_decisions(a.trace)) try_told(k, &a);
+  if (a.result && !k->put_off) keep(k, &a);
+  bool native = a.result && (a.rec->gave_up || k->put_off);
+  PyObject *result = plain ? plain : Py_XNewRef(a.result);
+  if (!native && a.trace) {
+    fl_trace_retain(a.trace);
+    *kept = a.trace;
+  }
+  drop(&a);
+  c->native += native;
+  if (native && c->fallback_error && !k->put_off) {
+    Py_CLEAR(result);
+    PyErr_Format(PyExc_RuntimeError, "framelift: %s", c->native_reason);
+  }
+  return result;
+}
+
+PyObject *fl_call_record(fl_call *k) {
+  fl_clock clock;
+  fl_trace *t = NULL;
+  k->c->recordings++;
+  fl_clock_start(&clock, FL_STAGE_record);
+  PyObject *result = record(k, &t);
+  fl_clock_stop(&clock);
+  if (t) t->times = clock.times;
+  fl_trace_release(t);
+  return result;
+}
