@@ -41,3 +41,40 @@ def test_whole(function):
     explanation = framelift.explain(fast)
     assert explanation.segments == 1 and not explanation.breaks and not explanation.give_ups
     assert explanation.replayed == 2 and not explanation.eager
+
+
+class Grouped(torch.nn.Module):
+    """A block of a network that convolves in groups: narrow and wide ones, odd sizes, a residual."""
+
+    def __init__(self, groups, width, **options):
+        super().__init__()
+        channels = groups * width
+        self.spread = torch.nn.Conv2d(5, channels, 1)
+        self.conv = torch.nn.Conv2d(channels, channels, 3, groups=groups, bias=False, **options)
+        self.norm = torch.nn.BatchNorm2d(channels)
+        self.out = torch.nn.Conv2d(channels, 2 * channels, (1, 3), groups=groups, stride=(2, 1))
+        self.more = torch.nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=groups)
+
+    def forward(self, x):
+        y = self.out(F.relu(self.norm(self.conv(self.spread(x)))))
+        return F.silu(self.more(y) + y)
+
+
+@pytest.mark.parametrize("options", [{"padding": 1}, {"stride": 2}, {"padding": (2, 0), "dilation": 2}])
+@pytest.mark.parametrize("groups,width", [(32, 4), (6, 8), (5, 3), (3, 16), (2, 40), (9, 1)])
+def test_convolution_in_groups(groups, width, options):
+    torch.manual_seed(0)
+    net = Grouped(groups, width, **options).eval()
+    fast = framelift.compile(net)
+    with torch.inference_mode():
+        for _ in range(3):
+            x = torch.randn(2, 5, 17, 13)
+            cosine, worst = compare(fast(x), net(x))
+            assert cosine > 0.999999 and worst < 1e-5
+    with torch.no_grad():
+        net.conv.weight.mul_(-2)  # packed anew
+    with torch.inference_mode():
+        cosine, worst = compare(fast(x), net(x))
+        assert cosine > 0.999999 and worst < 1e-5
+    explanation = framelift.explain(fast)
+    assert explanation.segments == 1 and explanation.replayed == 3 and not explanation.eager

@@ -24,6 +24,9 @@ FL_INLINE vm vm_and(vm a, vm b) { return _mm256_and_ps(a, b); }
 FL_INLINE vf vf_load_mask(const float *p, vm m) { return _mm256_maskload_ps(p, _mm256_castps_si256(m)); }
 FL_INLINE void vf_store_mask(float *p, vm m, vf v) { _mm256_maskstore_ps(p, _mm256_castps_si256(m), v); }
 
+FL_INLINE vi vi_load(const int32_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
+FL_INLINE vf vf_permute(vf v, vi at) { return _mm256_permutevar8x32_ps(v, at); }
+
 FL_INLINE vf vf_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 FL_INLINE void vf_store_f16(uint16_t *p, vf v) {
   _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

@@ -25,6 +25,10 @@ FL_INLINE vm vm_and(vm a, vm b) { return a & b; }
 FL_INLINE vf vf_load_mask(const float *p, vm m) { return _mm512_maskz_loadu_ps(m, p); }
 FL_INLINE void vf_store_mask(float *p, vm m, vf v) { _mm512_mask_storeu_ps(p, m, v); }
 
+FL_INLINE vi vi_load(const int32_t *p) { return _mm512_loadu_si512(p); }
+/* Lane i of the result is lane at[i] of v. */
+FL_INLINE vf vf_permute(vf v, vi at) { return _mm512_permutexvar_ps(at, v); }
+
 /* VL 16-bit floats; stores round to nearest even. */
 FL_INLINE vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 FL_INLINE void vf_store_f16(uint16_t *p, vf v) {

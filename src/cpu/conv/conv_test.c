@@ -40,6 +40,7 @@ static const struct {
     {"conv2d_depthwise_avx512", FL_ISA_AVX512, 4e-6},   {"conv2d_depthwise_avx2", FL_ISA_AVX2, 4e-6},
     {"conv2d_winograd_f4_avx512", FL_ISA_AVX512, 2e-5}, {"conv2d_winograd_f4_avx2", FL_ISA_AVX2, 2e-5},
     {"conv2d_winograd_f2_avx512", FL_ISA_AVX512, 8e-6}, {"conv2d_winograd_f2_avx2", FL_ISA_AVX2, 8e-6},
+    {"conv2d_grouped_avx512", FL_ISA_AVX512, 4e-6},     {"conv2d_grouped_avx2", FL_ISA_AVX2, 4e-6},
     {"conv2d_direct_avx512", FL_ISA_AVX512, 4e-6},      {"conv2d_direct_avx2", FL_ISA_AVX2, 4e-6},
     {"conv2d_gemm_avx512", FL_ISA_AVX512, 4e-6},        {"conv2d_gemm_avx2", FL_ISA_AVX2, 4e-6},
 };
@@ -134,6 +135,66 @@ FL_TEST(depthwise) {
                            .act = (fl_act)((c + k + stride) % FL_ACT_COUNT)};
           check_shape(s);
         }
+}
+
+/* Groups narrower than a vector, as wide, wider, and wider than a panel; more and fewer results than inputs; the last
+ * block not full; rows of one pixel, of a tile and of several; a copy that does not hold a row. */
+FL_TEST(groups) {
+  static const struct {
+    int groups, cg, og, h, w, k, stride, pad, dilation;
+  } at[] = {{32, 4, 4, 13, 15, 3, 1, 1, 1},   {32, 8, 8, 12, 9, 3, 2, 1, 1},   {7, 4, 4, 5, 30, 3, 1, 1, 2},
+            {5, 3, 5, 9, 17, 3, 1, 0, 1},     {6, 1, 3, 8, 8, 5, 2, 2, 1},     {9, 8, 2, 6, 29, 3, 3, 1, 1},
+            {3, 2, 1, 16, 1, 1, 1, 0, 1},     {2, 16, 16, 14, 14, 3, 1, 1, 1}, {3, 11, 13, 7, 7, 3, 1, 1, 1},
+            {4, 32, 32, 7, 7, 3, 1, 1, 1},    {2, 24, 24, 28, 28, 3, 2, 1, 1}, {3, 40, 56, 11, 3, 3, 1, 2, 2},
+            {2, 112, 112, 14, 5, 3, 1, 1, 1}, {3, 64, 17, 6, 60, 3, 2, 1, 1},  {4, 20, 33, 9, 41, 1, 2, 0, 1},
+            {2, 5, 48, 3, 100, 7, 1, 3, 1},   {2, 9, 4, 3, 3, 3, 1, 4, 1},     {2, 160, 8, 5, 90, 3, 1, 1, 3},
+            {19, 1, 2, 10, 6, 3, 1, 1, 1},    {2, 30, 31, 70, 44, 3, 1, 1, 1}};
+  for (int i = 0; i < (int)(sizeof at / sizeof *at); i++)
+    for (int variant = 0; variant < 3; variant++) {
+      const shape s = {.n = 1 + (i + variant) % 2,
+                       .c = at[i].groups * at[i].cg,
+                       .h = at[i].h,
+                       .w = at[i].w,
+                       .o = at[i].groups * at[i].og,
+                       .kh = at[i].k,
+                       .kw = at[i].k,
+                       .stride = at[i].stride,
+                       .pad = at[i].pad,
+                       .dilation = at[i].dilation,
+                       .groups = at[i].groups,
+                       .nhwc = variant == 1,
+                       .bias = variant != 1,
+                       .residual = variant > 0,
+                       .act = (fl_act)((i + 4 * variant) % FL_ACT_COUNT)};
+      check_shape(s);
+      product q;
+      make(&q, &s);
+      for (int k = 0; k < 2; k++)
+        if (fl_cpu_isa() >= (k ? FL_ISA_AVX2 : FL_ISA_AVX512))
+          FL_CHECK(product_error(&q, k ? "conv2d_grouped_avx2" : "conv2d_grouped_avx512", "conv2d_ref", NULL) >= 0);
+      product_end(&q);
+    }
+}
+
+/* A group's NaN and infinities stay its own, though others share its vector. */
+FL_TEST(groups_do_not_mix) {
+  static const char *const names[] = {"conv2d_grouped_avx512", "conv2d_grouped_avx2"};
+  const shape s = {
+      .n = 1, .c = 32, .h = 4, .w = 9, .o = 32, .kh = 3, .kw = 3, .stride = 1, .pad = 1, .dilation = 1, .groups = 8};
+  product q;
+  make(&q, &s);
+  float *x = q.in[0].data;
+  for (int i = 0; i < 36; i++) x[5 * 36 + i] = i % 2 ? NAN : INFINITY; /* channel 5: group 1 */
+  for (int i = 0; i < 2; i++) {
+    product_runner r;
+    if (fl_cpu_isa() < (i ? FL_ISA_AVX2 : FL_ISA_AVX512)) continue;
+    FL_CHECK(!product_prepare(&r, &q, names[i]));
+    product_run(&r, pool);
+    const float *y = r.out.data; /* NHWC */
+    for (int k = 0; k < 36 * 32; k++) FL_CHECK(isfinite(y[k]) == (k % 32 / 4 != 1));
+    product_release(&r);
+  }
+  product_end(&q);
 }
 
 /* Tiles cut by the border, more than one K block, few and many tiles; and how far rounding goes. */
@@ -290,6 +351,8 @@ int main(void) {
   test_windows();
   test_dilation_and_groups();
   test_depthwise();
+  test_groups();
+  test_groups_do_not_mix();
   test_winograd();
   test_few_channels();
   test_borders();

@@ -66,8 +66,8 @@ static void matmul(const char *model, int64_t m, int64_t k, int64_t n, fl_act ac
 static void conv(const char *model, int64_t c, int64_t hw, int64_t o, int64_t k, int64_t stride, int64_t pad,
                  int64_t groups, fl_pool *pool, const char *filter) {
   char label[64];
-  snprintf(label, sizeof label, "%s c%d %dx%d o%d k%d s%d%s", model, (int)c, (int)hw, (int)hw, (int)o, (int)k,
-           (int)stride, groups > 1 ? " dw" : "");
+  snprintf(label, sizeof label, "%s c%d %dx%d o%d k%d s%d g%d", model, (int)c, (int)hw, (int)hw, (int)o, (int)k,
+           (int)stride, (int)groups);
   if (filter && !strstr(label, filter)) return;
   product q;
   product_begin(&q, FL_OP_CONV2D);
@@ -124,7 +124,14 @@ static const struct {
     {"mobile", 960, 7, 960, 3, 1, 1, 960},    {"mobile", 32, 112, 16, 1, 1, 0, 1},
     {"mobile", 16, 112, 96, 1, 1, 0, 1},      {"mobile", 24, 56, 144, 1, 1, 0, 1},
     {"mobile", 144, 56, 24, 1, 1, 0, 1},      {"mobile", 320, 7, 1280, 1, 1, 0, 1},
-    {"vit", 3, 224, 384, 16, 16, 0, 1},
+    {"vit", 3, 224, 384, 16, 16, 0, 1},       {"resnext", 128, 56, 128, 3, 1, 1, 32},
+    {"resnext", 256, 56, 256, 3, 2, 1, 32},   {"resnext", 256, 28, 256, 3, 1, 1, 32},
+    {"resnext", 512, 28, 512, 3, 2, 1, 32},   {"resnext", 512, 14, 512, 3, 1, 1, 32},
+    {"resnext", 1024, 14, 1024, 3, 2, 1, 32}, {"resnext", 1024, 7, 1024, 3, 1, 1, 32},
+    {"regnet", 224, 112, 224, 3, 2, 1, 2},    {"regnet", 224, 56, 224, 3, 1, 1, 2},
+    {"regnet", 448, 28, 448, 3, 1, 1, 4},     {"regnet", 896, 14, 896, 3, 1, 1, 8},
+    {"regnet", 2240, 7, 2240, 3, 1, 1, 20},   {"regnet", 192, 28, 192, 3, 1, 1, 8},
+    {"regnet", 432, 14, 432, 3, 1, 1, 9},
 };
 
 int main(int argc, char **argv) {
