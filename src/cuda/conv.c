@@ -301,15 +301,16 @@ static fl_cuda_tactic tactic_of(built *b, trial *t) {
 }
 
 /* The first way that there is, for want of timing. */
-static int first_way(const built *b) {
+static int first_way(built *b) {
   if (fl_cuda_conv_own_count(&b->c, b->device->arch)) return FL_CONV_OWN;
+  propose(b);
   for (int i = FL_CONV_FUSED; i < FL_CONV_WAYS; i++)
     if (b->plans[i]) return i;
   return FL_CONV_DIRECT;
 }
 
 static void settle(built *b, int way) {
-  propose(b);
+  if (way >= FL_CONV_FUSED) propose(b); /* takes cuDNN some milliseconds */
   bool there = way == FL_CONV_DIRECT || (way < FL_CONV_GEMM && way < fl_cuda_conv_own_count(&b->c, b->device->arch)) ||
                (way == FL_CONV_GEMM && is_gemm(&b->c)) || (way >= FL_CONV_FUSED && b->plans[way]);
   b->way = there ? way : first_way(b);
