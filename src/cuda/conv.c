@@ -163,8 +163,10 @@ static void run_gemm(const fl_run_args *a, const built *b) {
 
 static bool is_gemm(const fl_cuda_conv *c) { return c->align == 16 && c->even && fl_cuda_conv_is_plain(c); }
 
+/* Its depthwise engines are several times slower than ours. */
 static bool is_for_cudnn(const built *b) {
-  return b->c.align == 16 && b->c.even && fl_is_channels_last(&b->in[0].type, b->in[0].strides);
+  bool depthwise = b->c.cg == 1 && b->c.groups > 1 && fl_cuda_conv_own_count(&b->c, b->device->arch);
+  return !depthwise && b->c.align == 16 && b->c.even && fl_is_channels_last(&b->in[0].type, b->in[0].strides);
 }
 
 static fl_dnn_conv dnn_of(const built *b) {

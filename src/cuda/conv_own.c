@@ -191,9 +191,9 @@ static void launch_few(const fl_run_args *a, const fl_cuda_conv *c) {
 
 /* --- all of them --- */
 
-/* Large windows with an activation that cuDNN has: its engines are better. */
+/* Large windows without groups, with an activation that cuDNN has: its engines are better. */
 static bool is_for_cudnn(const fl_cuda_conv *c) {
-  return c->kh * c->kw > 1 && c->cg >= 32 && (c->act == FL_ACT_NONE || c->act == FL_ACT_RELU);
+  return c->kh * c->kw > 1 && c->groups == 1 && c->cg >= 32 && (c->act == FL_ACT_NONE || c->act == FL_ACT_RELU);
 }
 
 int fl_cuda_conv_own_count(const fl_cuda_conv *c, int arch) {
