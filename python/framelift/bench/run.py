@@ -14,11 +14,29 @@ from framelift.bench.timing import interleave
 
 PEER_PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
 OVERHEAD_CALLS = 1000
+MOST_RECORDINGS = 4
 
 
 def available_peers():
     """Peers whose packages are installed."""
     return [name for name in peers.PEERS if importlib.util.find_spec(PEER_PACKAGES.get(name, "torch"))]
+
+
+def until_replayed(fast, timed_call):
+    """(seconds, answer) of calls until what was recorded answers: seconds of all before that one, whose answer it is.
+
+    A model may be recorded more than once, as one that asks whether it is being compiled. One that is never replayed
+    gives its last answer.
+    """
+    import framelift
+
+    total = 0.0
+    for _ in range(MOST_RECORDINGS):
+        seconds, answer = timed_call()
+        if framelift.explain(fast).replayed:
+            break
+        total += seconds
+    return total, answer
 
 
 def measure(name, *, batch=None, against=(), rounds=10, threads=None, on_stage=lambda text: None):
@@ -38,10 +56,9 @@ def measure(name, *, batch=None, against=(), rounds=10, threads=None, on_stage=l
     on_stage("first call")
     fast = framelift.compile(entry.model)
     with torch.inference_mode():
-        row["first_call_s"], _ = _timed(lambda: fast(*entry.args, **entry.kwargs))
+        row["first_call_s"], answer = until_replayed(fast, lambda: _timed(lambda: fast(*entry.args, **entry.kwargs)))
         eager_model = copy.deepcopy(entry.model)
         row["eager_first_call_s"], reference = _timed(lambda: eager_model(*entry.args, **entry.kwargs))
-        answer = fast(*entry.args, **entry.kwargs)
     row["cosine"], row["max_rel_err"] = compare(answer, reference)
     row.update(counts(framelift.explain(fast)))
 
