@@ -414,3 +414,13 @@ def test_autocast():
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 assert fast(t).dtype == torch.bfloat16
                 assert_close(fast(t), linear(t))
+
+
+def test_whether_a_weight_requires_a_gradient():
+    weight = torch.nn.Parameter(torch.ones(1))
+    fast = framelift.compile(lambda x: x * 2 if weight.requires_grad else x * 3)
+    with torch.no_grad():
+        for wanted in (True, True, False, False, True):
+            weight.requires_grad_(wanted)
+            assert torch.equal(fast(torch.ones(2)), torch.full((2,), 2.0 if wanted else 3.0))
+    assert framelift.explain(fast).replayed >= 2

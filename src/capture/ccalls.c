@@ -384,6 +384,7 @@ PyObject *fl_ccall_getset(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *t
   }
   if (fl_ccall_is_tensor(PyDescr_TYPE(descr))) {
     if (lookup(key_of(descr)) != FL_CC_TORCH) fl_rec_give_up(r, "data leaves the tensor", PyUnicode_AsUTF8(name));
+    if (PyUnicode_CompareWithASCIIString(name, "requires_grad") == 0) fl_tell(r, fl_rec_read_descr(r, descr, obj, v));
   } else if (PyUnicode_CompareWithASCIIString(name, "__dict__") == 0 ||
              PyUnicode_CompareWithASCIIString(name, "__class__") == 0) {
     if (!fl_rec_is_fresh(r, obj))

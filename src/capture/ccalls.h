@@ -53,7 +53,8 @@ typedef enum fl_cc {
   FL_CC_DELITEM,
   FL_CC_VARS,
   FL_CC_VAR_GET,
-  FL_CC_VAR_SET
+  FL_CC_VAR_SET,
+  FL_CC_FUNCTION_APPLY /* autograd.Function.apply */
 } fl_cc;
 
 /* Once, at the first recording (the GIL is held): resolves the table. 0, or -1 with an exception. */

@@ -386,6 +386,9 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
     }
     /* fall through */
   case FL_CC_LEAK: return opaque(r, c, false, "data leaves the tensor", fl_ccall_name(c->callable, name, sizeof name));
+  case FL_CC_FUNCTION_APPLY:
+    if (!c->nkw && fl_call_is_function_class(self)) return fl_call_function_apply(r, self, c->args, c->npos);
+    /* fall through */
   case FL_CC_UNKNOWN:
   case FL_CC_SHOWS:
     return opaque(r, c, cls == FL_CC_SHOWS, "unknown C function", fl_ccall_name(c->callable, name, sizeof name));

@@ -73,7 +73,8 @@ static inline void fl_tell(fl_rec *r, int rc) {
   X(__and__) X(__or__) X(__xor__) X(__radd__) X(__rsub__) X(__rmul__) X(__rmatmul__) X(__rtruediv__) \
   X(__rfloordiv__) X(__rmod__) X(__rpow__) X(__rlshift__) X(__rrshift__) X(__rand__) X(__ror__) X(__rxor__) \
   X(__iadd__) X(__isub__) X(__imul__) X(__imatmul__) X(__itruediv__) X(__ifloordiv__) X(__imod__) X(__ipow__) \
-  X(__ilshift__) X(__irshift__) X(__iand__) X(__ior__) X(__ixor__)
+  X(__ilshift__) X(__irshift__) X(__iand__) X(__ior__) X(__ixor__) X(_backward_cls) X(forward) X(setup_context) \
+  X(needs_input_grad) X(requires_grad) X(view_as) X(detach_) X(dirty_tensors)
 /* clang-format on */
 typedef struct fl_names {
 #define X(n) PyObject *n;
@@ -120,6 +121,11 @@ void fl_call_end(fl_rec *r, fl_eval_state *st);
 PyObject *fl_call_operator(fl_rec *r, const char *name, PyObject *const *args, size_t n);
 bool fl_call_is_item(PyObject *callable);              /* a tensor's item */
 bool fl_call_gives_float(fl_rec *r, PyObject *tensor); /* a break gives its number better than a guard on it */
+
+/* --- eval_autograd.c --- */
+/* `cls` is a class of autograd.Function's kind, and gradients are off. */
+bool fl_call_is_function_class(PyObject *cls);
+PyObject *fl_call_function_apply(fl_rec *r, PyObject *cls, PyObject *const *args, size_t n); /* cls.apply(*args) */
 
 /* --- eval_data.c: operators on values --- */
 /* What C code that gets `obj` as an argument may look at: contents of containers (nested ones too), iterators. */
