@@ -102,19 +102,70 @@ def test_fields_are_shrunk_by_their_names():
     assert small["hidden_size"] == 64 and small["num_hidden_layers"] == 2 and small["vocab_size"] == 512
     assert small["hidden_size"] % small["num_attention_heads"] == 0
     assert "pad_token_id" not in small and small["eos_token_id"] < 512 and small["use_cache"] is False
-    assert small["text_config"] == {"model_type": "x", "num_layers": 1, "d_model": 64}
+    text = small["text_config"]
+    assert (text["num_layers"], text["d_model"], text["layer_types"]) == (1, 64, ["full"] * 12)
     scaled = _smaller(fields, _FEW, True)  # by the factor that leaves two heads of the size they had
     assert (scaled["num_attention_heads"], scaled["hidden_size"], scaled["num_hidden_layers"]) == (2, 128, 2)
 
 
-def test_arguments_are_repaired_by_what_an_error_says():
-    from framelift.zoo.suite_arguments import repaired
+def test_what_belongs_to_layers_follows_them():
+    """Of many layers those stay that differ, with what lists and dictionaries say of them."""
+    from framelift.zoo.suite_configs import _OWN, _smaller
 
+    fields = {
+        "num_hidden_layers": 6,
+        "layer_types": ["sliding", "sliding", "full", "sliding", "sliding", "full"],
+        "windows": [4, 4, 0, 4, 4, 0],
+        "per_layer_config": {2: {"head_dim": 512}, 5: {"head_dim": 512}},
+    }
+    small = _smaller(fields, _OWN, False)
+    assert small["num_hidden_layers"] == 2 and small["layer_types"] == ["sliding", "full"]
+    assert small["windows"] == [4, 0] and small["per_layer_config"] == {1: {"head_dim": 512}}
+
+
+def test_sizes_that_follow_from_each_other_stay_consistent():
+    from types import SimpleNamespace
+
+    from framelift.zoo.suite_configs import _OWN, _fit_rotations, _smaller, _smaller_maps
+
+    backbone = {"num_hidden_layers": 12, "out_features": ["stage3", "stage6", "stage9", "stage12"]}
+    small = _smaller(backbone, _OWN, False)
+    assert small["num_hidden_layers"] == 4 and small["out_features"] == small["stage_names"][1:]
+    tied = _smaller({"hidden_size": 512, "upsample_groups": 512, "patch_size": 16}, _OWN, False)
+    assert tied == {"hidden_size": 64, "upsample_groups": 64}
+    scan = _smaller({"hidden_size": 4096, "expand": 2, "num_heads": 128, "head_dim": 64}, _OWN, False)
+    assert scan["num_heads"] * scan["head_dim"] == 2 * scan["hidden_size"]
+    maps = _smaller_maps({"image_size": [1024, 1024], "vision": {"backbone_feature_sizes": [[64, 64]], "depth": 8}})
+    assert maps == {"image_size": [128, 128], "vision": {"backbone_feature_sizes": [[8, 8]], "depth": 8}}
+    config = SimpleNamespace(rope_parameters={"mrope_section": [16, 24, 24], "partial_rotary_factor": 0.5})
+    _fit_rotations(config, 32)
+    assert sum(config.rope_parameters["mrope_section"]) == 8 and min(config.rope_parameters["mrope_section"]) >= 2
+
+
+def test_arguments_are_repaired_by_what_an_error_says():
+    from functools import partial
+    from types import SimpleNamespace
+
+    from framelift.zoo import suite_arguments
+
+    repaired = partial(suite_arguments.repaired, SimpleNamespace(image_token_id=9))
     sound = {"input_features": torch.randn(1, 64, 80)}
     wider = repaired(sound, RuntimeError("mat1 and mat2 shapes cannot be multiplied (64x80 and 128x64)"))
     assert wider["input_features"].shape == (1, 64, 128)
     ids = repaired({"input_ids": torch.tensor([[9, 400]])}, IndexError("index out of range in self"))
     assert ids["input_ids"].max() < 8 and repaired(sound, ValueError("no")) is None
+    one = {"input_ids": torch.tensor([[9, 4, 9]])}
+    more = repaired(one, ValueError("Image features and image tokens do not match, tokens: 1, features: 6"))
+    assert (more["input_ids"] == 9).sum() == 6 and more["input_ids"][0, :3].tolist() == [8, 4, 8]
+    wave = repaired(
+        {"input_values": torch.randn(1, 16, 70)}, RuntimeError("expected input[1, 16, 70] to have 1 channels")
+    )
+    assert wave["input_values"].shape == (1, 1, 8000)
+    patches = repaired(
+        {"pixel_values": torch.randn(1, 3, 64, 64)},
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied (192x64 and 768x64)"),
+    )
+    assert patches["pixel_values"].shape == (1, 16, 768)
 
 
 def test_rounding_is_judged_by_float64():

@@ -5,17 +5,27 @@ import re
 
 import torch
 
-from framelift.zoo.suite_configs import VOCABULARY
+from framelift.zoo.suite_configs import VOCABULARY, value_of
 
 LENGTH = 16
 FRAMES = 64
 GRID = 4  # patches each way of an image given as patches
-_PARTS = ("text_config", "vision_config", "audio_config", "encoder", "encoder_config", "decoder", "backbone_config")
+_PARTS = (
+    "text_config",
+    "vision_config",
+    "audio_config",
+    "encoder",
+    "encoder_config",
+    "decoder",
+    "backbone_config",
+    "prompt_encoder_config",
+)
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _IMAGES = ("pixel_values", "pixel_values_videos", "input_values", "input_features")
 
 
 def candidates(model, config):
-    """(args, kwargs) to try, those with most inputs first."""
+    """(args, kwargs) to try, those with most inputs first; each has what the signature asks for and is known."""
     parameters = inspect.signature(model.forward).parameters
     main = model.main_input_name
     mains = [main] if isinstance(main, str) else list(main)
@@ -31,20 +41,63 @@ def candidates(model, config):
     alone = [c for c in found if "input_ids" not in c]
     ordered = both + text + alone if "input_ids" in mains else alone + both + text
     rest = [{**c, **extra} for c in [*text, *alone, {}] for extra in _others(parameters, config, c)]
-    return [((), kwargs) for kwargs in ordered + rest if kwargs]
+    rest += _with_patches(parameters, config, texts | decoder)
+    rest += [c | {"input_ids": _with_image_tokens(c["input_ids"], config, 1)} for c in both]
+    needed = {n: _guess(n, config) for n, p in parameters.items() if p.default is p.empty and p.kind in _NAMED}
+    needed = {n: value for n, value in needed.items() if value is not None}
+    full = [needed | kwargs for kwargs in ordered + rest] if needed else []
+    return [((), kwargs) for kwargs in full + ordered + rest if kwargs]
 
 
-def repaired(kwargs, error):
+def repaired(config, kwargs, error):
     """The same arguments with what an error message asks for, or None."""
     text = str(error)
-    widths = re.search(r"cannot be multiplied \(\d+x\d+ and (\d+)x\d+\)|normalized_shape=\[(\d+)\]", text)
     audio = next((n for n in ("input_features", "input_values") if n in kwargs), None)
-    if widths and audio and kwargs[audio].ndim == 3:
+    widths = re.search(r"cannot be multiplied \(\d+x\d+ and (\d+)x\d+\)|normalized_shape=\[(\d+)\]", text)
+    if widths and audio:
         width = int(widths[1] or widths[2])
         if width <= 1024 and kwargs[audio].shape[-1] != width:
             return {**kwargs, audio: torch.randn(1, FRAMES, width)}
+    if widths and "pixel_values" in kwargs and kwargs["pixel_values"].ndim == 4:
+        return {**kwargs, "pixel_values": torch.randn(1, GRID * GRID, int(widths[1] or widths[2]))}
+    channels = re.search(r"expected input\[[\d, ]+\] to have (\d+) channels", text)
+    if channels and audio and kwargs[audio].ndim == 3 and kwargs[audio].shape[1] != int(channels[1]):
+        return {**kwargs, audio: torch.randn(1, int(channels[1]), 2 * FRAMES if int(channels[1]) > 1 else 8000)}
+    tokens = re.search(r"tokens: (\d+),? features:? (\d+)", text)
+    if tokens and "input_ids" in kwargs and int(tokens[1]) > 0 and int(tokens[2]) <= 1024:
+        return {**kwargs, "input_ids": _with_image_tokens(kwargs["input_ids"], config, int(tokens[2]))}
     if "index out of range" in text and "input_ids" in kwargs and kwargs["input_ids"].max() > 8:
         return {k: v % 7 + 1 if k.endswith("input_ids") else v for k, v in kwargs.items()}
+    return None
+
+
+def _with_image_tokens(ids, config, count):
+    """Token numbers with as many places of an image among them."""
+    token = _field(config, "image_token_id", "image_token_index", "media_placeholder_token_id", default=5)
+    text = ids[:, :LENGTH].clone()
+    text[text == token] = token - 1
+    return torch.cat([text, torch.full((1, count), token)], 1)
+
+
+def _with_patches(parameters, config, texts):
+    """An image given as patches and a grid, with and without the texts."""
+    grid = next((n for n in parameters if n.endswith("grid_thw")), None)
+    name = next((n for n in ("pixel_values", "hidden_states") if n in parameters), None)
+    if not grid or not name:
+        return []
+    given = {name: _patches(config), grid: _KNOWN["grid_thw"](config)}
+    if "input_ids" not in texts:
+        return [texts | given]
+    return [texts | given | {"input_ids": _with_image_tokens(texts["input_ids"], config, 1)}]
+
+
+def _guess(name, config):
+    """What a required parameter may be, by its name, or None."""
+    if name in _KNOWN:
+        return _KNOWN[name](config)
+    for pattern, make in _BY_ENDING.items():
+        if re.fullmatch(pattern, name):
+            return make(config)
     return None
 
 
@@ -58,9 +111,10 @@ def _texts(parameters, config):
 
 def _field(config, *keys, default, kind=(int,)):
     """The first of these fields that is set, in the configuration or in a part of it."""
-    for part in [config, *(getattr(config, part, None) for part in _PARTS)]:
+    parts = [config, *(value_of(config, part) for part in _PARTS)]
+    for part in [*parts, *(value_of(part, "backbone_config") for part in parts[1:])]:
         for key in keys:
-            value = part.get(key) if isinstance(part, dict) else getattr(part, key, None)
+            value = value_of(part, key)
             if isinstance(value, kind) and not isinstance(value, bool) and value:
                 return value
     return default
@@ -80,9 +134,11 @@ def _others(parameters, config, given):
     if "grid_thw" in required:
         tokens = {"hidden_states": patches} if "hidden_states" in parameters else {"pixel_values": patches}
         found.insert(0, needed | tokens)
-    if "spatial_shapes" in required:
+    if "spatial_shapes" in parameters:
         mask = torch.ones(1, GRID * GRID, dtype=torch.long)
-        found.insert(0, needed | {"pixel_values": patches[None], "pixel_attention_mask": mask})
+        shapes = _KNOWN["spatial_shapes"](config)
+        given = {"pixel_values": patches[None], "pixel_attention_mask": mask, "spatial_shapes": shapes}
+        found.insert(0, needed | given)
     return found
 
 
@@ -91,6 +147,12 @@ def _patches(config):
     temporal = _field(config, "temporal_patch_size", default=1)
     channels = _field(config, "in_channels", "num_channels", "in_chans", default=3)
     return torch.randn(GRID * GRID, channels * temporal * patch * patch)
+
+
+def _flattened_patches(config):
+    patch = _field(config, "patch_size", default=16)
+    places = torch.stack(torch.meshgrid(*[torch.arange(1.0, GRID + 1)] * 2, indexing="ij"), -1).view(1, -1, 2)
+    return torch.cat([places, torch.randn(1, GRID * GRID, 3 * patch * patch)], 2)
 
 
 def _hidden(config, length=8):
@@ -108,7 +170,7 @@ def _series(config):
 def _time(length):
     def make(config):
         steps = length(config)
-        return torch.randn(1, steps, _field(config, "num_time_features", default=1))
+        return torch.randn(1, steps, value_of(config, "num_time_features") or 0)
 
     return make
 
@@ -137,7 +199,32 @@ _KNOWN = {
     "input": lambda c: torch.randn(1, 3, 64, 64),
     "input_points": lambda c: torch.tensor([[[[20.0, 30.0]]]]),
     "bbox": lambda c: torch.zeros(1, LENGTH, 4, dtype=torch.long),
+    "states": lambda c: torch.randn(1, LENGTH, _field(c, "state_dim", default=17)),
+    "actions": lambda c: torch.randn(1, LENGTH, _field(c, "act_dim", default=4)),
+    "rewards": lambda c: torch.randn(1, LENGTH, 1),
+    "returns_to_go": lambda c: torch.randn(1, LENGTH, 1),
+    "timesteps": lambda c: torch.arange(LENGTH)[None],
+    "flattened_patches": _flattened_patches,
+    "past_values_padding": lambda c: torch.zeros(1, _field(c, "context_length", default=32), dtype=torch.long),
+    "freq": lambda c: torch.zeros(1, 1, dtype=torch.long),
+    "audio_mel": lambda c: torch.randn(1, FRAMES, _field(c, "input_feat_size", default=128)),
+    "audio_mel_mask": lambda c: torch.zeros(1, FRAMES, dtype=torch.bool),
+    "task_inputs": lambda c: torch.randint(5, 100, (1, _field(c, "task_seq_len", default=LENGTH))),
+    "classes_structure": lambda c: torch.ones(1, dtype=torch.long),
+    "prompt_masks": lambda c: _media("pixel_values", c)[0],
+    "pixel_position_ids": lambda c: torch.stack(torch.meshgrid(*[torch.arange(GRID)] * 2, indexing="ij"), -1).view(
+        1, -1, 2
+    ),
     "audio_codes": lambda c: torch.zeros(1, 8, LENGTH, dtype=torch.long),
+}
+
+_BY_ENDING = {
+    r".*input_ids": lambda c: torch.randint(5, 100, (1, LENGTH)),
+    r".*grid_thw": _KNOWN["grid_thw"],
+    r"pixel_attention_mask": lambda c: torch.ones(1, GRID * GRID, dtype=torch.long),
+    r".*attention_mask": _KNOWN["attention_mask"],
+    r"input_features": lambda c: _media("input_features", c)[0],
+    r"(.*_)?pixel_values": lambda c: _media("pixel_values", c)[0],
 }
 
 
@@ -151,7 +238,7 @@ def _media(name, config):
         sizes = dict.fromkeys([(height, width), (64, 64), (224, 224)])
         images = [torch.randn(1, channels, h, w) for h, w in sizes]
         frames = _field(config, "num_frames", "frames_per_clip", default=4)
-        videos = [torch.randn(1, frames, channels, height, width)]
+        videos = [torch.randn(1, n, channels, height, width) for n in dict.fromkeys([frames, 2, 1])]
         return videos + images if name.endswith("videos") else images + videos
     keys = ("num_mel_bins", "feature_size", "input_feat_per_channel", "num_mels", "feature_projection_input_dim")
     mels = _field(config, *keys, default=80)

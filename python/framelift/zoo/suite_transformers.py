@@ -4,6 +4,8 @@ The ways to shrink a configuration are tried one after the other, and for each t
 forward() suggests, until eager PyTorch accepts a call.
 """
 
+from functools import partial
+
 import torch
 
 from framelift.zoo.suite_arguments import candidates, repaired
@@ -11,7 +13,7 @@ from framelift.zoo.suite_configs import small_configs
 from framelift.zoo.suites import NotBuilt, accepted, first_line
 from framelift.zoo.text import _transformers
 
-MAX_PARAMETERS = 200_000_000
+MAX_PARAMETERS = 420_000_000
 AUTO_MAPPINGS = (
     "MODEL_MAPPING_NAMES",
     "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
@@ -48,6 +50,10 @@ def build(name):
     model_class = getattr(transformers, class_name, None)
     if model_class is None:
         raise NotBuilt(f"transformers has no {class_name}")
+    if "_forward_unimplemented" in model_class.forward.__qualname__:
+        raise NotBuilt("it has no forward() of its own")
+    own_class = getattr(model_class, "config_class", None)
+    config_class = own_class if isinstance(own_class, type) else config_class
     reasons = []
     for make in small_configs(config_class):
         try:
@@ -57,7 +63,7 @@ def build(name):
             if parameters > MAX_PARAMETERS:
                 raise NotBuilt(f"{parameters / 1e6:.0f} million parameters at its smallest")
             model = model_class(config).eval()
-            args, kwargs = accepted(model, candidates(model, config), repaired)
+            args, kwargs = accepted(model, candidates(model, config), partial(repaired, config))
             return model, args, kwargs
         except Exception as error:  # whatever the architecture says about its configuration
             reasons.append(str(error) if isinstance(error, NotBuilt) else first_line(error))

@@ -35,9 +35,10 @@ def load(suite, name):
 
 
 def first_line(error):
-    """An exception in one line."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__
+    """An exception in one line, its second line where the first only announces it."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    text = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
 def accepted(model, candidates, repaired=lambda kwargs, error: None):
