@@ -78,3 +78,41 @@ def test_convolution_in_groups(groups, width, options):
         assert cosine > 0.999999 and worst < 1e-5
     explanation = framelift.explain(fast)
     assert explanation.segments == 1 and explanation.replayed == 3 and not explanation.eager
+
+
+class Products(torch.nn.Module):
+    """Products of 16-bit floats of every kind: linear layers, weights the other way round, batches, a row at a time."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.up = torch.nn.Linear(width, 3 * width + 1)
+        self.down = torch.nn.Linear(3 * width + 1, width, bias=False)
+        self.weight = torch.nn.Parameter(torch.randn(width, 40) / width**0.5)
+        self.bias = torch.nn.Parameter(torch.randn(40))
+
+    def forward(self, x):
+        y = x + self.down(F.gelu(self.up(x)))
+        z = torch.addmm(self.bias, y.flatten(0, 1), self.weight)
+        return y, z, z[:1] @ self.weight.t(), y @ x.transpose(1, 2), torch.einsum("bik,bkj->bij", y.transpose(1, 2), y)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("width", [32, 45, 1024])
+def test_products_of_16_bits(width, dtype):
+    torch.manual_seed(0)
+    net = Products(width).to(dtype)
+    exact = Products(width)
+    fast = framelift.compile(net)
+    for turn in range(3):
+        if turn == 2:
+            with torch.no_grad():
+                net.down.weight.mul_(-2)  # packed anew
+        exact.load_state_dict(net.state_dict())
+        with torch.inference_mode():
+            x = torch.randn(2, 7, width).to(dtype)
+            for got, eager, truth in zip(fast(x), net(x), exact(x.float())):
+                assert got.dtype == dtype and got.shape == eager.shape and got.stride() == eager.stride()
+                ours, theirs = ((t.float() - truth).abs().max() / truth.abs().max() for t in (got, eager))
+                assert ours <= 1.5 * theirs + torch.finfo(dtype).eps
+    explanation = framelift.explain(fast)
+    assert explanation.segments == 1 and explanation.replayed == 2 and not explanation.eager

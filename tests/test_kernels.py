@@ -18,7 +18,7 @@ NAMES = {
     torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16", torch.int64: "i64",
     torch.int32: "i32", torch.int16: "i16", torch.int8: "i8", torch.uint8: "u8", torch.bool: "bool",
 }  # fmt: skip
-ISAS = {"portable": 0, "avx2": 1, "avx512": 2}
+ISAS = {"portable": 0, "avx2": 1, "avx512": 2, "avx512_bf16": 3}
 
 
 def find_library():
@@ -35,6 +35,9 @@ pytestmark = pytest.mark.skipif(LIBRARY is None, reason="no build with FL_TESTS=
 
 def has_isa(isa):
     capability = torch.backends.cpu.get_cpu_capability()
+    if isa == "avx512_bf16":
+        with open("/proc/cpuinfo") as f:
+            return "avx512_bf16" in f.read()
     return isa == "portable" or "AVX512" in capability or (isa == "avx2" and "AVX2" in capability)
 
 

@@ -223,6 +223,7 @@ static void build_engine(fl_trace *t, uint32_t step, fl_segment *s, fl_seg_part 
   for (uint32_t i = 0; !st && i < s->n_slots; i++) weights[i] = t->weights.list.data[s->slots[i]].meta.data;
   g->compute = s->precision;
   g->wide = fl_device_is_cpu(s->device);
+  g->bf16_products = g->wide && fl_cpu_isa() >= FL_ISA_AVX512_BF16;
   g->exact = s->exact;
   g->n_exact = s->exact ? t->steps.data[step].n : 0;
   if (!st) {

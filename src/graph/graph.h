@@ -67,7 +67,9 @@ typedef struct fl_graph {
   fl_dtype compute;
   const bool *exact;
   uint32_t n_exact;
-  bool wide; /* for the pass `widen`: arithmetic on 16-bit floats is done in f32 (false at first) */
+  /* For the pass `widen` (false at first): arithmetic on 16-bit floats is done in f32, products of bf16 excepted where
+   * the processor has them. */
+  bool wide, bf16_products;
 } fl_graph;
 
 FL_MUST_USE fl_status fl_graph_create(fl_graph **out_graph);

@@ -45,5 +45,5 @@ static fl_status visit(fl_graph *g, fl_nid n, bool *changed) {
 
 fl_status fl_pass_pad_linear(fl_graph *g) {
   bool changed = false;
-  return fl_rw_walk(g, visit, &changed);
+  return g->wide ? NULL : fl_rw_walk(g, visit, &changed); /* a processor packs its matrices, whatever their width */
 }

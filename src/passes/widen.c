@@ -2,7 +2,7 @@
 #include "passes/rewrite.h"
 
 /* Operators on 16-bit floats that do arithmetic in long loops are computed in f32 and rounded once, where the graph asks for
- * it (fl_graph.wide): the CPU has fast kernels of them for f32 alone. Operands that are constant are widened once, when an
+ * it (fl_graph.wide): the CPU has fast kernels of most of them for f32 alone. Operands that are constant are widened once, when an
  * engine is made; the other casts join what is pointwise around them. */
 static bool is_half(const fl_graph *g, fl_vid v) {
   if (v == FL_NO_VALUE) return false;
@@ -13,6 +13,7 @@ static bool is_half(const fl_graph *g, fl_vid v) {
 static bool is_arithmetic(fl_op op) {
   switch (op) {
   case FL_OP_MATMUL:
+  case FL_OP_GROUPED_MATMUL:
   case FL_OP_CONV2D:
   case FL_OP_CONV_TRANSPOSE2D:
   case FL_OP_ATTENTION:
@@ -38,6 +39,14 @@ static bool is_arithmetic(fl_op op) {
   }
 }
 
+/* Kernels take it as it is. */
+static bool has_kernel(const fl_graph *g, const fl_node *n) {
+  if (!g->bf16_products || n->op != FL_OP_MATMUL) return false;
+  for (int i = 0; i < n->n_inputs; i++)
+    if (n->inputs[i] != FL_NO_VALUE && fl_rw_type(g, n->inputs[i])->dtype != FL_BF16) return false;
+  return fl_rw_type(g, n->outputs[0])->dtype == FL_BF16;
+}
+
 static fl_status cast(fl_graph *g, fl_nid before, fl_vid v, fl_dtype dtype, fl_vid *out) {
   fl_attrs attrs = {0};
   fl_attr_set_int(&attrs, "dtype", 'd', dtype);
@@ -55,7 +64,7 @@ static fl_status widened(fl_graph *g, fl_nid before, fl_vid v, fl_vid *out) {
 static fl_status visit(fl_graph *g, fl_nid id, bool *changed) {
   const fl_node *n = fl_rw_node(g, id);
   fl_op op = n->op;
-  if (!is_arithmetic(op) || !is_half(g, n->inputs[0])) return NULL;
+  if (!is_arithmetic(op) || !is_half(g, n->inputs[0]) || has_kernel(g, n)) return NULL;
   fl_dtype half = fl_rw_type(g, n->outputs[0])->dtype;
   fl_attrs attrs = n->attrs;
   fl_vid inputs[8], result;

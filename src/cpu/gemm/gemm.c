@@ -4,6 +4,7 @@
 
 const fl_gemm_isa *fl_gemm_of(int isa) {
 #if defined(__x86_64__) || defined(__i386__)
+  if (isa >= FL_ISA_AVX512_BF16) return &fl_gemm_avx512_bf16;
   if (isa >= FL_ISA_AVX512) return &fl_gemm_avx512;
   if (isa == FL_ISA_AVX2) return &fl_gemm_avx2;
 #endif
@@ -77,11 +78,22 @@ void fl_gemm_pack(const fl_gemm_isa *isa, const fl_gemm_b *b, float *dst, const 
     }
 }
 
+void fl_gemm_pack_half(const fl_gemm_isa *isa, const fl_gemm_b *b, float *dst, const uint16_t *src, int64_t sn,
+                       int64_t sk, int64_t k, int64_t p0, int64_t p1) {
+  const int nr = isa->nr;
+  for (int64_t p = p0; p < p1; p++)
+    for (int64_t block = 0; block < b->blocks; block++) {
+      const int64_t k0 = block * b->kc, kc = block_rows(b, block);
+      isa->pack_half(dst + k0 * b->n_padded + p * kc * nr, src + p * nr * sn + 2 * k0 * sk, sn, sk,
+                     min64(nr, b->n - p * nr), min64(2 * kc, k - 2 * k0));
+    }
+}
+
 /* --- rows of A --- */
 
 fl_rows fl_rows_make(const fl_tensor *t, int first_dim) {
   const int last = t->type.rank - 1;
-  fl_rows r = {.data = t->data, .sk = t->strides[last]};
+  fl_rows r = {.data = t->data, .k = t->type.dims[last], .sk = t->strides[last]};
   for (int d = first_dim; d < last; d++) {
     const int64_t dim = t->type.dims[d], stride = t->strides[d];
     if (dim == 1) continue;
@@ -97,20 +109,20 @@ fl_rows fl_rows_make(const fl_tensor *t, int first_dim) {
   return r;
 }
 
-static const float *row_at(const fl_rows *r, int64_t row) {
-  const float *p = r->data;
+static int64_t row_offset(const fl_rows *r, int64_t row) {
+  int64_t at = 0;
   for (int d = r->rank - 1; d > 0; d--) {
-    p += row % r->dims[d] * r->strides[d];
+    at += row % r->dims[d] * r->strides[d];
     row /= r->dims[d];
   }
-  return p + row * r->strides[0];
+  return at + row * r->strides[0];
 }
 
 void fl_rows_fetch(const void *ctx, int64_t offset, const fl_gemm_isa *isa, int64_t row, int n, int64_t k0, int64_t kc,
                    float *tile) {
   const fl_rows *r = ctx;
   for (int i = 0; i < n; i++, tile += FL_GEMM_AS) {
-    const float *src = row_at(r, row + i) + offset + k0 * r->sk;
+    const float *src = (const float *)r->data + row_offset(r, row + i) + offset + k0 * r->sk;
     if (r->sk == 1)
       isa->copy(tile, src, kc);
     else
@@ -118,30 +130,84 @@ void fl_rows_fetch(const void *ctx, int64_t offset, const fl_gemm_isa *isa, int6
   }
 }
 
+void fl_rows_fetch_half(const void *ctx, int64_t offset, const fl_gemm_isa *isa, int64_t row, int n, int64_t k0,
+                        int64_t kc, float *tile) {
+  const fl_rows *r = ctx;
+  const int64_t count = min64(2 * kc, r->k - 2 * k0);
+  for (int i = 0; i < n; i++, tile += FL_GEMM_AS) {
+    const uint16_t *src = (const uint16_t *)r->data + row_offset(r, row + i) + offset + 2 * k0 * r->sk;
+    char *dst = (char *)tile;
+    if (count % 2) tile[kc - 1] = 0;
+    if (r->sk == 1)
+      memcpy(dst, src, (size_t)count * sizeof *src);
+    else
+      for (int64_t k = 0; k < count; k++) memcpy(dst + k * 2, src + k * r->sk, sizeof *src);
+  }
+}
+
 /* --- the product --- */
 
-void fl_gemm_block(const fl_gemm *g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
-  _Alignas(64) float tile[FL_GEMM_MR_MAX * FL_GEMM_AS];
+/* Of rows [m0, m1) in tiles of equal height, where tile t begins: 49 rows are 13 + 12 + 12 + 12, not 14 + 14 + 14 + 7. */
+static int64_t tile_row(const fl_gemm *g, int64_t m0, int64_t m1, int64_t t) {
+  return m0 + (m1 - m0) * t / ceil_div(m1 - m0, g->isa->mr);
+}
+
+static fl_gemm_strip strip_of(const fl_gemm *g, const float *tile, int64_t block, int64_t p0, int64_t p1) {
   const fl_gemm_b *b = &g->shape;
   const int nr = g->isa->nr;
-  const int64_t tiles = ceil_div(m1 - m0, g->isa->mr), col = p0 * nr;
-  fl_gemm_strip s = {.a = tile, .ldc = g->ldc, .n = min64(p1 * nr, b->n) - col};
-  for (int64_t block = 0; block < b->blocks; block++) {
-    const int64_t k0 = block * b->kc;
-    s.kc = block_rows(b, block);
-    s.b = g->b + k0 * b->n_padded + p0 * nr * s.kc;
-    s.accumulate = block > 0;
+  fl_gemm_strip s = {.a = tile, .ldc = g->ldc, .n = min64(p1 * nr, b->n) - p0 * nr, .kc = block_rows(b, block)};
+  s.b = g->b + block * b->kc * b->n_padded + p0 * nr * s.kc;
+  s.accumulate = block > 0;
+  if (block == b->blocks - 1) s.epilogue = g->epilogue;
+  return s;
+}
+
+static void block_single(const fl_gemm *g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
+  _Alignas(64) float tile[FL_GEMM_MR_MAX * FL_GEMM_AS];
+  const int64_t tiles = ceil_div(m1 - m0, g->isa->mr), col = p0 * g->isa->nr;
+  for (int64_t block = 0; block < g->shape.blocks; block++) {
+    fl_gemm_strip s = strip_of(g, tile, block, p0, p1);
     s.bias = g->bias && !block ? g->bias + col : NULL;
-    if (block == b->blocks - 1) s.epilogue = g->epilogue;
     for (int64_t t = 0; t < tiles; t++) {
-      /* Tiles of equal height: 49 rows are 13 + 12 + 12 + 12, not 14 + 14 + 14 + 7. */
-      const int64_t r0 = m0 + (m1 - m0) * t / tiles, r1 = m0 + (m1 - m0) * (t + 1) / tiles;
-      g->fetch(g->ctx, g->offset, g->isa, r0, (int)(r1 - r0), k0, s.kc, tile);
+      const int64_t r0 = tile_row(g, m0, m1, t), r1 = tile_row(g, m0, m1, t + 1);
+      g->fetch(g->ctx, g->offset, g->isa, r0, (int)(r1 - r0), block * g->shape.kc, s.kc, tile);
       s.c = g->c + r0 * g->ldc + col;
       s.residual = g->residual && !block ? g->residual + r0 * g->ldc + col : NULL;
       g->isa->strip[r1 - r0 - 1](&s);
     }
   }
+}
+
+#define HALF_COLUMNS 256 /* whose sums are kept between K blocks; a multiple of nr */
+
+/* bf16: a tile goes through all K blocks, its sums at hand, and is rounded once. */
+static void block_half(const fl_gemm *g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
+  _Alignas(64) float tile[FL_GEMM_MR_MAX * FL_GEMM_AS], sums[FL_GEMM_MR_MAX * HALF_COLUMNS];
+  const int64_t tiles = ceil_div(m1 - m0, g->isa->mr), col = p0 * g->isa->nr, last = g->shape.blocks - 1;
+  for (int64_t t = 0; t < tiles; t++) {
+    const int64_t r0 = tile_row(g, m0, m1, t), r1 = tile_row(g, m0, m1, t + 1);
+    for (int64_t block = 0; block <= last; block++) {
+      fl_gemm_strip s = strip_of(g, tile, block, p0, p1);
+      g->fetch(g->ctx, g->offset, g->isa, r0, (int)(r1 - r0), block * g->shape.kc, s.kc, tile);
+      s.c = sums;
+      s.sums = HALF_COLUMNS;
+      if (block == last) {
+        s.bias = g->bias ? g->bias + col : NULL;
+        s.half = g->half + r0 * g->ldc + col;
+        s.half_residual = g->half_residual ? g->half_residual + r0 * g->ldc + col : NULL;
+      }
+      g->isa->strip[r1 - r0 - 1](&s);
+    }
+  }
+}
+
+void fl_gemm_block(const fl_gemm *g, int64_t m0, int64_t m1, int64_t p0, int64_t p1) {
+  if (!g->half) {
+    block_single(g, m0, m1, p0, p1);
+    return;
+  }
+  const int64_t step = g->shape.blocks > 1 ? HALF_COLUMNS / g->isa->nr : max64(1, p1 - p0);
+  for (; p0 < p1; p0 += step) block_half(g, m0, m1, p0, min64(p0 + step, p1));
 }
 
 /* How a product is cut into tasks. */
@@ -168,8 +234,8 @@ static void run_tasks(void *arg, int64_t begin, int64_t end, int thread) {
 static cut make_cut(const fl_gemm *g, int64_t batches, int threads) {
   const fl_gemm_b *b = &g->shape;
   cut c = {.g = g, .m_tasks = 1, .p_tasks = 1, .panels = fl_gemm_panels(g->isa, b)};
-  const int64_t tiles = ceil_div(g->m, g->isa->mr), kc = max64(1, min64(b->kc, b->k));
-  const int64_t l2_panels = max64(1, 448 * 1024 / (kc * g->isa->nr * (int64_t)sizeof(float)));
+  const int64_t tiles = ceil_div(g->m, g->isa->mr), kc = max64(1, g->half ? b->k : min64(b->kc, b->k));
+  const int64_t l2_panels = max64(g->half ? 2 : 1, 448 * 1024 / (kc * g->isa->nr * (int64_t)sizeof(float)));
   c.p_tasks = ceil_div(c.panels, l2_panels);
   if (threads == 1) return c;
   const int64_t want = threads * 4;

@@ -1,6 +1,7 @@
 /* GFLOP/s of products and convolutions at the shapes of well-known models: gemm_bench [threads] [filter] [ms]. */
 #include <time.h>
 
+#include "cpu/kernel_case.h"
 #include "cpu/product_test.h"
 
 /* With one thread its own time, which a busy machine changes less. */
@@ -61,6 +62,36 @@ static void matmul(const char *model, int64_t m, int64_t k, int64_t n, fl_act ac
   product_act(&q, act, 0, 0);
   report(label, &q, 2.0 * (double)m * (double)k * (double)n, pool);
   product_end(&q);
+}
+
+/* The same in bf16. */
+static void matmul_half(const char *model, int64_t m, int64_t k, int64_t n, fl_act act, fl_pool *pool,
+                        const char *filter) {
+  char label[64];
+  snprintf(label, sizeof label, "bf16 %s m%d k%d n%d", model, (int)m, (int)k, (int)n);
+  if ((filter && !strstr(label, filter)) || fl_cpu_isa() < FL_ISA_AVX512_BF16) return;
+  kcase *c = kcase_new(FL_OP_MATMUL);
+  kcase_in(c, FL_BF16, 2, (int64_t[]){m, k}, NULL);
+  kcase_in(c, FL_BF16, 2, (int64_t[]){n, k}, NULL);
+  kcase_in(c, FL_BF16, 1, &n, NULL);
+  c->problem.constant[1] = c->problem.constant[2] = true;
+  kcase_bool(c, "trans_b", true);
+  (void)fl_attr_set_int(&c->attrs, "act", 'a', act);
+  kready r;
+  fl_tensor out[1];
+  if (kcase_infer(c) && !kcase_ready(c, fl_kernel_get(fl_kernel_find("matmul_avx512_bf16")), pool, out, &r)) {
+    double best = 1e30, began = now_ms();
+    do {
+      const double t0 = now_ms();
+      kcase_exec(c, &r, pool, out);
+      best = fmin(best, now_ms() - t0);
+    } while (now_ms() - began < budget_ms);
+    printf("%-34s  %.3f ms %.0f GF/s (est %.2f)\n", label, best, 2e-6 * (double)(m * k * n) / best,
+           r.plan.cost_us * 1e-3);
+    kcase_done(&r);
+    kcase_free_out(c, out);
+  }
+  kcase_free(c);
 }
 
 static void conv(const char *model, int64_t c, int64_t hw, int64_t o, int64_t k, int64_t stride, int64_t pad,
@@ -143,6 +174,8 @@ int main(int argc, char **argv) {
   if (argc > 3) budget_ms = atof(argv[3]);
   for (size_t i = 0; i < sizeof matmuls / sizeof *matmuls; i++)
     matmul(matmuls[i].model, matmuls[i].m, matmuls[i].k, matmuls[i].n, matmuls[i].act, pool, filter);
+  for (size_t i = 0; i < sizeof matmuls / sizeof *matmuls; i++)
+    matmul_half(matmuls[i].model, matmuls[i].m, matmuls[i].k, matmuls[i].n, matmuls[i].act, pool, filter);
   for (size_t i = 0; i < sizeof convs / sizeof *convs; i++)
     conv(convs[i].model, convs[i].c, convs[i].hw, convs[i].o, convs[i].k, convs[i].stride, convs[i].pad,
          convs[i].groups, pool, filter);

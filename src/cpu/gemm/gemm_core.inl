@@ -1,9 +1,16 @@
-/* The inner loops of gemm.h, instantiated by gemm_avx512.c and gemm_avx2.c, and borrowed by conv/direct_core.inl. Files
- * that include it include vmath first and define MR, the rows of the tallest tile. */
+/* The inner loops of gemm.h, instantiated by gemm_avx512.c, gemm_avx2.c and gemm_avx512_bf16.c, and borrowed by
+ * conv/direct_core.inl and conv/grouped_core.inl. Files that include it include vmath first and define MR, the rows of the
+ * tallest tile. That of bf16 defines DOT, too: c + a b, where a and b are pairs. */
 
 #include "cpu/gemm/gemm.h"
 #include "cpu/transpose.inl"
 
+#ifdef DOT
+#define HALF 1
+#else
+#define DOT(a, b, c) vf_fma(a, b, c)
+#define HALF         0
+#endif
 #define NR         (2 * VL)
 #define B_PREFETCH (NR * 16) /* floats ahead */
 
@@ -55,11 +62,40 @@ FL_INLINE void multiply(const int mr, const int nv, vf acc[][2], const float *a,
 #pragma GCC unroll 14
     for (int i = 0; i < mr; i++) {
       const vf av = vf_set1(a[i * FL_GEMM_AS + k]);
-      for (int j = 0; j < nv; j++) acc[i][j] = vf_fma(av, bv[j], acc[i][j]);
+      for (int j = 0; j < nv; j++) acc[i][j] = DOT(av, bv[j], acc[i][j]);
     }
   }
 }
 
+#if HALF
+/* Rows of sums, without register tiles: all that is done to a result of a bf16 product, or sums left for the next block. */
+static void finish(int mr, int columns, const fl_gemm_strip *s, const float (*sums)[NR], int64_t col) {
+  const fl_epilogue e = s->epilogue;
+  for (int i = 0; i < mr; i++)
+    for (int j = 0; j < columns; j += VL) {
+      const vm m = vm_first(columns - j < VL ? columns - j : VL);
+      float *c = s->c + i * s->sums + col + j;
+      const int64_t at = i * s->ldc + col + j;
+      vf v = vf_load(sums[i] + j);
+      if (s->accumulate) v = vf_add(v, vf_load_mask(c, m));
+      if (s->bias) v = vf_add(v, vf_load_mask(s->bias + col + j, m));
+      if (s->half_residual) v = vf_add(v, load_half(s->half_residual + at, m));
+      if (s->half)
+        store_half(s->half + at, vf_act(v, e.act, e.lo, e.hi), m);
+      else
+        vf_store_mask(c, m, v);
+    }
+}
+
+FL_INLINE void store_tile(const int mr, const int nv, const bool masked, const fl_gemm_strip *s, vf acc[][2],
+                          int64_t col, int last) {
+  float sums[MR][NR];
+#pragma GCC unroll 14
+  for (int i = 0; i < mr; i++)
+    for (int j = 0; j < nv; j++) vf_store(sums[i] + j * VL, acc[i][j]);
+  finish(mr, (nv - 1) * VL + last, s, sums, col);
+}
+#else
 /* Finishes and stores a tile of columns [col, col + nv VL), the last vector cut to `last` lanes if masked. */
 FL_INLINE void store_tile(const int mr, const int nv, const bool masked, const fl_gemm_strip *s, vf acc[][2],
                           int64_t col, int last) {
@@ -89,6 +125,8 @@ FL_INLINE void store_tile(const int mr, const int nv, const bool masked, const f
   }
 }
 
+#endif
+
 FL_INLINE void tile(const int mr, const int nv, const bool masked, const fl_gemm_strip *s, const float *b, int64_t col,
                     int last) {
   vf acc[MR][2];
@@ -106,8 +144,8 @@ FL_INLINE void four_panels(const fl_gemm_strip *s, const float *b, int64_t col) 
     const vf av = vf_set1(s->a[k]);
 #pragma GCC unroll 4
     for (int p = 0; p < 4; p++) {
-      acc[p][0][0] = vf_fma(av, vf_load(b + p * panel), acc[p][0][0]);
-      acc[p][0][1] = vf_fma(av, vf_load(b + p * panel + VL), acc[p][0][1]);
+      acc[p][0][0] = DOT(av, vf_load(b + p * panel), acc[p][0][0]);
+      acc[p][0][1] = DOT(av, vf_load(b + p * panel + VL), acc[p][0][1]);
     }
   }
 #pragma GCC unroll 4
@@ -125,7 +163,7 @@ FL_INLINE void strip(const int mr, const fl_gemm_strip *s) {
     tile(mr, 2, true, s, b, col, rest - VL);
   else if (rest > 0)
     tile(mr, 1, true, s, b, col, rest);
-  if (s->epilogue.act > FL_ACT_CLAMP)
+  if (!HALF && s->epilogue.act > FL_ACT_CLAMP)
     for (int i = 0; i < mr; i++) act_row(s->c + i * s->ldc, s->n, s->epilogue);
 }
 

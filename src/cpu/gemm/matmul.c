@@ -1,24 +1,27 @@
-/* MATMUL: constant B packed when the plan is built, any other B packed into scratch on each run. */
+/* MATMUL of f32, or of bf16 where the processor multiplies it: constant B packed when the plan is built, any other B
+ * packed into scratch on each run. */
 #include <string.h>
 
 #include "cpu/gemm/gemm.h"
+#include "cpu/ref.h"
 
 enum { A, B, BIAS, RESIDUAL };
 #define SCRATCH_LIMIT (8u << 20) /* bytes of B packed at once, if more than one matrix */
 
 typedef struct matmul_params {
   int isa;
-  bool packed, trans_b, has_bias, has_residual;
+  bool half, packed, trans_b, has_bias, has_residual;
   fl_gemm_b shape;
-  int64_t m;       /* rows of one product */
-  int64_t batches; /* products: 1 when B is one matrix, whatever A's batch dimensions */
-  int64_t b_matrices, b_at_once;
+  int64_t m;                              /* rows of one product */
+  int64_t batches;                        /* products: 1 when B is one matrix, whatever A's batch dimensions */
+  int64_t b_matrices, b_at_once, bias_at; /* bf16: where in scratch the bias is f32 */
   fl_epilogue epilogue;
 } matmul_params;
 
-static const char *why_not(const fl_problem *p) {
+static const char *why_not(const fl_problem *p, bool half) {
   const fl_type *a = &p->in[A].type, *b = &p->in[B].type;
-  if (a->dtype != FL_F32 || b->dtype != FL_F32) return "f32 only";
+  if (half && (a->dtype != FL_BF16 || b->dtype != FL_BF16)) return "bf16 only";
+  if (!half && (a->dtype != FL_F32 || b->dtype != FL_F32)) return "f32 only";
   if (a->rank < 2 || b->rank < 2) return "rank below 2";
   return NULL;
 }
@@ -33,9 +36,12 @@ static void describe(const fl_problem *p, int isa, matmul_params *out) {
   const fl_type *a = &p->in[A].type, *b = &p->in[B].type;
   memset(out, 0, sizeof *out);
   out->isa = isa;
+  out->half = isa == FL_ISA_AVX512_BF16;
   out->trans_b = fl_attr_int(p->attrs, "trans_b", 0) != 0;
   out->b_matrices = batch_count(b);
-  out->shape = fl_gemm_b_make(fl_gemm_of(isa), a->dims[a->rank - 1], b->dims[b->rank - (out->trans_b ? 2 : 1)]);
+  const int64_t k = a->dims[a->rank - 1];
+  out->shape =
+      fl_gemm_b_make(fl_gemm_of(isa), out->half ? k / 2 + k % 2 : k, b->dims[b->rank - (out->trans_b ? 2 : 1)]);
   out->has_bias = p->n_in > BIAS && !p->absent[BIAS];
   out->has_residual = p->n_in > RESIDUAL && !p->absent[RESIDUAL];
   out->packed = p->constant[B] && out->b_matrices == 1;
@@ -46,7 +52,7 @@ static void describe(const fl_problem *p, int isa, matmul_params *out) {
 }
 
 static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan, int isa) {
-  const char *why = why_not(p);
+  const char *why = why_not(p, isa == FL_ISA_AVX512_BF16);
   if (why) return why;
   matmul_params *m = fl_arena_alloc(arena, sizeof *m);
   if (!m) return "out of memory";
@@ -61,6 +67,8 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
     if (m->b_at_once > m->batches) m->b_at_once = m->batches > 0 ? m->batches : 1;
     plan->scratch_bytes = block * (size_t)m->b_at_once;
   }
+  m->bias_at = (int64_t)plan->scratch_bytes;
+  if (m->half && m->has_bias) plan->scratch_bytes += (size_t)m->shape.n * sizeof(float);
   if (m->has_bias) plan->in_layout[BIAS] = FL_LAYOUT_CONTIGUOUS;
   if (m->has_residual) {
     plan->in_layout[RESIDUAL] = FL_LAYOUT_CONTIGUOUS;
@@ -70,19 +78,30 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
   plan->params_bytes = sizeof *m;
   const double mnk = (double)m->batches * (double)m->m * (double)m->shape.n * (double)m->shape.k;
   const double bytes = 4.0 * (double)m->b_matrices * (double)m->shape.k * (double)m->shape.n;
+  /* Of bf16, k counts pairs. */
   plan->cost_us = (2e-3 * mnk / 50 + bytes * (m->packed ? 1e-4 : 4e-4)) * (isa >= FL_ISA_AVX512 ? 1 : 2);
   return NULL;
 }
 
+/* Panels [p0, p1) of a matrix that begins `offset` elements into b. */
+static void pack_panels(const matmul_params *m, const fl_tensor *b, int64_t offset, float *dst, int64_t p0,
+                        int64_t p1) {
+  const fl_gemm_isa *isa = fl_gemm_of(m->isa);
+  const int r = b->type.rank;
+  const int64_t sn = b->strides[m->trans_b ? r - 2 : r - 1], sk = b->strides[m->trans_b ? r - 1 : r - 2];
+  const int64_t k = b->type.dims[m->trans_b ? r - 1 : r - 2];
+  if (m->half) {
+    fl_gemm_pack_half(isa, &m->shape, dst, (const uint16_t *)b->data + offset, sn, sk, k, p0, p1);
+    return;
+  }
+  const fl_gemm_src s = {
+      .data = (const float *)b->data + offset, .sn = sn, .dims = {1, 1, k ? k : 1}, .strides = {0, 0, sk}};
+  fl_gemm_pack(isa, &m->shape, dst, &s, p0, p1);
+}
+
 static void pack(const fl_problem *p, const void *params, int operand, const fl_tensor *src, void *dst) {
   const matmul_params *m = params;
-  const fl_gemm_isa *isa = fl_gemm_of(m->isa);
-  const int r = src->type.rank;
-  const fl_gemm_src s = {.data = src->data,
-                         .sn = src->strides[m->trans_b ? r - 2 : r - 1],
-                         .dims = {1, 1, m->shape.k ? m->shape.k : 1},
-                         .strides = {0, 0, src->strides[m->trans_b ? r - 1 : r - 2]}};
-  fl_gemm_pack(isa, &m->shape, dst, &s, 0, fl_gemm_panels(isa, &m->shape));
+  pack_panels(m, src, 0, dst, 0, fl_gemm_panels(fl_gemm_of(m->isa), &m->shape));
 }
 
 typedef struct run_state {
@@ -107,17 +126,11 @@ static int64_t batch_offset(const fl_tensor *t, const fl_type *out, int64_t batc
 static void pack_tasks(void *arg, int64_t begin, int64_t end, int thread) {
   const run_state *s = arg;
   const fl_tensor *b = &s->args->in[B];
-  const int r = b->type.rank;
-  const bool t = s->m->trans_b;
   const int64_t panels = fl_gemm_panels(s->isa, &s->m->shape);
   for (int64_t i = begin; i < end; i++) {
     const int64_t which = i / panels, p = i % panels;
     const int64_t offset = s->m->b_matrices == 1 ? 0 : batch_offset(b, &s->args->out[0].type, s->first + which);
-    const fl_gemm_src src = {.data = (const float *)b->data + offset,
-                             .sn = b->strides[t ? r - 2 : r - 1],
-                             .dims = {1, 1, s->m->shape.k ? s->m->shape.k : 1},
-                             .strides = {0, 0, b->strides[t ? r - 1 : r - 2]}};
-    fl_gemm_pack(s->isa, &s->m->shape, s->packed + which * s->block, &src, p, p + 1);
+    pack_panels(s->m, b, offset, s->packed + which * s->block, p, p + 1);
   }
 }
 
@@ -127,8 +140,32 @@ static void set_batch(const void *arg, int64_t batch, fl_gemm *g) {
   const int64_t at = s->first + batch, result = at * s->m->m * s->m->shape.n;
   g->offset = batch_offset(&s->args->in[A], out, at);
   g->b = s->packed + batch * s->block;
+  if (g->half) {
+    g->half += result;
+    if (g->half_residual) g->half_residual += result;
+    return;
+  }
   g->c += result;
   if (g->residual) g->residual += result;
+}
+
+/* Where results go, and what is added to them. */
+static void set_result(const fl_run_args *args, fl_gemm *g) {
+  const matmul_params *m = args->params;
+  const void *bias = m->has_bias ? args->in[BIAS].data : NULL,
+             *residual = m->has_residual ? args->in[RESIDUAL].data : NULL;
+  if (!m->half) {
+    g->c = args->out[0].data;
+    g->bias = bias;
+    g->residual = residual;
+    return;
+  }
+  g->half = args->out[0].data;
+  g->half_residual = residual;
+  if (!bias) return;
+  float *wide = (float *)((char *)args->scratch + m->bias_at);
+  for (int64_t i = 0; i < m->shape.n; i++) wide[i] = fl_bf16_to_f32(((const uint16_t *)bias)[i]);
+  g->bias = wide;
 }
 
 static void run(const fl_run_args *args) {
@@ -139,14 +176,12 @@ static void run(const fl_run_args *args) {
   fl_gemm g = {.isa = isa,
                .shape = m->shape,
                .b = args->in[B].data,
-               .fetch = fl_rows_fetch,
+               .fetch = m->half ? fl_rows_fetch_half : fl_rows_fetch,
                .ctx = &rows,
-               .c = args->out[0].data,
-               .bias = m->has_bias ? args->in[BIAS].data : NULL,
-               .residual = m->has_residual ? args->in[RESIDUAL].data : NULL,
                .m = m->m,
                .ldc = m->shape.n,
                .epilogue = m->epilogue};
+  set_result(args, &g);
   if (m->packed) {
     fl_gemm_run(&g, args->pool);
     return;
@@ -168,5 +203,6 @@ static void run(const fl_run_args *args) {
   const fl_kernel fl_kernel_matmul_##suffix = {                                                                        \
       .name = "matmul_" #suffix, .op = FL_OP_MATMUL, .isa = isa_, .plan = plan_##suffix, .pack = pack, .run = run};
 
+KERNEL(avx512_bf16, FL_ISA_AVX512_BF16)
 KERNEL(avx512, FL_ISA_AVX512)
 KERNEL(avx2, FL_ISA_AVX2)
