@@ -110,7 +110,7 @@ def test_products_of_16_bits(width, dtype):
         exact.load_state_dict(net.state_dict())
         with torch.inference_mode():
             x = torch.randn(2, 7, width).to(dtype)
-            for got, eager, truth in zip(fast(x), net(x), exact(x.float())):
+            for got, eager, truth in zip(fast(x), net(x), exact(x.float()), strict=True):
                 assert got.dtype == dtype and got.shape == eager.shape and got.stride() == eager.stride()
                 ours, theirs = ((t.float() - truth).abs().max() / truth.abs().max() for t in (got, eager))
                 assert ours <= 1.5 * theirs + torch.finfo(dtype).eps
