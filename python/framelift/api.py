@@ -9,7 +9,6 @@ from framelift.report import Explanation
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 FALLBACKS = ("eager", "error")
-DEFAULT_TACTIC_MS = 200.0
 
 _MISSING = object()
 _alive = weakref.WeakSet()  # every compiled callable
@@ -23,7 +22,7 @@ def compile(
     fallback="eager",
     threads=None,
     verify=True,
-    tactic_ms=DEFAULT_TACTIC_MS,
+    tactic_ms=None,
 ):
     """Returns a callable that gives `model`'s answers faster. Works as a decorator too, with and without options.
 
@@ -46,7 +45,8 @@ def compile(
                reason
     threads    threads of the engine; None: as many as torch.get_num_threads()
     verify     compare each new engine with the recorded outputs before it is used
-    tactic_ms  milliseconds to spend on timing kernels against each other while building; 0: cost model alone
+    tactic_ms  milliseconds to spend on timing kernels against each other while building; 0: cost model alone; None: up
+               to a tenth of what recording took
     """
     name, segment_backend = backends.resolve(backend)
     options = {
@@ -56,7 +56,7 @@ def compile(
         "fallback": _one_of("fallback", fallback, FALLBACKS),
         "threads": _thread_count(threads),
         "verify": _boolean("verify", verify),
-        "tactic_ms": _milliseconds("tactic_ms", tactic_ms),
+        "tactic_ms": None if tactic_ms is None else _milliseconds("tactic_ms", tactic_ms),
     }
     if model is _MISSING:
         return lambda decorated: _compile(decorated, options)

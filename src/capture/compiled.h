@@ -26,7 +26,7 @@ typedef struct fl_compiled {
   bool backend_eager, fallback_error, verify;
   fl_dtype precision; /* fl_build_options */
   int threads;
-  double tactic_ms;
+  double tactic_ms;          /* negative: as long as it takes to record, in proportion */
   fl_pool *pool;             /* shared by all callables of as many threads */
   FL_VEC(fl_trace *) traces; /* most recently used first */
   FL_VEC(fl_give_up) give_ups;

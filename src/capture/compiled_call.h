@@ -14,6 +14,7 @@ typedef struct fl_call {
   fl_trace *stale; /* its arguments fit, its guards did not */
   bool put_off;    /* what could not be recorded this time will be recorded another way in the next call */
   bool wants_grad; /* an argument requires grad while grad mode is on */
+  fl_clock *clock; /* while it is recorded */
   char why[200];
 } fl_call;
 

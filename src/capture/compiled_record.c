@@ -339,12 +339,21 @@ static bool answers_plainly(fl_call *k, const attempt *a, PyObject **plain) {
 
 /* --- what is kept --- */
 
+enum { MOST_TACTIC_MS = 200 };
+
+/* As asked for; else what does not make the first call much longer. */
+static double tactic_ms(const fl_call *k) {
+  const double *ms = k->clock->times.ms, share = 0.1 * (ms[FL_STAGE_record] + ms[FL_STAGE_again]);
+  if (k->c->tactic_ms >= 0) return k->c->tactic_ms;
+  return share < MOST_TACTIC_MS ? share : MOST_TACTIC_MS;
+}
+
 /* Builds and verifies; false when out of memory. */
 static bool build(fl_call *k, attempt *a) {
   fl_compiled *c = k->c;
   fl_trace *t = a->trace;
-  fl_build_options o = {!c->backend_eager, c->verify, c->precision, c->tactic_ms, c->pool, 0};
   fl_stage before = fl_stage_enter(FL_STAGE_lower);
+  fl_build_options o = {!c->backend_eager, c->verify, c->precision, tactic_ms(k), c->pool, 0};
   bool ok = fl_trace_build(t, &o) && (!c->verify || verify(a->rec, t, a->generator, &o) == 0);
   if (c->segment_backend) fl_stage_enter(FL_STAGE_backend);
   ok = ok && (!c->segment_backend || ask_backend(c, a->rec, t) == 0);
@@ -418,6 +427,7 @@ PyObject *fl_call_record(fl_call *k) {
   fl_clock clock;
   fl_trace *t = NULL;
   k->c->recordings++;
+  k->clock = &clock;
   fl_clock_start(&clock, FL_STAGE_record);
   PyObject *result = record(k, &t);
   fl_clock_stop(&clock);

@@ -36,7 +36,7 @@ PyObject *fl_compiled_new(PyObject *target, PyObject *options) {
   PyObject *threads = PyDict_GetItemString(options, "threads"), *verify_on = PyDict_GetItemString(options, "verify");
   PyObject *tactic = PyDict_GetItemString(options, "tactic_ms");
   long n = threads && threads != Py_None ? PyLong_AsLong(threads) : 0;
-  double ms = tactic && tactic != Py_None ? PyFloat_AsDouble(tactic) : 0;
+  double ms = tactic && tactic != Py_None ? PyFloat_AsDouble(tactic) : -1;
   if (PyErr_Occurred()) return NULL;
   fl_pool *pool = pool_of(n > 0 ? (int)n : fl_torch_threads());
   if (!pool) return NULL;

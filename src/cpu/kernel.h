@@ -47,7 +47,9 @@ typedef struct fl_kernel_plan {
   size_t scratch_bytes; /* for one run, all threads together; 64-byte aligned */
   const void *params;   /* the kernel's own constants: plain data without pointers, from the arena */
   size_t params_bytes;
-  double cost_us; /* the kernel's own estimate of a run on one core at 50 GFLOP/s and 10 GB/s; 0 = unknown */
+  bool pack_scales;    /* packing can multiply the weights of a product or convolution, operand 1, on the way */
+  int64_t pack_pieces; /* into how many parts packing is divided; a kernel that packs sets it */
+  double cost_us;      /* the kernel's own estimate of a run on one core at 50 GFLOP/s and 10 GB/s; 0 = unknown */
 } fl_kernel_plan;
 
 typedef struct fl_run_args {
@@ -62,6 +64,16 @@ typedef struct fl_run_args {
   struct fl_queue *queue; /* what a device's kernels put their work on; NULL on the CPU is fine */
 } fl_run_args;
 
+/* Packing of one constant operand. */
+typedef struct fl_pack_args {
+  const fl_problem *problem;
+  const void *params;
+  int operand;
+  const fl_tensor *src; /* as the caller holds it: any strides */
+  const float *scale; /* where the plan says pack_scales: multiplies the weights of each result channel; NULL = by 1 */
+  void *dst;
+} fl_pack_args;
+
 typedef struct fl_kernel {
   const char *name; /* "conv2d_winograd_f4_avx512" */
   fl_op op;
@@ -69,8 +81,8 @@ typedef struct fl_kernel {
   /* NULL when the kernel can serve the problem and has filled `plan` (params from `arena`); else why not, in static
    * storage. "out of memory" is a reason too. Pure: no state but the arena. */
   const char *(*plan)(const fl_problem *problem, fl_arena *arena, fl_kernel_plan *plan);
-  /* Packs constant operand `operand`, given as the caller holds it (any strides), into dst. NULL if none is packed. */
-  void (*pack)(const fl_problem *problem, const void *params, int operand, const fl_tensor *src, void *dst);
+  /* Packs parts [begin, end) of the plan's pack_pieces. NULL if none is packed. */
+  void (*pack)(const fl_pack_args *args, int64_t begin, int64_t end);
   void (*run)(const fl_run_args *args);
 } fl_kernel;
 

@@ -144,7 +144,8 @@ static inline const char *kcase_ready(kcase *c, const fl_kernel *k, fl_pool *poo
     if (bytes) {
       r->in[i] = p->in[i];
       r->in[i].data = r->owned[i] = fl_malloc_aligned(bytes);
-      k->pack(p, r->plan.params, i, &p->in[i], r->owned[i]);
+      fl_pack_args a = {.problem = p, .params = r->plan.params, .operand = i, .src = &p->in[i], .dst = r->owned[i]};
+      for (int64_t piece = r->plan.pack_pieces; piece-- > 0;) k->pack(&a, piece, piece + 1);
     } else if (!ok) {
       r->in[i].data = r->owned[i] = fl_malloc_aligned(fl_type_bytes(&r->in[i].type));
       fl_copy_strided(&r->in[i], &p->in[i], pool);

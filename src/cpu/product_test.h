@@ -86,6 +86,39 @@ static fl_tensor product_copy_of(const fl_tensor *src, const int64_t *strides) {
   return t;
 }
 
+static void product_pack(const product_runner *r, const product *q, int i, const fl_tensor *src, const float *scale,
+                         void *dst) {
+  fl_pack_args a = {.problem = &q->p, .params = r->plan.params, .operand = i, .src = src, .scale = scale, .dst = dst};
+  memset(dst, 0, r->plan.packed_bytes[i]);
+  r->kernel->pack(&a, 0, r->plan.pack_pieces);
+}
+
+/* Weights packed in pieces, backwards, from others that a scale makes the same: every bit must be. */
+static void product_check_scales(const product_runner *r, const product *q) {
+  fl_tensor w = product_copy_of(&q->in[1], q->in[1].strides);
+  const bool rows = fl_attr_int(&q->attrs, "trans_b", 0) != 0;
+  const int axis = q->p.op == FL_OP_CONV2D ? 0 : w.type.rank - (rows ? 2 : 1);
+  const size_t bytes = r->plan.packed_bytes[1];
+  float *scale = fl_malloc_aligned(((size_t)w.type.dims[axis] + 1) * sizeof *scale), *data = w.data;
+  char *packed = fl_malloc_aligned(bytes);
+  for (int64_t i = 0; i < w.type.dims[axis]; i++) scale[i] = ldexpf(1, (int)(i % 7) - 3);
+  for (int64_t i = 0; i < fl_type_numel(&w.type); i++) {
+    int64_t flat = i, at = 0, channel = 0;
+    for (int d = w.type.rank - 1; d >= 0; flat /= w.type.dims[d], d--) {
+      at += flat % w.type.dims[d] * w.strides[d];
+      if (d == axis) channel = flat % w.type.dims[d];
+    }
+    data[at] = data[at] / scale[channel];
+  }
+  memset(packed, 0, bytes);
+  fl_pack_args a = {.problem = &q->p, .params = r->plan.params, .operand = 1, .src = &w, .scale = scale, .dst = packed};
+  for (int64_t p = r->plan.pack_pieces; p-- > 0;) r->kernel->pack(&a, p, p + 1);
+  FL_CHECK_MSG(!memcmp(packed, r->owned[1], bytes), "%s: weights with a scale", r->kernel->name);
+  fl_free_aligned(packed);
+  fl_free_aligned(scale);
+  fl_free_aligned(w.data);
+}
+
 static void product_lay_out(product_runner *r, const product *q, int i) {
   const fl_tensor *src = &q->in[i];
   r->in[i] = *src;
@@ -93,7 +126,8 @@ static void product_lay_out(product_runner *r, const product *q, int i) {
   const fl_layout want = r->plan.in_layout[i];
   if (r->plan.packed_bytes[i]) {
     r->owned[i] = fl_malloc_aligned(r->plan.packed_bytes[i]);
-    r->kernel->pack(&q->p, r->plan.params, i, src, r->owned[i]);
+    product_pack(r, q, i, src, NULL, r->owned[i]);
+    if (i == 1 && r->plan.pack_scales) product_check_scales(r, q);
     r->in[i].data = r->owned[i];
     return;
   }

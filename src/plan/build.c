@@ -12,7 +12,7 @@ static fl_store *store_of(const fl_builder *b, fl_vid v) { return &b->stores.dat
 
 static bool is_view(const fl_node *n) { return (fl_op_get(n->op)->flags & FL_OPF_VIEW) != 0; }
 
-static void place(fl_builder *b, fl_vid v, const fl_loc *loc) {
+void fl_place(fl_builder *b, fl_vid v, const fl_loc *loc) {
   b->locs[v] = *loc;
   b->stores.data[loc->store].uses += fl_graph_use_count(b->g, v);
 }
@@ -37,7 +37,7 @@ static fl_status place_given(fl_builder *b, fl_vid v, uint32_t *slot_stores) {
     if (*known == FL_NO_STORE) FL_TRY(fl_store_new(b, FL_STORE_WEIGHT, value->slot, bytes, known));
     loc.store = *known;
   }
-  place(b, v, &loc);
+  fl_place(b, v, &loc);
   return NULL;
 }
 
@@ -55,11 +55,13 @@ static fl_status place_all_given(fl_builder *b) {
   uint32_t *slot_stores = fl_arena_alloc(&b->arena, b->plan->n_weights * sizeof *slot_stores + 1);
   b->locs = fl_arena_alloc(&b->arena, b->g->values.len * sizeof *b->locs + 1);
   b->wholes = fl_arena_alloc(&b->arena, b->g->values.len * sizeof *b->wholes + 1);
-  if (!slot_stores || !b->locs || !b->wholes) return fl_oom();
+  b->late = fl_arena_alloc(&b->arena, b->g->values.len * sizeof *b->late + 1);
+  if (!slot_stores || !b->locs || !b->wholes || !b->late) return fl_oom();
   memset(slot_stores, 0xff, b->plan->n_weights * sizeof *slot_stores);
   for (fl_vid v = 0; v < b->g->values.len; v++) {
     fl_value_kind kind = b->g->values.data[v].kind;
     b->locs[v].store = b->wholes[v].store = FL_NO_STORE;
+    b->late[v] = FL_NO_NODE;
     if (kind == FL_VALUE_INPUT || (kind != FL_VALUE_RESULT && fl_graph_use_count(b->g, v) > 0))
       FL_TRY(place_given(b, v, slot_stores));
   }
@@ -115,7 +117,7 @@ static fl_status draft_view(fl_builder *b, const fl_node *n) {
     break;
   default: return fl_fail(FL_INTERNAL, "plan: view operator %s is not known", fl_op_get(n->op)->name);
   }
-  place(b, out, &loc);
+  fl_place(b, out, &loc);
   store_of(b, in)->uses--;
   return NULL;
 }
@@ -188,13 +190,7 @@ const char *fl_plan_supports(void *ctx, const fl_graph *g, const fl_node *n) {
 
 /* --- kernels --- */
 
-typedef struct choice {
-  const fl_problem *problem;
-  int kernel;
-  fl_kernel_plan plan;
-} choice;
-
-static fl_status choose_kernel(fl_builder *b, const fl_node *n, choice *c) {
+static fl_status choose_kernel(fl_builder *b, const fl_node *n, fl_choice *c) {
   fl_problem *problem = NULL;
   fl_kernel_plan plans[MAX_CANDIDATES];
   int ids[MAX_CANDIDATES], chosen = 0;
@@ -209,56 +205,24 @@ static fl_status choose_kernel(fl_builder *b, const fl_node *n, choice *c) {
     return fl_fail(FL_UNSUPPORTED, "plan: %s (node %u): %s", fl_op_get(n->op)->name, (unsigned)(n - b->g->nodes.data),
                    why);
   }
-  FL_TRY(fl_tactic_choose(b, problem, ids, plans, candidates, &chosen));
-  *c = (choice){.problem = problem, .kernel = ids[chosen], .plan = plans[chosen]};
+  FL_TRY(fl_tactic_choose(b, problem, program_of(b, n) == FL_INIT, ids, plans, candidates, &chosen));
+  *c = (fl_choice){.problem = problem, .kernel = ids[chosen], .plan = plans[chosen]};
   return NULL;
 }
 
-static bool same_loc(const fl_loc *a, const fl_loc *b, const fl_type *t) {
-  return a->store == b->store && a->offset == b->offset && fl_strides_equal(t, a->strides, b->strides);
-}
-
-/* Packs a constant operand in the init program, once for all steps that need the same. */
-static fl_status draft_pack(fl_builder *b, const fl_node *n, const choice *c, int operand, fl_loc *out) {
-  fl_vid v = n->inputs[operand];
-  for (size_t i = 0; i < b->packs.len; i++) {
-    const fl_pack_entry *e = &b->packs.data[i];
-    if (e->kernel != c->kernel || e->operand != operand || !same_loc(&e->source, &b->locs[v], type_of(b, v)) ||
-        !fl_problem_equal(e->problem, c->problem))
-      continue;
-    out->store = e->store;
-    return NULL;
-  }
-  size_t bytes = c->plan.packed_bytes[operand];
-  FL_TRY(fl_store_new(b, FL_STORE_TEMP, 0, bytes, &out->store));
-  fl_draft_step d = {.step = {.kind = FL_STEP_PACK,
-                              .kernel = c->kernel,
-                              .pack_operand = operand,
-                              .n_in = 1,
-                              .n_out = 1,
-                              .params = c->plan.params,
-                              .problem = c->problem,
-                              .origin = n->origin}};
-  int64_t raw_bytes = (int64_t)bytes;
-  fl_draft_operand operands[2] = {{b->locs[v], *type_of(b, v)},
-                                  {{.store = out->store, .strides = {1}}, fl_type_make(FL_U8, 1, &raw_bytes)}};
-  FL_TRY(fl_draft_add(b, FL_INIT, &d, operands));
-  fl_pack_entry e = {c->problem, c->kernel, operand, b->locs[v], out->store};
-  return FL_PUSH(&b->packs, e) ? NULL : fl_oom();
-}
-
-static fl_status draft_operand(fl_builder *b, const fl_node *n, const choice *c, int i, fl_draft_operand *out) {
+static fl_status draft_operand(fl_builder *b, const fl_node *n, const fl_choice *c, int i, fl_draft_operand *out) {
   fl_vid v = n->inputs[i];
   *out = (fl_draft_operand){.loc = {.store = FL_NO_STORE}};
   if (v == FL_NO_VALUE) return NULL;
   out->type = *type_of(b, v);
+  if (fl_is_scaled_late(b, v) && !(c->plan.packed_bytes[i] && c->plan.pack_scales)) FL_TRY(fl_scale_now(b, v));
   if (!c->plan.packed_bytes[i]) return fl_loc_in_layout(b, v, c->plan.in_layout[i], n->origin, &out->loc);
   memcpy(out->loc.strides, b->locs[v].strides, sizeof out->loc.strides);
-  return draft_pack(b, n, c, i, &out->loc);
+  return fl_draft_pack(b, n, c, i, &out->loc);
 }
 
 /* May result 0 take the place of the operand? Only if this is the last that is ever read of its whole store. */
-static bool can_overwrite(const fl_builder *b, const fl_node *n, const choice *c, const fl_draft_operand *operands) {
+static bool can_overwrite(const fl_builder *b, const fl_node *n, const fl_choice *c, const fl_draft_operand *operands) {
   int i = c->plan.in_place;
   if (i < 0 || i >= n->n_inputs || n->inputs[i] == FL_NO_VALUE || program_of(b, n) == FL_INIT) return false;
   const fl_type *type = type_of(b, n->outputs[0]);
@@ -269,7 +233,7 @@ static bool can_overwrite(const fl_builder *b, const fl_node *n, const choice *c
          loc->store == b->locs[n->inputs[i]].store && fl_strides_equal(type, loc->strides, c->plan.out_strides[0]);
 }
 
-static fl_status place_results(fl_builder *b, const fl_node *n, const choice *c, fl_draft_operand *operands) {
+static fl_status place_results(fl_builder *b, const fl_node *n, const fl_choice *c, fl_draft_operand *operands) {
   bool overwrite = can_overwrite(b, n, c, operands), part = false;
   for (int i = 0; i < n->n_inputs; i++)
     if (n->inputs[i] != FL_NO_VALUE) store_of(b, n->inputs[i])->uses--;
@@ -284,7 +248,7 @@ static fl_status place_results(fl_builder *b, const fl_node *n, const choice *c,
       loc.store = operands[c->plan.in_place].loc.store;
     else
       FL_TRY(fl_store_new(b, FL_STORE_TEMP, 0, fl_type_bytes(type), &loc.store));
-    place(b, n->outputs[i], &loc);
+    fl_place(b, n->outputs[i], &loc);
     operands[n->n_inputs + i] = (fl_draft_operand){loc, *type};
   }
   return NULL;
@@ -296,8 +260,8 @@ static bool computes_nothing(const fl_builder *b, const fl_node *n) {
   return true;
 }
 
-static fl_status draft_kernel(fl_builder *b, const fl_node *n) {
-  choice c;
+fl_status fl_draft_kernel(fl_builder *b, const fl_node *n) {
+  fl_choice c;
   fl_draft_operand operands[FL_MAX_OPERANDS + FL_PW_MAX_OUTPUTS];
   FL_TRY(choose_kernel(b, n, &c));
   bool empty = computes_nothing(b, n);
@@ -372,8 +336,10 @@ static fl_status build(fl_builder *b) {
       FL_TRY(draft_view(b, n));
     else if (n->op == FL_OP_CAT)
       FL_TRY(fl_draft_cat(b, n));
+    else if (fl_may_scale_late(b, n))
+      fl_scale_late(b, n);
     else
-      FL_TRY(draft_kernel(b, n));
+      FL_TRY(fl_draft_kernel(b, n));
   }
   FL_TRY(draft_outputs(b));
   return fl_builder_finish(b);

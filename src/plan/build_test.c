@@ -170,6 +170,40 @@ FL_TEST(equal_packs_are_made_once) {
   fl_plan_destroy(p);
 }
 
+#define SCALED(more, outputs)                                                                                          \
+  "graph(%0: f32[1,8,9,9], %1: weight 0 f32[16,8,3,3], %2: weight 1 f32[16]) {\n"                                      \
+  "  %3 = rsqrt(%2) : f32[16]\n"                                                                                       \
+  "  %4 = reshape(%3) dims=[16,1,1,1] : f32[16,1,1,1]\n"                                                               \
+  "  %5 = mul(%1, %4) : f32[16,8,3,3]\n"                                                                               \
+  "  %6 = conv2d(%0, %5, _, _) stride=[1,1] dilation=[1,1] pad=[0,0,0,0] groups=1 : f32[1,16,7,7]\n" more              \
+  "  return " outputs "\n}\n"
+
+FL_TEST(weights_are_scaled_while_they_are_packed) {
+  if (fl_cpu_isa() < FL_ISA_AVX2) return;
+  fl_plan *p = plan_of(SCALED("", "%6"), NULL);
+  FL_CHECK(p->init.len == 2 && init_count(p, FL_STEP_KERNEL) == 1 && p->init_arena_bytes == 64);
+  const fl_step *pack = &p->init.data[1];
+  const fl_operand *o = &p->operands.data[pack->operands];
+  FL_CHECK(pack->kind == FL_STEP_PACK && pack->n_in == 2 && pack->n_deps == 2);
+  FL_CHECK(o[0].space == FL_SPACE_WEIGHT && o[0].index == 0 && o[1].space == FL_SPACE_ARENA);
+  FL_CHECK(o[2].space == FL_SPACE_CONST && p->init.data[0].n_deps == 2); /* the scale is not kept */
+  fl_plan_destroy(p);
+}
+
+FL_TEST(weights_that_others_read_too_are_scaled_first) {
+  fl_plan *p = plan_of(SCALED("  %7 = cumsum(%5) axis=0 : f32[16,8,3,3]\n", "%6, %7"), NULL);
+  FL_CHECK(init_count(p, FL_STEP_KERNEL) == 3 && init_count(p, FL_STEP_PACK) == (fl_cpu_isa() >= FL_ISA_AVX2));
+  for (size_t i = 0; i < p->init.len; i++) FL_CHECK(p->init.data[i].kind != FL_STEP_PACK || p->init.data[i].n_in == 1);
+  fl_plan_destroy(p);
+}
+
+FL_TEST(kernels_that_do_not_pack_get_scaled_weights) {
+  fl_plan *p = plan_of(SCALED("", "%6"), NULL);
+  FL_CHECK(init_count(p, FL_STEP_KERNEL) == 2 && p->init.len == 2 && p->run.len == 1);
+  FL_CHECK(p->operands.data[p->run.data[0].operands + 1].space == FL_SPACE_CONST);
+  fl_plan_destroy(p);
+}
+
 FL_TEST(results_take_the_place_of_what_dies) {
 #define TEXT(outputs)                                                                                                  \
   "graph(%0: f32[64,64], %1: weight 0 f32[64,64]) {\n"                                                                 \
@@ -250,5 +284,9 @@ FL_TEST_MAIN(PORTABLE FL_RUN(a_chain_needs_no_more_than_two_buffers_and_ends_in_
                      FL_RUN(one_copy_serves_all_who_need_it) FL_RUN(outputs_never_alias)
                          FL_RUN(outputs_have_the_strides_asked_for) FL_RUN(constants_are_computed_before_the_first_run)
                              FL_RUN(any_number_of_operands_is_concatenated) FL_RUN(nothing_is_computed_for_no_elements)
-                                 FL_RUN(what_no_kernel_serves_is_named) FL_RUN(plans_print)
-                                     BEST FL_RUN(equal_packs_are_made_once) FL_RUN(results_take_the_place_of_what_dies))
+                                 FL_RUN(what_no_kernel_serves_is_named)
+                                     FL_RUN(kernels_that_do_not_pack_get_scaled_weights) FL_RUN(plans_print)
+                                         BEST FL_RUN(equal_packs_are_made_once)
+                                             FL_RUN(weights_are_scaled_while_they_are_packed)
+                                                 FL_RUN(weights_that_others_read_too_are_scaled_first)
+                                                     FL_RUN(results_take_the_place_of_what_dies))

@@ -61,9 +61,16 @@ typedef struct fl_part_entry {
 typedef struct fl_pack_entry {
   const fl_problem *problem;
   int kernel, operand;
-  fl_loc source;
+  fl_loc source, scale; /* scale: nowhere when there is none */
   uint32_t store;
 } fl_pack_entry;
+
+/* The kernel that serves a node. */
+typedef struct fl_choice {
+  const fl_problem *problem;
+  int kernel;
+  fl_kernel_plan plan;
+} fl_choice;
 
 typedef struct fl_tactic_entry {
   const fl_problem *problem;
@@ -78,6 +85,8 @@ typedef struct fl_builder {
   fl_plan *plan;
   fl_arena arena; /* freed with the builder */
   fl_loc *locs;   /* by value id */
+  fl_nid *
+      late; /* by value id: the node of the init program that makes it unless its reader does (pack.c), or FL_NO_NODE */
   fl_loc *wholes; /* of concatenations, by the id of the result; they are placed before the nodes are reached */
   FL_VEC(fl_store) stores;
   FL_VEC(fl_draft_operand) operands;
@@ -89,6 +98,19 @@ typedef struct fl_builder {
   fl_trial *trial;
   double tactic_left_us;
 } fl_builder;
+
+/* build.c */
+void fl_place(fl_builder *b, fl_vid v, const fl_loc *loc);
+FL_MUST_USE fl_status fl_draft_kernel(fl_builder *b, const fl_node *n);
+
+/* pack.c: a constant operand as its kernel wants it, made once for all steps that need the same. */
+FL_MUST_USE fl_status fl_draft_pack(fl_builder *b, const fl_node *n, const fl_choice *c, int operand, fl_loc *out);
+/* Weights times a scale for each result channel, which only one product or convolution reads: packing can do that on
+ * the way. Such a node is put off until its reader's kernel is known: then it is packed so, or made now after all. */
+bool fl_may_scale_late(const fl_builder *b, const fl_node *n);
+void fl_scale_late(fl_builder *b, const fl_node *n);
+bool fl_is_scaled_late(const fl_builder *b, fl_vid v);
+FL_MUST_USE fl_status fl_scale_now(fl_builder *b, fl_vid v);
 
 /* store.c */
 FL_MUST_USE fl_status fl_store_new(fl_builder *b, fl_store_kind kind, uint32_t index, size_t bytes, uint32_t *out);
@@ -107,8 +129,9 @@ FL_MUST_USE fl_status fl_cat_part(fl_builder *b, fl_vid v, const int64_t *stride
 FL_MUST_USE fl_status fl_draft_cat(fl_builder *b, const fl_node *n);
 FL_MUST_USE fl_status fl_want_strides(const fl_builder *b, size_t output, int64_t *strides);
 
-/* tactic.c: which of the n candidates serves the problem; `problem` must live as long as the builder. */
-FL_MUST_USE fl_status fl_tactic_choose(fl_builder *b, const fl_problem *problem, const int *ids,
+/* tactic.c: which of the n candidates serves the problem; `problem` must live as long as the builder. What runs but
+ * `once`, in the init program, is not worth measuring. */
+FL_MUST_USE fl_status fl_tactic_choose(fl_builder *b, const fl_problem *problem, bool once, const int *ids,
                                        const fl_kernel_plan *plans, int n, int *out_chosen);
 void fl_trial_destroy(fl_trial *t); /* takes; NULL allowed */
 bool fl_problem_equal(const fl_problem *a, const fl_problem *b);

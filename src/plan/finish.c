@@ -153,10 +153,20 @@ static fl_operand emit_operand(const fl_builder *b, const fl_draft_operand *d) {
   return o;
 }
 
-/* Packs of weights as the caller holds them depend on no step: they come last, so that they can be made in parallel. */
+/* Packs of weights as the caller holds them, whose scale at most is made by other steps, come last, so that all are made in
+ * parallel. */
 static bool is_late_pack(const fl_builder *b, const fl_step *s) {
   uint32_t in = operand_store(b, s, 0);
   return s->kind == FL_STEP_PACK && b->stores.data[in].kind == FL_STORE_WEIGHT;
+}
+
+/* What they read of other steps must last until then. */
+static void keep_for_late_packs(fl_builder *b) {
+  int end = (int)b->steps[FL_INIT].len;
+  for (int i = 0; i < end; i++) {
+    const fl_step *s = &b->steps[FL_INIT].data[i].step;
+    for (int k = 1; is_late_pack(b, s) && k < s->n_in; k++) b->stores.data[operand_store(b, s, k)].last = end;
+  }
 }
 
 static fl_status emit_init(fl_builder *b, bool late) {
@@ -181,6 +191,7 @@ static fl_status emit(fl_builder *b) {
 fl_status fl_builder_finish(fl_builder *b) {
   size_t unshared;
   FL_TRY(place_constants(b));
+  keep_for_late_packs(b);
   FL_TRY(place_in_arena(b, FL_INIT, &b->plan->init_arena_bytes, &unshared));
   FL_TRY(place_in_arena(b, FL_RUN, &b->plan->arena_bytes, &b->plan->arena_unshared_bytes));
   FL_TRY(find_dependencies(b));

@@ -30,7 +30,8 @@ typedef struct fl_operand {
 
 typedef enum fl_step_kind {
   FL_STEP_KERNEL, /* kernel->run */
-  FL_STEP_PACK,   /* kernel->pack of operand `pack_operand`: in[0] -> out[0] (raw bytes). init program only */
+  FL_STEP_PACK,   /* kernel->pack of operand `pack_operand`: in[0], times in[1] where there are two, -> out[0] (raw
+                     bytes). init program only */
   FL_STEP_COPY    /* strided copy in[0] -> out[0] */
 } fl_step_kind;
 
@@ -38,6 +39,7 @@ typedef struct fl_step {
   fl_step_kind kind;
   int kernel; /* id in the backend's table */
   int pack_operand;
+  int64_t pack_pieces;
   uint32_t operands; /* first of n_in + n_out operands in plan->operands */
   int n_in, n_out;
   const void *params;

@@ -7,6 +7,7 @@
 #include "plan/view.h"
 
 enum { RUNS = 3, SLOW_US = 20000 };
+#define NEAR 1.3 /* estimates further apart than this have been right on every model of the zoo */
 #define CLEARLY                                                                                                        \
   0.9 /* a measured time must be this much less than the favourite's: clocks are noisy, estimates are not */
 
@@ -100,16 +101,17 @@ static size_t span_bytes(const fl_tensor *t) {
 }
 
 /* Floats are 0.5, so that no denormal slows a kernel down; integers are 0, in range of whatever they index. */
-static void fill(const fl_tensor *t, size_t bytes) {
-  if (t->type.dtype != FL_F32) {
-    memset(t->data, 0, bytes);
+static void fill(fl_dtype dtype, void *data, size_t bytes) {
+  if (dtype != FL_F32) {
+    memset(data, 0, bytes);
     return;
   }
-  float *f = t->data;
+  float *f = data;
   for (size_t i = 0; i < bytes / sizeof *f; i++) f[i] = 0.5f;
 }
 
-static bool prepare_operand(fl_trial *t, const fl_problem *p, const fl_kernel *k, const fl_kernel_plan *plan, int i) {
+/* Packed operands are of the type that they were: no need to pack. */
+static bool prepare_operand(fl_trial *t, const fl_problem *p, const fl_kernel_plan *plan, int i) {
   fl_tensor *in = &t->in[i];
   *in = p->in[i];
   if (p->absent[i]) return true;
@@ -119,25 +121,18 @@ static bool prepare_operand(fl_trial *t, const fl_problem *p, const fl_kernel *k
     else
       fl_strides_contiguous(&in->type, in->strides);
   }
-  size_t bytes = span_bytes(in);
+  size_t bytes = plan->packed_bytes[i] ? plan->packed_bytes[i] : span_bytes(in);
   in->data = new_block(t, bytes);
   if (!in->data) return false;
-  fill(in, bytes);
-  if (plan->packed_bytes[i]) {
-    void *packed = new_block(t, plan->packed_bytes[i]);
-    if (!packed) return false;
-    k->pack(p, plan->params, i, in, packed);
-    in->data = packed;
-    bytes = plan->packed_bytes[i];
-  }
+  fill(in->type.dtype, in->data, bytes);
   if (p->constant[i]) t->constants[t->n_constants++] = (block){in->data, bytes};
   return true;
 }
 
-static bool prepare(fl_trial *t, const fl_problem *p, const fl_kernel *k, const fl_kernel_plan *plan) {
+static bool prepare(fl_trial *t, const fl_problem *p, const fl_kernel_plan *plan) {
   t->n_blocks = t->n_constants = 0;
   for (int i = 0; i < p->n_in; i++)
-    if (!prepare_operand(t, p, k, plan, i)) return false;
+    if (!prepare_operand(t, p, plan, i)) return false;
   for (int i = 0; i < p->n_out; i++) {
     t->out[i] = (fl_tensor){.type = p->out[i], .data = new_block(t, fl_type_bytes(&p->out[i]))};
     memcpy(t->out[i].strides, plan->out_strides[i], sizeof t->out[i].strides);
@@ -169,7 +164,7 @@ static double measure(fl_builder *b, const fl_problem *p, int id, const fl_kerne
   fl_trial *t = b->trial ? b->trial : (b->trial = fl_calloc(1, sizeof *t));
   double least = best;
   const fl_kernel *k = b->plan->backend->kernel(id);
-  if (!t || !prepare(t, p, k, plan)) return least;
+  if (!t || !prepare(t, p, plan)) return least;
   fl_run_args args = {.params = plan->params,
                       .in = t->in,
                       .out = t->out,
@@ -190,25 +185,37 @@ static double measure(fl_builder *b, const fl_problem *p, int id, const fl_kerne
   return least;
 }
 
-/* The portable references judge, they do not compete; nor does a kernel whose own estimate is far behind. */
-static bool competes(const fl_builder *b, const fl_problem *p, const int *ids, const fl_kernel_plan *plans, int i,
-                     int favourite) {
-  const char *name = b->plan->backend->kernel(ids[i])->name;
-  size_t len = strlen(name);
-  if (len > 4 && !strcmp(name + len - 4, "_ref")) return false;
-  return i == favourite || plans[i].cost_us <= 0 || plans[favourite].cost_us <= 0 ||
-         plans[i].cost_us < 2 * plans[favourite].cost_us;
+/* The same thing in fewer lanes does not compete, and so no portable reference: those judge. Nor does a kernel whose own
+ * estimate is not near. */
+static bool competes(const fl_builder *b, const int *ids, const fl_kernel_plan *plans, int i, int favourite) {
+  const fl_backend *k = b->plan->backend;
+  if (i == favourite) return true;
+  return k->kernel(ids[i])->isa >= k->kernel(ids[favourite])->isa &&
+         (plans[i].cost_us <= 0 || plans[favourite].cost_us <= 0 || plans[i].cost_us < NEAR * plans[favourite].cost_us);
+}
+
+/* Microseconds that measuring is expected to take: its runs, and what is written and flushed for them. */
+static double effort_us(const fl_builder *b, const fl_problem *p, const fl_kernel_plan *plan) {
+  size_t bytes = plan->scratch_bytes;
+  for (int i = 0; i < p->n_in; i++)
+    if (!p->absent[i]) bytes += fl_type_bytes(&p->in[i].type) + 2 * plan->packed_bytes[i];
+  for (int i = 0; i < p->n_out; i++) bytes += fl_type_bytes(&p->out[i]);
+  return RUNS * plan->cost_us / fl_pool_threads(b->options->pool) + (double)bytes / 5e3;
 }
 
 static int by_measuring(fl_builder *b, const fl_problem *p, const int *ids, const fl_kernel_plan *plans, int n,
                         int favourite) {
   int chosen = favourite, competitors = 0;
-  double best = 1e30;
-  for (int i = 0; i < n; i++) competitors += competes(b, p, ids, plans, i, favourite);
-  if (competitors < 2) return favourite;
+  double best = 1e30, effort = 0;
+  for (int i = 0; i < n; i++) {
+    if (!competes(b, ids, plans, i, favourite)) continue;
+    competitors++;
+    effort += effort_us(b, p, &plans[i]);
+  }
+  if (competitors < 2 || effort > b->tactic_left_us) return favourite;
   for (int k = 0; k < n && b->tactic_left_us > 0; k++) {
     int i = k == 0 ? favourite : k <= favourite ? k - 1 : k; /* the favourite first */
-    if (!competes(b, p, ids, plans, i, favourite)) continue;
+    if (!competes(b, ids, plans, i, favourite)) continue;
     double began = now_us(), extra = copies_us(p, &plans[i]);
     double us = measure(b, p, ids[i], &plans[i], best - extra) + extra;
     if (us < best * (k == 0 ? 1 : CLEARLY)) {
@@ -220,10 +227,10 @@ static int by_measuring(fl_builder *b, const fl_problem *p, const int *ids, cons
   return chosen;
 }
 
-fl_status fl_tactic_choose(fl_builder *b, const fl_problem *problem, const int *ids, const fl_kernel_plan *plans, int n,
-                           int *out_chosen) {
+fl_status fl_tactic_choose(fl_builder *b, const fl_problem *problem, bool once, const int *ids,
+                           const fl_kernel_plan *plans, int n, int *out_chosen) {
   *out_chosen = by_estimate(problem, plans, n);
-  if (n < 2 || b->tactic_left_us <= 0 || !b->plan->backend->immediate) return NULL;
+  if (n < 2 || once || b->tactic_left_us <= 0 || !b->plan->backend->immediate) return NULL;
   for (size_t i = 0; i < b->tactics.len; i++) {
     if (!fl_problem_equal(b->tactics.data[i].problem, problem)) continue;
     for (int k = 0; k < n; k++)

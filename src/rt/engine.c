@@ -320,14 +320,12 @@ static void address(const fl_plan *plan, context *c, const void *const *inputs, 
   work->n_after = plan->n_outputs;
 }
 
+/* What is not a pack. */
 static inline void run_step(const fl_backend *backend, const ready_step *s) {
   if (s->run)
     s->run(&s->args);
-  else if (s->step->kind == FL_STEP_COPY)
-    backend->copy(&s->args);
   else
-    backend->kernel(s->step->kernel)
-        ->pack(s->step->problem, s->args.params, s->step->pack_operand, s->args.in, s->args.out->data);
+    backend->copy(&s->args);
 }
 
 typedef struct walk {
@@ -407,34 +405,59 @@ static bool is_selected(const fl_engine *e, const fl_step *s, const bool *change
   return !changed || depends_on(e->plan, s, changed);
 }
 
+typedef struct pack {
+  const ready_step *step;
+  int64_t first; /* of its pieces, counted through all packs that run at once */
+} pack;
+
 typedef struct init_walk {
   const fl_engine *e;
   context *c;
   const bool *changed;
-  ready_step **packs;
+  pack *packs;
+  int64_t n_packs, n_pieces;
 } init_walk;
 
-static void run_packs(void *arg, int64_t begin, int64_t end, int thread) {
-  const init_walk *w = arg;
-  for (; begin < end; begin++) run_step(w->e->backend, w->packs[begin]);
+static void run_pack(const fl_backend *backend, const ready_step *s, int64_t begin, int64_t end) {
+  const fl_step *p = s->step;
+  const fl_tensor *in = s->args.in;
+  fl_pack_args args = {p->problem, p->params, p->pack_operand, in, p->n_in > 1 ? in[1].data : NULL, s->args.out->data};
+  backend->kernel(p->kernel)->pack(&args, begin, end);
 }
 
-/* Packs do not read each other's results, and each is the work of one thread: neighbours run at once. */
+static void run_pieces(void *arg, int64_t begin, int64_t end, int thread) {
+  const init_walk *w = arg;
+  int64_t lo = 0, hi = w->n_packs; /* packs[lo] has piece `begin` */
+  while (hi - lo > 1) *(w->packs[(lo + hi) / 2].first <= begin ? &lo : &hi) = (lo + hi) / 2;
+  for (; begin < end; lo++) {
+    const pack *p = &w->packs[lo];
+    int64_t last = p->first + p->step->step->pack_pieces;
+    if (last > end) last = end;
+    run_pack(w->e->backend, p->step, begin - p->first, last - p->first);
+    begin = last;
+  }
+}
+
+/* Packs do not read each other's results: neighbours run at once, all their pieces in parallel. */
+static void finish_packs(init_walk *w) {
+  fl_parallel(w->e->pool, w->n_pieces, 1, run_pieces, w);
+  w->n_packs = w->n_pieces = 0;
+}
+
 static void walk_selected(void *arg) {
   init_walk *w = arg;
-  int64_t n_packs = 0;
   for (size_t i = 0; i < w->c->n_steps; i++) {
     ready_step *s = &w->c->steps[i];
     if (!is_selected(w->e, s->step, w->changed)) continue;
     if (s->step->kind == FL_STEP_PACK) {
-      w->packs[n_packs++] = s;
+      w->packs[w->n_packs++] = (pack){s, w->n_pieces};
+      w->n_pieces += s->step->pack_pieces;
       continue;
     }
-    fl_parallel(w->e->pool, n_packs, 1, run_packs, w);
-    n_packs = 0;
+    finish_packs(w);
     run_step(w->e->backend, s);
   }
-  fl_parallel(w->e->pool, n_packs, 1, run_packs, w);
+  finish_packs(w);
 }
 
 /* Runs the init steps that depend on a changed slot, or all of them when `changed` is NULL. */

@@ -48,6 +48,7 @@ const char *fl_conv_why_not_f32(const fl_problem *p) {
 
 void fl_conv_plan_nhwc(const fl_problem *p, const fl_conv *c, fl_kernel_plan *plan) {
   fl_strides_channels_last(&p->out[0], plan->out_strides[0]);
+  plan->pack_scales = true;
   if (c->has_bias) plan->in_layout[FL_CONV_BIAS] = FL_LAYOUT_CONTIGUOUS;
   if (c->has_residual) {
     plan->in_layout[FL_CONV_RESIDUAL] = FL_LAYOUT_CHANNELS_LAST;

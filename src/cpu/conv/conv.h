@@ -19,7 +19,8 @@ fl_conv fl_conv_of(const fl_problem *p);
 double fl_conv_mults(const fl_conv *c);
 /* Why no f32 kernel can serve it, or NULL. */
 const char *fl_conv_why_not_f32(const fl_problem *p);
-/* Asks for a channels-last result, bias contiguous, and residual as the result, which may overwrite it. */
+/* Asks for a channels-last result, bias contiguous, and residual as the result, which may overwrite it. Weights may be
+ * scaled while they are packed. */
 void fl_conv_plan_nhwc(const fl_problem *p, const fl_conv *c, fl_kernel_plan *plan);
 
 /* The rows of one convolution kernel, which every instruction set plans, packs and runs alike but for its own tiles:

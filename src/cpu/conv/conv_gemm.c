@@ -18,6 +18,8 @@ typedef struct gemm_params {
 /* An NCHW input is taken as it is where a pixel's few channels would not fill a vector anyway. */
 #define NCHW_CHANNELS 4
 
+static int64_t pieces(const gemm_params *q) { return q->c.groups * fl_gemm_panels(fl_gemm_of(q->isa), &q->shape); }
+
 static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan, int isa) {
   const char *why = fl_conv_why_not_f32(p);
   if (why) return why;
@@ -34,6 +36,7 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
   size_t all;
   if (bytes == SIZE_MAX || !fl_mul_size(bytes, (size_t)c.groups, &all)) return "weights are too large";
   q->packed = p->constant[FL_CONV_W];
+  plan->pack_pieces = pieces(q);
   if (q->packed)
     plan->packed_bytes[FL_CONV_W] = all ? all : sizeof(float);
   else
@@ -52,37 +55,31 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
 }
 
 /* Panels [p0, p1) of one group. */
-static void pack_group(const gemm_params *q, const fl_tensor *w, float *dst, int64_t group, int64_t p0, int64_t p1) {
+static void pack_group(const gemm_params *q, const fl_tensor *w, const float *scale, float *dst, int64_t group,
+                       int64_t p0, int64_t p1) {
   const fl_conv *c = &q->c;
   const int64_t floats = (int64_t)(fl_gemm_b_bytes(&q->shape) / sizeof(float));
   fl_gemm_src s = {.data = (const float *)w->data + group * c->og * w->strides[0],
+                   .scale = scale ? scale + group * c->og : NULL,
                    .sn = w->strides[0],
                    .dims = {c->kh, c->kw, c->cg},
                    .strides = {w->strides[2], w->strides[3], w->strides[1]}};
   if (q->nchw)
     s = (fl_gemm_src){.data = s.data,
+                      .scale = s.scale,
                       .sn = s.sn,
                       .dims = {c->cg, c->kh, c->kw},
                       .strides = {w->strides[1], w->strides[2], w->strides[3]}};
   if (q->shape.k) fl_gemm_pack(fl_gemm_of(q->isa), &q->shape, dst + group * floats, &s, p0, p1);
 }
 
-static void pack(const fl_problem *p, const void *params, int operand, const fl_tensor *w, void *dst) {
-  const gemm_params *q = params;
-  for (int64_t g = 0; g < q->c.groups; g++) pack_group(q, w, dst, g, 0, fl_gemm_panels(fl_gemm_of(q->isa), &q->shape));
+static void pack(const fl_pack_args *a, int64_t begin, int64_t end) {
+  const gemm_params *q = a->params;
+  const int64_t panels = fl_gemm_panels(fl_gemm_of(q->isa), &q->shape);
+  for (int64_t i = begin; i < end; i++) pack_group(q, a->src, a->scale, a->dst, i / panels, i % panels, i % panels + 1);
 }
 
-typedef struct pack_state {
-  const gemm_params *q;
-  const fl_tensor *w;
-  float *dst;
-} pack_state;
-
-static void pack_tasks(void *arg, int64_t begin, int64_t end, int thread) {
-  const pack_state *s = arg;
-  const int64_t panels = fl_gemm_panels(fl_gemm_of(s->q->isa), &s->q->shape);
-  for (int64_t i = begin; i < end; i++) pack_group(s->q, s->w, s->dst, i / panels, i % panels, i % panels + 1);
-}
+static void pack_tasks(void *arg, int64_t begin, int64_t end, int thread) { pack(arg, begin, end); }
 
 /* --- rows of A --- */
 
@@ -217,8 +214,8 @@ static void run(const fl_run_args *args) {
   const fl_conv *c = &q->c;
   const image m = {.c = c, .x = args->in[FL_CONV_X].data};
   if (!q->packed) {
-    pack_state p = {.q = q, .w = &args->in[FL_CONV_W], .dst = args->scratch};
-    fl_parallel(args->pool, c->groups * fl_gemm_panels(fl_gemm_of(q->isa), &q->shape), 1, pack_tasks, &p);
+    fl_pack_args p = {.params = q, .src = &args->in[FL_CONV_W], .dst = args->scratch};
+    fl_parallel(args->pool, pieces(q), 1, pack_tasks, &p);
   }
   const fl_gemm g = {.isa = fl_gemm_of(q->isa),
                      .shape = q->shape,

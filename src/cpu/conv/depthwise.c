@@ -23,6 +23,7 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
   q->c_padded = (c.c + q->vl - 1) / q->vl * q->vl;
   q->epilogue = fl_epilogue_of(p->attrs);
   plan->in_layout[FL_CONV_X] = FL_LAYOUT_CHANNELS_LAST;
+  plan->pack_pieces = 1;
   plan->packed_bytes[FL_CONV_W] = (size_t)(c.kh * c.kw * q->c_padded) * sizeof(float);
   if (!plan->packed_bytes[FL_CONV_W]) plan->packed_bytes[FL_CONV_W] = sizeof(float);
   fl_conv_plan_nhwc(p, &c, plan);
@@ -33,13 +34,15 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
   return NULL;
 }
 
-static void pack(const fl_problem *p, const void *params, int operand, const fl_tensor *w, void *dst) {
-  const dw_params *q = params;
-  float *d = dst;
+static void pack(const fl_pack_args *a, int64_t begin, int64_t end) {
+  const dw_params *q = a->params;
+  const fl_tensor *w = a->src;
+  float *d = a->dst;
   for (int64_t i = 0; i < q->c.kh; i++)
     for (int64_t j = 0; j < q->c.kw; j++, d += q->c_padded) {
       const float *src = (const float *)w->data + i * w->strides[2] + j * w->strides[3];
-      for (int64_t c = 0; c < q->c_padded; c++) d[c] = c < q->c.c ? src[c * w->strides[0]] : 0;
+      for (int64_t c = 0; c < q->c_padded; c++)
+        d[c] = c < q->c.c ? src[c * w->strides[0]] * (a->scale ? a->scale[c] : 1) : 0;
     }
 }
 

@@ -44,6 +44,7 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
   q->padded = c.top || c.left || q->h > c.h || q->w > c.w;
   if (q->padded) plan->scratch_bytes = (size_t)(c.c * q->h * q->w) * sizeof(float);
   plan->packed_bytes[FL_CONV_W] = fl_gemm_b_bytes(&q->shape);
+  plan->pack_pieces = fl_gemm_panels(fl_gemm_of(isa), &q->shape);
   plan->in_layout[FL_CONV_X] = FL_LAYOUT_CONTIGUOUS;
   fl_conv_plan_nhwc(p, &c, plan);
   plan->params = q;
@@ -53,14 +54,15 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
   return NULL;
 }
 
-static void pack(const fl_problem *p, const void *params, int operand, const fl_tensor *w, void *dst) {
-  const direct_params *q = params;
-  const fl_gemm_isa *isa = fl_gemm_of(q->isa);
+static void pack(const fl_pack_args *a, int64_t begin, int64_t end) {
+  const direct_params *q = a->params;
+  const fl_tensor *w = a->src;
   const fl_gemm_src s = {.data = w->data,
+                         .scale = a->scale,
                          .sn = w->strides[0],
                          .dims = {q->c.c, q->c.kh, q->c.kw},
                          .strides = {w->strides[1], w->strides[2], w->strides[3]}};
-  fl_gemm_pack(isa, &q->shape, dst, &s, 0, fl_gemm_panels(isa, &q->shape));
+  fl_gemm_pack(fl_gemm_of(q->isa), &q->shape, a->dst, &s, begin, end);
 }
 
 typedef struct run_state {

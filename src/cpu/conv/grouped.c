@@ -93,6 +93,7 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
   if (!choose_stripes(q)) return "the window is large";
   q->block_floats = q->panels * c.kh * c.kw * c.cg * q->panel;
   plan->packed_bytes[FL_CONV_W] = (size_t)(q->blocks * q->block_floats) * sizeof(float);
+  plan->pack_pieces = q->blocks * q->panels;
   plan->scratch_bytes = (size_t)(q->threads * q->copy_floats) * sizeof(float);
   plan->in_layout[FL_CONV_X] = FL_LAYOUT_CHANNELS_LAST;
   fl_conv_plan_nhwc(p, &c, plan);
@@ -107,26 +108,27 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
 /* --- weights: [block][panel][kh][kw][channel][lane] --- */
 
 /* `n` filters from o on, side by side. Whole rows are written, from n places that each are read in order. */
-static void pack_panel(const grouped_params *q, const fl_tensor *w, int64_t o, int64_t n, float *dst) {
+static void pack_panel(const grouped_params *q, const fl_pack_args *a, int64_t o, int64_t n, float *dst) {
   const fl_conv *c = &q->c;
-  const int64_t *st = w->strides;
+  const int64_t *st = a->src->strides;
+  const float *scale = a->scale ? a->scale + o : NULL;
   for (int64_t i = 0; i < c->cg; i++)
     for (int64_t h = 0; h < c->kh; h++)
       for (int64_t k = 0; k < c->kw; k++) {
-        const float *src = (const float *)w->data + o * st[0] + i * st[1] + h * st[2] + k * st[3];
+        const float *src = (const float *)a->src->data + o * st[0] + i * st[1] + h * st[2] + k * st[3];
         float *row = dst + ((h * c->kw + k) * c->cg + i) * q->panel;
-        for (int64_t j = 0; j < n; j++) row[j] = src[j * st[0]];
+        for (int64_t j = 0; j < n; j++) row[j] = src[j * st[0]] * (scale ? scale[j] : 1);
         for (int64_t j = n; j < q->panel; j++) row[j] = 0;
       }
 }
 
-static void pack(const fl_problem *p, const void *params, int operand, const fl_tensor *w, void *dst) {
-  const grouped_params *q = params;
+static void pack(const fl_pack_args *a, int64_t begin, int64_t end) {
+  const grouped_params *q = a->params;
   const int64_t per_panel = q->block_floats / q->panels, per_block = q->per_block * q->c.og;
-  for (int64_t i = 0; i < q->blocks * q->panels; i++) {
+  for (int64_t i = begin; i < end; i++) {
     const int64_t first = i / q->panels * per_block + i % q->panels * q->panel;
-    const int64_t end = min64((i / q->panels + 1) * per_block, q->c.o);
-    pack_panel(q, w, first, min64(q->panel, max64(0, end - first)), (float *)dst + i * per_panel);
+    const int64_t last = min64((i / q->panels + 1) * per_block, q->c.o);
+    pack_panel(q, a, first, min64(q->panel, max64(0, last - first)), (float *)a->dst + i * per_panel);
   }
 }
 

@@ -52,6 +52,7 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
   size_t all;
   if (one == SIZE_MAX || !fl_mul_size(one, (size_t)positions(q), &all)) return "weights are too large";
   plan->packed_bytes[FL_CONV_W] = all;
+  plan->pack_pieces = ceil_div(q->shape.n_padded, FL_WINOGRAD_LANES);
   plan->in_layout[FL_CONV_X] = FL_LAYOUT_CHANNELS_LAST;
   plan->scratch_bytes =
       sizeof(float) * (size_t)((q->shared ? blocks : q->threads) * q->v_floats + q->threads * q->m_floats);
@@ -67,33 +68,43 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
 #define PACK_ROWS 16
 
 /* The 3x3 weights of input channels [k0, k0 + rows) and FL_WINOGRAD_LANES result channels from o0, as g[row][9][lanes]. */
-static void gather(const fl_tensor *w, int64_t k0, int rows, int64_t o0, int64_t o_end, float *g) {
-  for (int j = 0; j < FL_WINOGRAD_LANES; j++)
-    for (int i = 0; i < rows * 9; i++) {
-      const int64_t at =
-          (o0 + j) * w->strides[0] + (k0 + i / 9) * w->strides[1] + i % 9 / 3 * w->strides[2] + i % 3 * w->strides[3];
-      g[i * FL_WINOGRAD_LANES + j] = o0 + j < o_end ? ((const float *)w->data)[at] : 0;
-    }
+static void gather(const fl_pack_args *a, const fl_gemm_isa *isa, int64_t k0, int rows, int64_t o0, int64_t o_end,
+                   float *g) {
+  const fl_tensor *w = a->src;
+  const int64_t *s = w->strides, lanes = min64(FL_WINOGRAD_LANES, o_end - o0);
+  const float *first = (const float *)w->data + o0 * s[0] + k0 * s[1];
+  if (isa->nr == FL_WINOGRAD_LANES && s[1] == 9 && s[2] == 3 && s[3] == 1) {
+    isa->pack_columns(g, first, s[0], lanes, rows * 9, a->scale ? a->scale + o0 : NULL);
+    return;
+  }
+  for (int64_t j = 0; j < FL_WINOGRAD_LANES; j++) {
+    const float scale = j >= lanes ? 0 : a->scale ? a->scale[o0 + j] : 1;
+    float *d = g + j;
+    for (int r = 0; r < rows; r++)
+      for (int i = 0; i < 9; i++, d += FL_WINOGRAD_LANES)
+        *d = j < lanes ? first[j * s[0] + r * s[1] + i / 3 * s[2] + i % 3 * s[3]] * scale : 0;
+  }
 }
 
 /* Panels of each position as fl_gemm_pack lays them out, position after position. Several rows at a time, because the
  * positions lie far apart in memory. */
-static void pack(const fl_problem *p, const void *params, int operand, const fl_tensor *w, void *dst) {
-  const wino_params *q = params;
+static void pack(const fl_pack_args *a, int64_t begin, int64_t end) {
+  const wino_params *q = a->params;
   const fl_gemm_b *b = &q->shape;
-  const int nr = fl_gemm_of(q->isa)->nr;
+  const fl_gemm_isa *isa = fl_gemm_of(q->isa);
+  const int nr = isa->nr;
   const int64_t floats = (int64_t)(fl_gemm_b_bytes(b) / sizeof(float)), step = PACK_ROWS * FL_WINOGRAD_LANES;
   _Alignas(64) float g[PACK_ROWS * 9 * FL_WINOGRAD_LANES], u[FL_WINOGRAD_MAX * PACK_ROWS * FL_WINOGRAD_LANES];
-  for (int64_t o = 0; o < b->n_padded; o += FL_WINOGRAD_LANES)
+  for (int64_t o = begin * FL_WINOGRAD_LANES; o < b->n_padded && o < end * FL_WINOGRAD_LANES; o += FL_WINOGRAD_LANES)
     for (int64_t k = 0; k < b->k;) {
       const int64_t block = k / b->kc, k0 = block * b->kc, kc = min64(b->kc, b->k - k0);
       const int rows = (int)min64(PACK_ROWS, k0 + kc - k);
-      gather(w, k, rows, o, b->n, g);
+      gather(a, isa, k, rows, o, b->n, g);
       for (int r = 0; r < rows; r++)
         transforms(q->isa)->weights(q->m, g + r * 9 * FL_WINOGRAD_LANES, u + r * FL_WINOGRAD_LANES, step);
       for (int64_t i = 0; i < positions(q); i++)
         for (int64_t j = 0; j < FL_WINOGRAD_LANES && o + j < b->n_padded; j += nr) {
-          float *panel = (float *)dst + i * floats + k0 * b->n_padded + (o + j) * kc + (k - k0) * nr;
+          float *panel = (float *)a->dst + i * floats + k0 * b->n_padded + (o + j) * kc + (k - k0) * nr;
           for (int r = 0; r < rows; r++)
             memcpy(panel + r * nr, u + i * step + r * FL_WINOGRAD_LANES + j, (size_t)nr * sizeof(float));
         }

@@ -42,13 +42,13 @@ int64_t fl_gemm_panels(const fl_gemm_isa *isa, const fl_gemm_b *b) { return b->n
 
 static int64_t block_rows(const fl_gemm_b *b, int64_t block) { return min64(b->kc, b->k - block * b->kc); }
 
-static void pack_rows(float *dst, const fl_gemm_src *s, const float *column, int64_t columns, int nr, int64_t k0,
-                      int64_t kc) {
+static void pack_rows(float *dst, const fl_gemm_src *s, const float *column, const float *scale, int64_t columns,
+                      int nr, int64_t k0, int64_t kc) {
   const int64_t d1 = s->dims[1], d2 = s->dims[2];
   int64_t i2 = k0 % d2, i1 = k0 / d2 % d1, i0 = k0 / d2 / d1;
   for (int64_t k = 0; k < kc; k++, dst += nr) {
     const float *src = column + i0 * s->strides[0] + i1 * s->strides[1] + i2 * s->strides[2];
-    for (int64_t j = 0; j < columns; j++) dst[j] = src[j * s->sn];
+    for (int64_t j = 0; j < columns; j++) dst[j] = src[j * s->sn] * (scale ? scale[j] : 1);
     for (int64_t j = columns; j < nr; j++) dst[j] = 0;
     if (++i2 == d2) {
       i2 = 0;
@@ -70,11 +70,11 @@ void fl_gemm_pack(const fl_gemm_isa *isa, const fl_gemm_b *b, float *dst, const 
     for (int64_t block = 0; block < b->blocks; block++) {
       const int64_t k0 = block * b->kc, kc = block_rows(b, block), columns = min64(nr, b->n - p * nr);
       float *panel = dst + k0 * b->n_padded + p * kc * nr;
-      const float *first = src->data + p * nr * src->sn;
+      const float *first = src->data + p * nr * src->sn, *scale = src->scale ? src->scale + p * nr : NULL;
       if (contiguous_columns(src))
-        isa->pack_columns(panel, first + k0, src->sn, columns, kc);
+        isa->pack_columns(panel, first + k0, src->sn, columns, kc, scale);
       else
-        pack_rows(panel, src, first, columns, nr, k0, kc);
+        pack_rows(panel, src, first, scale, columns, nr, k0, kc);
     }
 }
 

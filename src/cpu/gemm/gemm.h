@@ -40,8 +40,8 @@ typedef struct fl_gemm_strip {
 typedef struct fl_gemm_isa {
   int mr, nr;
   void (*strip[FL_GEMM_MR_MAX])(const fl_gemm_strip *s); /* by rows - 1, up to mr */
-  /* One packed panel of kc rows; column j of `columns` is contiguous at src + j sn. */
-  void (*pack_columns)(float *dst, const float *src, int64_t sn, int64_t columns, int64_t kc);
+  /* One packed panel of kc rows; column j of `columns` is contiguous at src + j sn, times scale[j] unless that is NULL. */
+  void (*pack_columns)(float *dst, const float *src, int64_t sn, int64_t columns, int64_t kc, const float *scale);
   void (*copy)(float *dst, const float *src, int64_t n);
   void (*act)(float *x, int64_t n, fl_epilogue e); /* in place */
   /* bf16: one packed panel of k elements; element i of column j is at src[j sn + i sk]. NULL for f32. */
@@ -61,7 +61,7 @@ typedef struct fl_gemm_b {
 /* A B matrix where the caller holds it: column j at data[j sn + offset of k], k counting through up to three
  * dimensions, the last fastest. */
 typedef struct fl_gemm_src {
-  const float *data;
+  const float *data, *scale; /* scale: of each column, or NULL */
   int64_t sn;
   int64_t dims[3], strides[3];
 } fl_gemm_src;

@@ -33,14 +33,16 @@ static __attribute__((unused)) void copy_row(float *dst, const float *src, int64
 }
 
 /* One panel, block by block through registers: read along rows of src, columns of the panel. */
-static __attribute__((unused)) void pack_columns(float *dst, const float *src, int64_t sn, int64_t columns,
-                                                 int64_t kc) {
+static __attribute__((unused)) void pack_columns(float *dst, const float *src, int64_t sn, int64_t columns, int64_t kc,
+                                                 const float *scale) {
   for (int64_t k = 0; k < kc; k += VL) {
     const int64_t rows = kc - k < VL ? kc - k : VL;
     for (int64_t j = 0; j < NR; j += VL) {
       const vm m = vm_first((int)rows);
       vf r[VL];
       for (int i = 0; i < VL; i++) r[i] = j + i < columns ? vf_load_mask(src + (j + i) * sn + k, m) : vf_zero();
+      if (scale)
+        for (int i = 0; i < VL && j + i < columns; i++) r[i] = vf_mul(r[i], vf_set1(scale[j + i]));
       vf_transpose(r);
       for (int i = 0; i < VL; i++)
         if (i < rows) vf_store(dst + (k + i) * NR + j, r[i]);

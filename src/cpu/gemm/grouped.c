@@ -29,7 +29,7 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
   q->block = (int64_t)(bytes / sizeof(float));
   q->packed = p->constant[B];
   if (q->packed)
-    plan->packed_bytes[B] = all ? all : sizeof(float);
+    plan->packed_bytes[B] = all ? all : sizeof(float), plan->pack_pieces = q->groups;
   else
     plan->scratch_bytes = bytes;
   plan->params = q;
@@ -55,10 +55,13 @@ static void pack_panels(void *arg, int64_t begin, int64_t end, int thread) {
   fl_gemm_pack(j->isa, &j->q->shape, j->dst, &src, begin, end);
 }
 
-static void pack(const fl_problem *p, const void *params, int operand, const fl_tensor *src, void *dst) {
-  const grouped_params *q = params;
-  packing j = {fl_gemm_of(q->isa), q, src, 0, dst};
-  for (; j.group < q->groups; j.group++, j.dst += q->block) pack_panels(&j, 0, fl_gemm_panels(j.isa, &q->shape), 0);
+static void pack(const fl_pack_args *a, int64_t begin, int64_t end) {
+  const grouped_params *q = a->params;
+  const fl_gemm_isa *isa = fl_gemm_of(q->isa);
+  for (; begin < end; begin++) {
+    packing j = {isa, q, a->src, begin, (float *)a->dst + begin * q->block};
+    pack_panels(&j, 0, fl_gemm_panels(isa, &q->shape), 0);
+  }
 }
 
 static void run(const fl_run_args *args) {

@@ -62,6 +62,8 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
   const size_t block = (b_bytes + 63) & ~(size_t)63;
   if (m->packed) {
     plan->packed_bytes[B] = b_bytes ? b_bytes : sizeof(float);
+    plan->pack_scales = !m->half;
+    plan->pack_pieces = fl_gemm_panels(fl_gemm_of(isa), &m->shape);
   } else {
     m->b_at_once = block && SCRATCH_LIMIT / block > 1 ? (int64_t)(SCRATCH_LIMIT / block) : 1;
     if (m->b_at_once > m->batches) m->b_at_once = m->batches > 0 ? m->batches : 1;
@@ -84,8 +86,8 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
 }
 
 /* Panels [p0, p1) of a matrix that begins `offset` elements into b. */
-static void pack_panels(const matmul_params *m, const fl_tensor *b, int64_t offset, float *dst, int64_t p0,
-                        int64_t p1) {
+static void pack_panels(const matmul_params *m, const fl_tensor *b, int64_t offset, const float *scale, float *dst,
+                        int64_t p0, int64_t p1) {
   const fl_gemm_isa *isa = fl_gemm_of(m->isa);
   const int r = b->type.rank;
   const int64_t sn = b->strides[m->trans_b ? r - 2 : r - 1], sk = b->strides[m->trans_b ? r - 1 : r - 2];
@@ -94,14 +96,16 @@ static void pack_panels(const matmul_params *m, const fl_tensor *b, int64_t offs
     fl_gemm_pack_half(isa, &m->shape, dst, (const uint16_t *)b->data + offset, sn, sk, k, p0, p1);
     return;
   }
-  const fl_gemm_src s = {
-      .data = (const float *)b->data + offset, .sn = sn, .dims = {1, 1, k ? k : 1}, .strides = {0, 0, sk}};
+  const fl_gemm_src s = {.data = (const float *)b->data + offset,
+                         .scale = scale,
+                         .sn = sn,
+                         .dims = {1, 1, k ? k : 1},
+                         .strides = {0, 0, sk}};
   fl_gemm_pack(isa, &m->shape, dst, &s, p0, p1);
 }
 
-static void pack(const fl_problem *p, const void *params, int operand, const fl_tensor *src, void *dst) {
-  const matmul_params *m = params;
-  pack_panels(m, src, 0, dst, 0, fl_gemm_panels(fl_gemm_of(m->isa), &m->shape));
+static void pack(const fl_pack_args *a, int64_t begin, int64_t end) {
+  pack_panels(a->params, a->src, 0, a->scale, a->dst, begin, end);
 }
 
 typedef struct run_state {
@@ -130,7 +134,7 @@ static void pack_tasks(void *arg, int64_t begin, int64_t end, int thread) {
   for (int64_t i = begin; i < end; i++) {
     const int64_t which = i / panels, p = i % panels;
     const int64_t offset = s->m->b_matrices == 1 ? 0 : batch_offset(b, &s->args->out[0].type, s->first + which);
-    pack_panels(s->m, b, offset, s->packed + which * s->block, p, p + 1);
+    pack_panels(s->m, b, offset, NULL, s->packed + which * s->block, p, p + 1);
   }
 }
 
