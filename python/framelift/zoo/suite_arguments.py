@@ -40,7 +40,7 @@ def candidates(model, config):
     both = [c for c in found if "input_ids" in c]
     alone = [c for c in found if "input_ids" not in c]
     ordered = both + text + alone if "input_ids" in mains else alone + both + text
-    rest = [{**c, **extra} for c in [*text, *alone, {}] for extra in _others(parameters, config, c)]
+    rest = [{**c, **extra} for c in [*text, *both, *alone, decoder] for extra in _others(parameters, config, c)]
     rest += _with_patches(parameters, config, texts | decoder)
     rest += [c | {"input_ids": _with_image_tokens(c["input_ids"], config, 1)} for c in both]
     needed = {n: _guess(n, config) for n, p in parameters.items() if p.default is p.empty and p.kind in _NAMED}
@@ -58,11 +58,26 @@ def repaired(config, kwargs, error):
         width = int(widths[1] or widths[2])
         if width <= 1024 and kwargs[audio].shape[-1] != width:
             return {**kwargs, audio: torch.randn(1, FRAMES, width)}
-    if widths and "pixel_values" in kwargs and kwargs["pixel_values"].ndim == 4:
-        return {**kwargs, "pixel_values": torch.randn(1, GRID * GRID, int(widths[1] or widths[2]))}
+    images = kwargs.get("pixel_values")
+    if widths and images is not None and images.shape[-1] != int(widths[1] or widths[2]):
+        batch = (1,) if images.ndim > 2 else ()
+        return {**kwargs, "pixel_values": torch.randn(*batch, GRID * GRID, int(widths[1] or widths[2]))}
+    if widths and "flattened_patches" in kwargs:
+        return {**kwargs, "flattened_patches": _flattened_patches(config, int(widths[1] or widths[2]))}
+    series = kwargs.get("past_values")
+    if "too many values to unpack (expected 2)" in text and series is not None and series.ndim == 3:
+        return {**kwargs, "past_values": series[..., 0]}
     channels = re.search(r"expected input\[[\d, ]+\] to have (\d+) channels", text)
-    if channels and audio and kwargs[audio].ndim == 3 and kwargs[audio].shape[1] != int(channels[1]):
-        return {**kwargs, audio: torch.randn(1, int(channels[1]), 2 * FRAMES if int(channels[1]) > 1 else 8000)}
+    row = audio or next((k for k, v in kwargs.items() if v.ndim == 3 and v.is_floating_point()), None)
+    if channels and row and kwargs[row].ndim == 3 and kwargs[row].shape[1] != int(channels[1]):
+        return {**kwargs, row: torch.randn(1, int(channels[1]), 2 * FRAMES if int(channels[1]) > 1 else 8000)}
+    size = re.search(r"doesn't match model \((\d+)(?:\*(\d+))?\)", text)
+    image = next((v for k, v in kwargs.items() if k.startswith("pixel_values") and v.ndim > 3), None)
+    if size and image is not None and image.shape[-2:] != (int(size[1]), int(size[2] or size[1])):
+        shape = (int(size[1]), int(size[2] or size[1]))
+        return {k: torch.randn(*v.shape[:-2], *shape) if "pixel_values" in k else v for k, v in kwargs.items()}
+    if "expected to be in range of [-3, 2], but got 3" in text and audio and kwargs[audio].ndim == 3:
+        return {**kwargs, audio: kwargs[audio][:, None]}
     tokens = re.search(r"tokens: (\d+),? features:? (\d+)", text)
     if tokens and "input_ids" in kwargs and int(tokens[1]) > 0 and int(tokens[2]) <= 1024:
         return {**kwargs, "input_ids": _with_image_tokens(kwargs["input_ids"], config, int(tokens[2]))}
@@ -87,7 +102,9 @@ def _with_patches(parameters, config, texts):
         return []
     given = {name: _patches(config), grid: _KNOWN["grid_thw"](config)}
     if "input_ids" not in texts:
-        return [texts | given]
+        patch = _field(config, "patch_size", default=16)
+        images = torch.randn(GRID * GRID, _field(config, "in_channels", "num_channels", default=3), patch, patch)
+        return [texts | given, texts | given | {name: images}]
     return [texts | given | {"input_ids": _with_image_tokens(texts["input_ids"], config, 1)}]
 
 
@@ -105,8 +122,12 @@ def _texts(parameters, config):
     size = config.get_text_config().vocab_size if hasattr(config.get_text_config(), "vocab_size") else VOCABULARY
     size = min(size, VOCABULARY - 40) if isinstance(size, int) and size > 6 else VOCABULARY - 40
     ids = torch.randint(min(5, size - 2), size, (2, 1, LENGTH))
-    decoder = "decoder_input_ids" in parameters and getattr(config, "is_encoder_decoder", False)
-    return {"input_ids": ids[0]} if "input_ids" in parameters else {}, {"decoder_input_ids": ids[1]} if decoder else {}
+    codes = value_of(value_of(config, "decoder_config"), "num_channels")
+    given = ids[1][..., None].expand(1, LENGTH, codes) if isinstance(codes, int) else ids[1]
+    decoder = "decoder_input_ids" in parameters and (
+        getattr(config, "is_encoder_decoder", False) or "input_ids" not in parameters
+    )
+    return {"input_ids": ids[0]} if "input_ids" in parameters else {}, {"decoder_input_ids": given} if decoder else {}
 
 
 def _field(config, *keys, default, kind=(int,)):
@@ -149,10 +170,10 @@ def _patches(config):
     return torch.randn(GRID * GRID, channels * temporal * patch * patch)
 
 
-def _flattened_patches(config):
-    patch = _field(config, "patch_size", default=16)
+def _flattened_patches(config, width=None):
+    width = width or 3 * _field(config, "patch_size", default=16) ** 2
     places = torch.stack(torch.meshgrid(*[torch.arange(1.0, GRID + 1)] * 2, indexing="ij"), -1).view(1, -1, 2)
-    return torch.cat([places, torch.randn(1, GRID * GRID, 3 * patch * patch)], 2)
+    return torch.cat([places, torch.randn(1, GRID * GRID, width)], 2)
 
 
 def _hidden(config, length=8):
@@ -196,6 +217,9 @@ _KNOWN = {
     "past_time_features": _time(lambda c: _series(c).shape[1]),
     "future_time_features": _time(lambda c: _field(c, "prediction_length", default=1)),
     "future_values": lambda c: torch.randn(1, _field(c, "prediction_length", default=1)),
+    "inputs": lambda c: _hidden(c, LENGTH),
+    "image_embeds_position_mask": lambda c: (torch.arange(LENGTH) < _field(c, "latent_query_num", default=4))[None],
+    "image_attention_mask": lambda c: torch.ones(1, LENGTH, 1, dtype=torch.long),
     "input": lambda c: torch.randn(1, 3, 64, 64),
     "input_points": lambda c: torch.tensor([[[[20.0, 30.0]]]]),
     "bbox": lambda c: torch.zeros(1, LENGTH, 4, dtype=torch.long),

@@ -14,7 +14,7 @@ _LAYERS = (
     r"(num_|n_|encoder_|decoder_|num_encoder_|num_decoder_|num_hidden_)?(hidden_)?(layers?|blocks)|.*_layers|depth|"
     r"num_self_attends_per_block"
 )
-_NOT_LAYERS = r"num_feat_extract_layers|.*feature_layers?|num_kv_shared_layers|.*_skip_layers"
+_NOT_LAYERS = r"num_feat_extract_layers|.*feature_layers?|.*_skip_layers"
 _HIDDEN = (
     r"hidden_size|hidden_dim|d_model|n_embd|dim|embed_dim|embedding_size|emb_dim|(text|vision)_embed_dim|"
     r"projection_dim|.*_hidden_size|out_hidden_size|d_latents"
@@ -26,6 +26,7 @@ _TIED = r".*_(groups|dim|size|channels|width)"  # the same as the hidden size wh
 # field name (whole, as a pattern) -> its small value; the first row that fits counts, None leaves the field alone
 _FEW = [
     (_NOT_LAYERS, None),
+    (r"num_kv_shared_layers", 0),
     (_LAYERS, 2),
     (r"vocab_size|.*_vocab_size", VOCABULARY),
     (r"max_(source_|target_)?position.*|n_positions", 128),
@@ -76,12 +77,13 @@ def _limits(fields, rules, scale):
     small = {}
     factor = _factor(fields) if scale else 1
     stages = _stages(fields)
+    lengths = [len(v) for k, v in fields.items() if k.endswith("depths") and isinstance(v, (list, tuple))]
     for key, value in fields.items():
         if not isinstance(value, int) or isinstance(value, bool):
             continue
         limit = next((limit for pattern, limit in rules if re.fullmatch(pattern, key)), None)
-        if stages and re.fullmatch(_LAYERS, key):
-            limit = stages
+        if re.fullmatch(_LAYERS, key):
+            limit = value if value in lengths else stages or limit
         if limit is not None and value > limit:
             small[key] = limit
         elif re.fullmatch(f"{_HIDDEN}|{_INNER}|{_HEADS}|{_KV_HEADS}", key) and factor > 1:

@@ -4,6 +4,8 @@ names(suite) lists every model; load(suite, name) builds one, finds arguments th
 Entry. NotBuilt, with the reason, where that does not succeed. Nothing is downloaded.
 """
 
+import contextlib
+
 import torch
 
 from framelift.zoo import SEED, Entry
@@ -97,9 +99,13 @@ def _timm(name):
     import_torchvision()
     import timm
 
-    model = timm.create_model(name.partition("/")[2])
+    name = name.partition("/")[2]
+    model = timm.create_model(name)
     default = model.default_cfg["input_size"][-1]
     fixed = model.default_cfg.get("fixed_input_size")
+    if fixed and default > IMAGE_SIZES[-1]:  # made for another size where it takes one
+        with contextlib.suppress(TypeError):
+            model, default = timm.create_model(name, img_size=IMAGE_SIZES[2]), IMAGE_SIZES[2]
     return _image_model(model, [default] if fixed else [*(s for s in IMAGE_SIZES if s < default), default])
 
 
