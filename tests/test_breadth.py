@@ -116,3 +116,34 @@ def test_products_of_16_bits(width, dtype):
                 assert ours <= 1.5 * theirs + torch.finfo(dtype).eps
     explanation = framelift.explain(fast)
     assert explanation.segments == 1 and explanation.replayed == 2 and not explanation.eager
+
+
+def attend(q, k, v, keep, bias):
+    yield F.scaled_dot_product_attention(q, k, v)
+    yield F.scaled_dot_product_attention(q, q, q, is_causal=True)
+    yield F.scaled_dot_product_attention(q, k, v, attn_mask=keep)
+    yield F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=0.3)
+    yield F.scaled_dot_product_attention(q[:, :, :1], k, v)
+    yield (q @ k.transpose(-1, -2) / 4 + bias.to(q.dtype)).softmax(-1) @ v
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("queries,keys,depth", [(7, 7, 16), (40, 300, 64), (33, 19, 15), (20, 513, 6)])
+def test_attention_of_16_bits(queries, keys, depth, dtype):
+    torch.manual_seed(0)
+    fast = framelift.compile(lambda *args: tuple(attend(*args)))
+    for _ in range(3):
+        q = torch.randn(2, queries, 3, depth, dtype=dtype).transpose(1, 2)
+        k, v = (torch.randn(2, 3, keys, depth, dtype=dtype) for _ in range(2))
+        keep, bias = torch.rand(queries, keys) < 0.7, torch.randn(2, 1, 1, keys)
+        bias[0, 0, 0, keys // 2 :] = -torch.inf
+        keep[0] = True
+        with torch.inference_mode():
+            truths = attend(q.float(), k.float(), v.float(), keep, bias)
+            eagers = attend(q, k, v, keep, bias)
+            for got, eager, truth in zip(fast(q, k, v, keep, bias), eagers, truths, strict=True):
+                assert got.dtype == dtype and got.shape == eager.shape
+                ours, theirs = ((t.float() - truth).abs().max() / truth.abs().max() for t in (got, eager))
+                assert ours <= 1.5 * theirs + torch.finfo(dtype).eps
+    explanation = framelift.explain(fast)
+    assert explanation.segments == 1 and explanation.replayed == 2 and not explanation.eager

@@ -53,11 +53,11 @@ static fl_tensor *image(kcase *c, int64_t n, int64_t ch, int64_t h, int64_t w) {
   return kcase_in(c, FL_F32, 4, t.dims, s);
 }
 
-static void attention(const char *name, int64_t B, int64_t H, int64_t S, int64_t T, int64_t D, int masked,
+static void attention(const char *name, fl_dtype t, int64_t B, int64_t H, int64_t S, int64_t T, int64_t D, int masked,
                       bool causal) {
   kcase *c = kcase_new(FL_OP_ATTENTION);
-  kcase_in(c, FL_F32, 4, (int64_t[]){B, H, S, D}, (int64_t[]){S * H * D, D, H * D, 1});
-  for (int i = 0; i < 2; i++) kcase_in(c, FL_F32, 4, (int64_t[]){B, H, T, D}, (int64_t[]){T * H * D, D, H * D, 1});
+  kcase_in(c, t, 4, (int64_t[]){B, H, S, D}, (int64_t[]){S * H * D, D, H * D, 1});
+  for (int i = 0; i < 2; i++) kcase_in(c, t, 4, (int64_t[]){B, H, T, D}, (int64_t[]){T * H * D, D, H * D, 1});
   if (masked == 1) kcase_in(c, FL_BOOL, 4, (int64_t[]){B, 1, S, T}, (int64_t[]){T, T, 0, 1});
   if (masked == 2) IN(c, 1, 1, S, T);
   kcase_bool(c, "causal", causal);
@@ -117,13 +117,17 @@ int main(int argc, char **argv) {
   if (argc > 1) only = argv[1];
   fl_status s = fl_pool_create(fl_pool_default_threads(), &pool);
   if (s) return 1;
-  attention("attention bert 1x12x128x64", 1, 12, 128, 128, 64, 0, false);
-  attention("attention vit 1x6x197x64", 1, 6, 197, 197, 64, 0, false);
-  attention("attention minilm 4x12x32x32 mask", 4, 12, 32, 32, 32, 1, false);
-  attention("attention gpt 1x12x1024x64 causal", 1, 12, 1024, 1024, 64, 0, true);
-  attention("attention 1x12x512x64 mask", 1, 12, 512, 512, 64, 2, false);
-  attention("attention decode 1x32x1x1024x128", 1, 32, 1, 1024, 128, 0, false);
-  attention("attention sd 1x8x1024x40", 1, 8, 1024, 1024, 40, 0, false);
+  attention("attention bert 1x12x128x64", FL_F32, 1, 12, 128, 128, 64, 0, false);
+  attention("attention vit 1x6x197x64", FL_F32, 1, 6, 197, 197, 64, 0, false);
+  attention("attention minilm 4x12x32x32 mask", FL_F32, 4, 12, 32, 32, 32, 1, false);
+  attention("attention gpt 1x12x1024x64 causal", FL_F32, 1, 12, 1024, 1024, 64, 0, true);
+  attention("attention 1x12x512x64 mask", FL_F32, 1, 12, 512, 512, 64, 2, false);
+  attention("attention decode 1x32x1x1024x128", FL_F32, 1, 32, 1, 1024, 128, 0, false);
+  attention("attention sd 1x8x1024x40", FL_F32, 1, 8, 1024, 1024, 40, 0, false);
+  attention("attention bf16 bert 1x12x128x64", FL_BF16, 1, 12, 128, 128, 64, 0, false);
+  attention("attention bf16 gpt 1x12x1024x64 causal", FL_BF16, 1, 12, 1024, 1024, 64, 0, true);
+  attention("attention bf16 1x12x512x64 mask", FL_BF16, 1, 12, 512, 512, 64, 2, false);
+  attention("attention bf16 decode 1x32x1x1024x128", FL_BF16, 1, 32, 1, 1024, 128, 0, false);
   norm("layer_norm 128x768", FL_OP_LAYER_NORM, 128, 768);
   norm("layer_norm 197x384", FL_OP_LAYER_NORM, 197, 384);
   norm("rms_norm 128x4096", FL_OP_RMS_NORM, 128, 4096);

@@ -338,43 +338,47 @@ FL_TEST(images) {
 
 /* --- attention --- */
 
-static fl_tensor *heads_in(kcase *c, int64_t B, int64_t H, int64_t S, int64_t D) {
+static fl_tensor *heads_in(kcase *c, fl_dtype t, int64_t B, int64_t H, int64_t S, int64_t D) {
   int64_t dims[] = {B, H, S, D};
   /* as a projection gives them: B, S, H, D in memory, perhaps within a wider row; or dense */
   int64_t wide = kcase_below(2) ? 3 * H * D : H * D, strides[] = {S * wide, D, wide, 1};
-  return kcase_in(c, FL_F32, 4, dims, kcase_below(3) ? strides : NULL);
+  return kcase_in(c, t, 4, dims, kcase_below(3) ? strides : NULL);
 }
 
-static void one_attention(int64_t S, int64_t T) {
+static void one_attention(fl_dtype t, int64_t S, int64_t T) {
   static const int64_t depths[] = {8, 16, 24, 32, 40, 64, 80, 96, 128, 5};
   kcase *c = kcase_new(FL_OP_ATTENTION);
   int64_t B = 1 + kcase_below(3), G = 1 + kcase_below(3), H = G * (1 + kcase_below(2));
   int64_t D = depths[kcase_below(10)], E = kcase_below(4) ? D : depths[kcase_below(10)];
-  heads_in(c, B, H, S, D);
-  heads_in(c, B, G, T, D);
-  heads_in(c, B, G, T, E);
+  heads_in(c, t, B, H, S, D);
+  heads_in(c, t, B, G, T, D);
+  heads_in(c, t, B, G, T, E);
   int mask = (int)kcase_below(4);
   if (mask) {
     int64_t dims[] = {kcase_below(2) ? B : 1, kcase_below(2) ? H : 1, kcase_below(2) ? S : 1, T};
     int skip = dims[0] == 1 && dims[1] == 1 ? (int)kcase_below(3) : 0;
-    fl_tensor *m = any_in(c, mask == 1 ? FL_BOOL : FL_F32, 4 - skip, dims + skip);
+    fl_dtype mt = mask == 1 ? FL_BOOL : kcase_below(2) ? t : FL_F32;
+    fl_tensor *m = any_in(c, mt, 4 - skip, dims + skip);
     for (int64_t k = 0; mask == 2 && k < c->cells[3]; k++)
-      if (kcase_below(3) == 0) ((float *)m->data)[k] = -INFINITY;
+      if (kcase_below(3) == 0) fl_ref_setf(m->data, mt, k, -INFINITY);
     if (mask == 1 && kcase_below(2)) memset(m->data, 0, (size_t)c->cells[3] / 2);
   }
   kcase_float(c, "scale", 1 / sqrt((double)D));
   kcase_bool(c, "causal", kcase_below(3) == 0);
-  compare_rows(c, 2e-5);
+  compare_rows(c, t == FL_BF16 ? 1.2e-2 : 2e-5);
 }
 
 FL_TEST(attention) {
-  for (int i = 0; i < ROUNDS; i++) {
-    one_attention(1, 1 + kcase_below(200));
+  for (int i = 0; i < 2 * ROUNDS; i++) {
+    const fl_dtype t = i % 2 ? FL_BF16 : FL_F32;
+    one_attention(t, 1, 1 + kcase_below(200));
     int64_t S = 1 + kcase_below(150);
-    one_attention(S, kcase_below(2) ? S : 1 + kcase_below(150));
+    one_attention(t, S, kcase_below(2) ? S : 1 + kcase_below(150));
+    if (i < 8) one_attention(t, 6 + S, 250 + kcase_below(300)); /* keys in more than one part */
   }
-  one_attention(0, 4);
-  one_attention(3, 0);
+  one_attention(FL_F32, 0, 4);
+  one_attention(FL_F32, 3, 0);
+  one_attention(FL_BF16, 3, 0);
 }
 
 /* --- data movement --- */

@@ -39,12 +39,14 @@ static bool is_arithmetic(fl_op op) {
   }
 }
 
-/* Kernels take it as it is. */
+/* Kernels take it as it is: products, and attention of heads of even size, whose mask may be of another type. */
 static bool has_kernel(const fl_graph *g, const fl_node *n) {
-  if (!g->bf16_products || n->op != FL_OP_MATMUL) return false;
-  for (int i = 0; i < n->n_inputs; i++)
+  if (!g->bf16_products || (n->op != FL_OP_MATMUL && n->op != FL_OP_ATTENTION)) return false;
+  int operands = n->op == FL_OP_ATTENTION ? 3 : n->n_inputs;
+  for (int i = 0; i < operands; i++)
     if (n->inputs[i] != FL_NO_VALUE && fl_rw_type(g, n->inputs[i])->dtype != FL_BF16) return false;
-  return fl_rw_type(g, n->outputs[0])->dtype == FL_BF16;
+  const fl_type *q = fl_rw_type(g, n->inputs[0]);
+  return fl_rw_type(g, n->outputs[0])->dtype == FL_BF16 && (n->op == FL_OP_MATMUL || q->dims[q->rank - 1] % 2 == 0);
 }
 
 static fl_status cast(fl_graph *g, fl_nid before, fl_vid v, fl_dtype dtype, fl_vid *out) {

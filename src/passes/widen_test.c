@@ -46,6 +46,20 @@ FL_TEST(products_of_bf16) {
            true);
 }
 
+/* Attention stays where the size of a head is even. */
+FL_TEST(attention_of_bf16) {
+  check_as("graph(%0: bf16[1,2,5,8], %1: bool[5,5]) { %2 = attention(%0, %0, %0, %1) scale=0.5 causal=0 : "
+           "bf16[1,2,5,8] return %2 }",
+           "graph(%0: bf16[1,2,5,8], %1: bool[5,5]) { %2 = attention(%0, %0, %0, %1) scale=0.5 causal=0 : "
+           "bf16[1,2,5,8] return %2 }",
+           true);
+  check_as("graph(%0: bf16[1,2,5,7]) { %1 = attention(%0, %0, %0) scale=0.5 causal=0 : bf16[1,2,5,7] return %1 }",
+           "graph(%0: bf16[1,2,5,7]) { %1 = cast(%0) dtype=f32 : f32[1,2,5,7] %2 = cast(%0) dtype=f32 : f32[1,2,5,7]"
+           "  %3 = cast(%0) dtype=f32 : f32[1,2,5,7] %4 = attention(%1, %2, %3) scale=0.5 causal=0 : f32[1,2,5,7]"
+           "  %5 = cast(%4) dtype=bf16 : bf16[1,2,5,7] return %5 }",
+           true);
+}
+
 FL_TEST(constants_as_they_were) {
   check("graph(%0: f16[7,3], %1: weight 0 f32[5,3]) { %2 = mul(%1, %1) : f32[5,3] %3 = cast(%2) dtype=f16 : f16[5,3]"
         "  %4 = matmul(%0, %3) trans_b=1 : f16[7,5] return %4 }",
@@ -68,5 +82,6 @@ FL_TEST(nothing_happens_unasked) {
   CHECK_UNCHANGED("widen", "graph(%0: f16[7,3]) { %1 = softmax(%0) axis=1 : f16[7,3] return %1 }");
 }
 
-FL_TEST_MAIN(FL_RUN(products_are_rounded_once) FL_RUN(products_of_bf16) FL_RUN(constants_as_they_were)
-                 FL_RUN(results_that_are_no_floats_stay) FL_RUN(the_rest_stays) FL_RUN(nothing_happens_unasked))
+FL_TEST_MAIN(FL_RUN(products_are_rounded_once) FL_RUN(products_of_bf16) FL_RUN(attention_of_bf16)
+                 FL_RUN(constants_as_they_were) FL_RUN(results_that_are_no_floats_stay) FL_RUN(the_rest_stays)
+                     FL_RUN(nothing_happens_unasked))

@@ -2,17 +2,9 @@
 #include <string.h>
 
 #include "cpu/vmath_avx512.h"
+#include "cpu/half_avx512.h"
 
-FL_INLINE vf dot_bf16(vf a, vf b, vf c) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b); }
-FL_INLINE vf widen(__m256i v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16)); }
-FL_INLINE vf load_half(const uint16_t *p, vm m) { return widen(_mm256_maskz_loadu_epi16(m, p)); }
-FL_INLINE void store_half(uint16_t *p, vf v, vm m) {
-  uint16_t all[VL];
-  vf_store_bf16(all, v);
-  _mm256_mask_storeu_epi16(p, m, _mm256_loadu_si256((const __m256i *)all));
-}
-
-#define DOT(a, b, c) dot_bf16(a, b, c)
+#define DOT(a, b, c) half_dot(a, b, c)
 #define MR           14
 #include "cpu/gemm/gemm_core.inl"
 
@@ -39,9 +31,7 @@ static void pack_rows_half(float *dst, const uint16_t *src, int64_t sk, int64_t 
       const int64_t left = columns - j;
       const vm m = vm_first(left < 0 ? 0 : left < VL ? (int)left : VL), odd = at + 1 < k ? m : 0;
       const uint16_t *row = src + at * sk + j;
-      const vi low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, row));
-      const vi high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(odd, odd ? row + sk : row));
-      vf_store(dst + j, _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16))));
+      vf_store(dst + j, half_pairs(row, m, odd ? row + sk : row, odd));
     }
 }
 

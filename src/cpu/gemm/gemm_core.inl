@@ -81,9 +81,9 @@ static void finish(int mr, int columns, const fl_gemm_strip *s, const float (*su
       vf v = vf_load(sums[i] + j);
       if (s->accumulate) v = vf_add(v, vf_load_mask(c, m));
       if (s->bias) v = vf_add(v, vf_load_mask(s->bias + col + j, m));
-      if (s->half_residual) v = vf_add(v, load_half(s->half_residual + at, m));
+      if (s->half_residual) v = vf_add(v, half_load(s->half_residual + at, m));
       if (s->half)
-        store_half(s->half + at, vf_act(v, e.act, e.lo, e.hi), m);
+        half_store(s->half + at, m, vf_act(v, e.act, e.lo, e.hi));
       else
         vf_store_mask(c, m, v);
     }
