@@ -182,3 +182,22 @@ def test_rounding_is_judged_by_float64():
     judged = suite._judged_by_float64(entry, call, lambda x: x, reference)
     assert judged["correct"] is True and judged["judged_by"] == "float64" and judged["eager_max_rel_err"] > 0.1
     assert suite._judged_by_float64(entry, call, lambda x: x * 3, reference) == {}
+
+
+def test_summary_beside_the_peer():
+    done = {"status": "done", "correct": True, "operators": 1, "lowered": 1, "dead": 0, "engines": 1, "eager": []}
+    whole = done | {"one_segment": True, "breaks": [], "give_ups": [], "native_reason": None}
+    parts = done | {"one_segment": False, "breaks": [["data", "item", "f:1"]], "give_ups": [], "native_reason": None}
+    rows = [
+        whole | {"model": "both", "peer": "ok"},
+        whole | {"model": "ours", "peer": "Unsupported: x"},
+        parts | {"model": "theirs", "peer": "ok"},
+        parts | {"model": "neither", "peer": "Unsupported: y"},
+        whole | {"model": "not asked"},
+    ]
+    result = suite.summary(rows)
+    assert (result["peer_models"], result["peer_ok"], result["peer_one_segment"]) == (4, 2, 2)
+    assert result["only_peer"] == {"theirs": "data: item"} and result["only_framelift"] == {"ours": "Unsupported: x"}
+    assert result["neither"] == {"neither": "Unsupported: y"}
+    assert any("asked both" in line for line in suite.summary_lines("timm", result))
+    assert "peer_models" not in suite.summary([whole | {"model": "not asked"}])

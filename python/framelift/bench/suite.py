@@ -288,10 +288,27 @@ def summary(rows):
         "eager_operators": dict(operators.most_common(MOST_FREQUENT)),
         "not_built_reasons": dict(not_built.most_common(MOST_FREQUENT)),
     }
-    peers = [row["peer"] for row in done if "peer" in row]
-    if peers:
-        result["peer_ok"], result["peer_models"] = peers.count("ok"), len(peers)
-    return result
+    return result | _beside_peer([row for row in done if "peer" in row])
+
+
+def _why(row):
+    """Why a row is not one segment, in one line."""
+    found = [f"{reason}: {detail}" if detail else reason for reason, detail, _ in row["breaks"] + row["give_ups"]]
+    return found[0] if found else f"runs natively: {row['native_reason']}"
+
+
+def _beside_peer(rows):
+    """Of models that torch.compile(fullgraph=True) was asked about: one graph there, one segment here."""
+    if not rows:
+        return {}
+    return {
+        "peer_models": len(rows),
+        "peer_ok": sum(row["peer"] == "ok" for row in rows),
+        "peer_one_segment": sum(row["one_segment"] for row in rows),
+        "only_peer": {row["model"]: _why(row) for row in rows if row["peer"] == "ok" and not row["one_segment"]},
+        "only_framelift": {row["model"]: row["peer"] for row in rows if row["peer"] != "ok" and row["one_segment"]},
+        "neither": {row["model"]: row["peer"] for row in rows if row["peer"] != "ok" and not row["one_segment"]},
+    }
 
 
 def row_line(row):
@@ -316,14 +333,19 @@ def summary_lines(suite, result):
     ):
         lines.append(f"  {text}: {result[key]} of {built}" + (f" ({result[key] / built:.1%})" if built else ""))
     if "peer_ok" in result:
-        lines.append(f"  torch.compile(fullgraph=True): {result['peer_ok']} of {result['peer_models']}")
+        lines.append(
+            f"  of {result['peer_models']} asked both: torch.compile(fullgraph=True) {result['peer_ok']}, "
+            f"one segment {result['peer_one_segment']}"
+        )
     for key, title in (
         ("wrong", "wrong answers"),
         ("trouble", "failed, crashed or not finished"),
         ("reasons", "models by reason of a break or of giving up"),
         ("eager_operators", "models by operator left to PyTorch"),
         ("not_built_reasons", "models that were not built"),
+        ("only_peer", "one graph in torch.compile alone"),
+        ("only_framelift", "one segment in framelift alone"),
     ):
-        if result[key]:
+        if result.get(key):
             lines += [f"  {title}:", *(f"    {name}: {value}" for name, value in result[key].items())]
     return lines
