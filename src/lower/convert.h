@@ -120,6 +120,8 @@ fl_vid fl_cv_reduce(fl_cv *c, fl_op op, fl_vid x, const int64_t *axes, int n, bo
 fl_vid fl_cv_variance(fl_cv *c, fl_vid x, const int64_t *axes, int n, bool keepdim, double correction);
 fl_vid fl_cv_matmul(fl_cv *c, fl_vid a, fl_vid b, bool trans_b, fl_vid bias, fl_vid residual);
 void fl_cv_result(fl_cv *c, int i, fl_vid v);
+/* Of a resizing: the factor along spatial axis i, from the list scale_factors or the argument `name`; 0 when not asked for. */
+double fl_cv_scale_factor(fl_cv *c, const char *name, int i);
 
 #define FL_ATEN(aten, fn, param, dtypes, view, limits) void fl_convert_##fn(fl_cv *c);
 #include "lower/aten.def"

@@ -182,7 +182,7 @@ void fl_convert_adaptive_max_pool(fl_cv *c) {
 
 /* --- resizing; param 1 is bilinear --- */
 
-static double scale_of(fl_cv *c, const char *name, int i) {
+double fl_cv_scale_factor(fl_cv *c, const char *name, int i) {
   const fl_arg *factors = fl_aten_arg(c->node, "scale_factors");
   if (factors && factors->kind == FL_ARG_FLOATS && i < factors->count) return factors->v.floats[i];
   return fl_cv_float(c, name, 0);
@@ -197,8 +197,9 @@ static void resize(fl_cv *c, int axes, bool bilinear) {
   fl_attr_set_list(&attrs, "out", (int64_t[]){axes == 2 ? out.dims[2] : 1, out.dims[out.rank - 1]}, 2);
   fl_attr_set_int(&attrs, "bilinear", 'b', bilinear);
   fl_attr_set_int(&attrs, "align_corners", 'b', fl_cv_bool(c, "align_corners", false));
-  fl_attr_set_float(&attrs, "scale_h", axes == 2 ? scale_of(c, "scales_h", 0) : 0);
-  fl_attr_set_float(&attrs, "scale_w", axes == 2 ? scale_of(c, "scales_w", 1) : scale_of(c, "scales", 0));
+  fl_attr_set_float(&attrs, "scale_h", axes == 2 ? fl_cv_scale_factor(c, "scales_h", 0) : 0);
+  fl_attr_set_float(&attrs, "scale_w",
+                    axes == 2 ? fl_cv_scale_factor(c, "scales_w", 1) : fl_cv_scale_factor(c, "scales", 0));
   x = as_batch_2d(c, x, axes);
   result_2d(c, fl_cv_op(c, FL_OP_RESIZE2D, &x, 1, &attrs), axes);
 }

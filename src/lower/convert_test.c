@@ -84,6 +84,20 @@ FL_TEST(unary) {
   check_op("nan_to_num.default(self=x, nan=None, posinf=None, neginf=None)", "f32[2,4,6]", "where(|where(|where(");
 }
 
+FL_TEST(resampling) {
+  const char *const text = "x = input f32[1,2,3,4]\nr = aten.%s : f32[1,2,6,4]\nreturn r\n";
+  char plain[256], smooth[256], many[256];
+  snprintf(plain, sizeof plain, text,
+           "upsample_bicubic2d.vec(input=x, output_size=[6,4], align_corners=False, scale_factors=None)");
+  check_graph(plain, "index_select(|axis=3|mul(|index_select(|mul(|add(|index_select(|axis=2|mul(");
+  snprintf(smooth, sizeof smooth, text,
+           "_upsample_bilinear2d_aa.vec(input=x, output_size=[6,4], align_corners=False, scale_factors=None)");
+  check_graph(smooth, "index_select(|axis=3|mul(|index_select(|axis=2|mul(|where(");
+  snprintf(many, sizeof many, text,
+           "_upsample_bicubic2d_aa.vec(input=x, output_size=[6,4], align_corners=True, scale_factors=None)");
+  check_declined(many, "corners");
+}
+
 FL_TEST(promotion) {
   check_op("add.Tensor(self=x, other=y, alpha=1)", "f32[2,4,6]", "add(%0, %1)");
   check_op("add.Tensor(self=x, other=y, alpha=2)", "f32[2,4,6]", "mul(%1|add(");
@@ -445,4 +459,4 @@ FL_TEST(table) {
 FL_TEST_MAIN(FL_RUN(unary) FL_RUN(promotion) FL_RUN(views) FL_RUN(data) FL_RUN(ordering_and_writing)
                  FL_RUN(volumes_and_systems) FL_RUN(padding_and_windows) FL_RUN(encoder_layer) FL_RUN(products)
                      FL_RUN(convolution) FL_RUN(norms_and_reductions) FL_RUN(attention) FL_RUN(attention_variants)
-                         FL_RUN(creation) FL_RUN(declines) FL_RUN(table))
+                         FL_RUN(creation) FL_RUN(resampling) FL_RUN(declines) FL_RUN(table))
