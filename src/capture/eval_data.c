@@ -339,19 +339,20 @@ PyObject *fl_data_next(fl_rec *r, PyObject *it) {
   return tp->tp_iternext(it);
 }
 
+PyObject *fl_data_convert(fl_rec *r, PyObject *value, int conversion) {
+  if (r) fl_rec_uses(r, value);
+  if (r && !is_plain_value(value)) operand(r, value, conversion == 1 ? fl_n.__str__ : fl_n.__repr__);
+  return conversion == 1 ? PyObject_Str(value) : conversion == 2 ? PyObject_Repr(value) : PyObject_ASCII(value);
+}
+
 PyObject *fl_data_format(fl_rec *r, PyObject *value, int conversion, PyObject *spec) {
-  PyObject *shown = NULL, *v;
+  PyObject *shown, *v;
   if (r && fl_eval_here->tail) return fl_call_operator(r, "format", (PyObject *[]){value, spec}, spec ? 2 : 1);
-  if (spec)
-    uses(r, value, spec);
-  else if (r)
-    fl_rec_uses(r, value);
-  if (r && !is_plain_value(value))
-    operand(r, value, conversion == 2 || conversion == 3 ? fl_n.__repr__ : conversion ? fl_n.__str__ : fl_n.__format__);
-  if (conversion)
-    shown = conversion == 1 ? PyObject_Str(value) : conversion == 2 ? PyObject_Repr(value) : PyObject_ASCII(value);
-  if (conversion && !shown) return NULL;
-  if (!shown) shown = Py_NewRef(value);
+  if (r && spec) fl_rec_uses(r, spec);
+  if (r && !conversion) fl_rec_uses(r, value);
+  if (r && !conversion && !is_plain_value(value)) operand(r, value, fl_n.__format__);
+  shown = conversion ? fl_data_convert(r, value, conversion) : Py_NewRef(value);
+  if (!shown) return NULL;
   if (PyUnicode_CheckExact(shown) && !spec) return shown;
   v = PyObject_Format(shown, spec);
   Py_DECREF(shown);

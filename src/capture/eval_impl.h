@@ -8,6 +8,7 @@
 #include <Python.h>
 #include <stdbool.h>
 
+#include "capture/cpython/compat.h"
 #include "capture/eval.h"
 #include "capture/record.h"
 
@@ -21,6 +22,7 @@ typedef struct fl_eval_frame {
   PyObject **stack;   /* its operand stack */
   int depth;          /* operands below the answer of the call under way; -1: in no call */
   int next;           /* the code unit after that call */
+  fl_cpy_wants wants; /* and what becomes of the answer there */
 } fl_eval_frame;
 
 typedef struct fl_eval_state {
@@ -142,6 +144,7 @@ int fl_data_store(fl_rec *r, PyObject *container, PyObject *key, PyObject *value
 Py_ssize_t fl_data_len(fl_rec *r, PyObject *a);
 PyObject *fl_data_iter(fl_rec *r, PyObject *a);
 PyObject *fl_data_next(fl_rec *r, PyObject *it); /* as tp_iternext: NULL with or without StopIteration at the end */
+PyObject *fl_data_convert(fl_rec *r, PyObject *value, int conversion); /* 1 str, 2 repr, 3 ascii */
 PyObject *fl_data_format(fl_rec *r, PyObject *value, int conversion, PyObject *spec);
 /* Writes the items so that the first is on top: top[-1] = first. 0, or -1. after < 0: no starred target. */
 int fl_data_unpack(fl_rec *r, PyObject *seq, int before, int after, PyObject **top);

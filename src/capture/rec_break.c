@@ -225,7 +225,6 @@ static bool same_state(fl_rec *r) {
 
 static const char *why_not_here(fl_rec *r) {
   fl_eval_state *st = fl_eval_here;
-  if (!fl_cpy_can_resume()) return "frames cannot be made anew in this version of Python";
   if (!st || st->r != r || st->paused || !st->top) return "not called from an evaluated frame";
   if (r->trace->breaks.len >= MAX_BREAKS) return "64 breaks in one call";
   if (st->vars && PyDict_GET_SIZE(st->vars)) return "context variables are set";
@@ -249,7 +248,7 @@ static PyObject *frame_tuple(fl_rec *r, const fl_eval_frame *e, fl_break_frame *
   int n = code->co_nlocalsplus;
   PyObject *t = PyTuple_New(1 + n + e->depth), **locals = fl_cpy_locals(e->f);
   if (!t) return NULL;
-  *out = (fl_break_frame){code, n, e->depth, e->next};
+  *out = (fl_break_frame){code, n, e->depth, e->next, e->wants};
   PyTuple_SET_ITEM(t, 0, Py_NewRef(fl_cpy_func(e->f)));
   for (int i = 0; i < n + e->depth; i++) {
     PyObject *v = i < n ? locals[i] : e->stack[i - n];

@@ -221,7 +221,8 @@ static int run_frames(inside *in, PyObject **out) {
                                .slots = &PyTuple_GET_ITEM(t, 1),
                                .n_locals = f->n_locals,
                                .depth = f->depth,
-                               .next = f->next};
+                               .next = f->next,
+                               .wants = f->wants};
   }
   PyObject *v = fl_cpy_resume(PyThreadState_Get(), frames, b->n_frames, fl_back_none(), in_frames, in, &went_on);
   if (frames != local) fl_free(frames);

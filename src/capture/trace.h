@@ -9,6 +9,7 @@
 #include <Python.h>
 
 #include "base/stages.h"
+#include "capture/cpython/compat.h"
 #include "capture/argspec.h"
 #include "capture/effects.h"
 #include "capture/guards.h"
@@ -105,6 +106,7 @@ typedef struct fl_back {
 typedef struct fl_break_frame {
   PyCodeObject *code; /* kept by the trace */
   int n_locals, depth, next;
+  fl_cpy_wants wants;
 } fl_break_frame;
 typedef struct fl_place { /* objects are kept by the trace */
   PyObject *dict, *key;

@@ -61,18 +61,24 @@ int fl_cpy_line(fl_frame *f);
 
 PyObject *fl_cpy_handled(PyThreadState *ts); /* the exception being handled, borrowed, or NULL */
 
+/* What becomes of a call's answer when its frame goes on. */
+typedef enum fl_cpy_wants {
+  FL_CPY_ANSWER,
+  FL_CPY_NULL, /* NULL lies on it: 3.13's methods to be called */
+  FL_CPY_TRUTH /* True or False takes its place: 3.13's comparisons */
+} fl_cpy_wants;
+
 /* A frame as it was while it waited for a call's answer. */
 typedef struct fl_cpy_state {
   PyObject *func; /* borrowed, like the slots and the code */
   PyCodeObject *code;
   PyObject *const *slots; /* its locals, then its operand stack; `none` stands for NULL */
   int n_locals, depth, next;
+  fl_cpy_wants wants;
 } fl_cpy_state;
 /* The call that the innermost frame waits for: its answer (new reference, or NULL with an exception). *go_on: the frames run
  * on from there, natively; else they are left. */
 typedef PyObject *(*fl_cpy_call_fn)(void *ctx, bool *go_on);
-/* Whether frames can be made anew in this version. */
-bool fl_cpy_can_resume(void);
 /* Makes frames (outermost first) that stand as they stood, calls fn inside the innermost, and, if it says so, runs them to
  * their end: then *went_on is true and the answer is the outermost frame's. Else the answer is fn's. */
 PyObject *fl_cpy_resume(PyThreadState *ts, const fl_cpy_state *frames, int n, PyObject *none, fl_cpy_call_fn fn,

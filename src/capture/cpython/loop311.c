@@ -42,7 +42,7 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
   unsigned opcode = 0, oparg = 0;
   if (r && fl_rec_gave_up(r)) r = NULL;
   fl_eval_state *st = fl_eval_here;
-  fl_eval_frame here = {st->top, f, st->entry, base, -1, 0};
+  fl_eval_frame here = {st->top, f, st->entry, base, -1, 0, FL_CPY_ANSWER};
   st->entry = NULL;
   st->top = &here;
 
@@ -156,16 +156,8 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
     case POP_JUMP_FORWARD_IF_TRUE:
     case POP_JUMP_BACKWARD_IF_FALSE:
     case POP_JUMP_BACKWARD_IF_TRUE: {
-      PyObject *v = TOP();
-      if (GIVEN(v, true)) {
-        IN_CALL(1);
-        here.next = (int)(start - first); /* this instruction, with the answer on the stack */
-        v = fl_call_operator(r, "truth", &v, 1);
-        CALLED();
-        if (!v) goto error;
-        SET_TOP_STEAL(v);
-      }
-      v = POP();
+      TRUTH_OF_GIVEN(start - first); /* this instruction, with the answer on the stack */
+      PyObject *v = POP();
       int truth = fl_data_truth(r, v);
       Py_DECREF(v);
       if (truth < 0) goto error;

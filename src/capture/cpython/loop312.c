@@ -62,6 +62,12 @@ static int serve_breaker(PyThreadState *ts) {
       PUSH(callable_);                                                                                                 \
     }                                                                                                                  \
   } while (0)
+/* An attribute to be called takes the object's place, in a break. */
+#define IN_METHOD()                                                                                                    \
+  do {                                                                                                                 \
+    TOP() = NULL;                                                                                                      \
+    IN_CALL(0);                                                                                                        \
+  } while (0)
 enum { COMPARE_SHIFT = 4, AFTER_LOOP = 1 /* FOR_ITER jumps past END_FOR */ };
 #else
 #define PUSH_CALLABLE(callable, self)                                                                                  \
@@ -69,6 +75,11 @@ enum { COMPARE_SHIFT = 4, AFTER_LOOP = 1 /* FOR_ITER jumps past END_FOR */ };
     PyObject *callable_ = (callable), *self_ = (self);                                                                 \
     PUSH(callable_);                                                                                                   \
     PUSH(self_);                                                                                                       \
+  } while (0)
+#define IN_METHOD()                                                                                                    \
+  do {                                                                                                                 \
+    IN_CALL(1);                                                                                                        \
+    here.wants = FL_CPY_NULL;                                                                                          \
   } while (0)
 enum { COMPARE_SHIFT = 5, AFTER_LOOP = 2 /* FOR_ITER jumps past END_FOR, POP_TOP */ };
 #endif
@@ -139,7 +150,7 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
   bool lasti;
   if (r && fl_rec_gave_up(r)) r = NULL;
   fl_eval_state *st = fl_eval_here;
-  fl_eval_frame here = {st->top, f, st->entry, base, -1, 0};
+  fl_eval_frame here = {st->top, f, st->entry, base, -1, 0, FL_CPY_ANSWER};
   st->entry = NULL;
   st->top = &here;
 
@@ -213,9 +224,21 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
     case LOAD_ATTR: {
       PyObject *obj = TOP(), *name = NAME(oparg >> 1), *m;
       if (!(oparg & 1)) {
+        if (GIVEN(obj, false)) IN_CALL(1);
         PyObject *v = fl_attr_get(r, obj, name);
+        CALLED();
         if (!v) goto error;
         SET_TOP_STEAL(v);
+        continue;
+      }
+      if (GIVEN(obj, false)) {
+        IN_METHOD();
+        m = fl_attr_get(r, obj, name);
+        CALLED();
+        sp--;
+        Py_DECREF(obj);
+        if (!m) goto error;
+        PUSH_CALLABLE(m, NULL);
         continue;
       }
       int bound = fl_attr_method(r, obj, name, &m);
@@ -238,14 +261,20 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
       continue;
     }
     case BINARY_SLICE: {
+      if (r) fl_rec_uses(r, SECOND());
+      if (r) fl_rec_uses(r, TOP());
+      if (GIVEN(PEEK(3), false)) IN_CALL(3);
       PyObject *stop = POP(), *slice = make_slice(POP(), stop);
       PyObject *v = slice ? fl_data_subscr(r, TOP(), slice) : NULL;
+      CALLED();
       Py_XDECREF(slice);
       SET_TOP_STEAL(v);
       if (!v) goto error;
       continue;
     }
     case STORE_SLICE: {
+      if (r) fl_rec_uses(r, SECOND());
+      if (r) fl_rec_uses(r, TOP());
       PyObject *stop = POP(), *slice = make_slice(POP(), stop), *obj = POP(), *v = POP();
       int rc = slice ? fl_data_store(r, obj, slice, v) : -1;
       Py_XDECREF(slice);
@@ -255,17 +284,22 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
       continue;
     }
     case COMPARE_OP: {
+      bool wants_truth = FL_CPYTHON == 313 && (oparg & 16);
+      if (GIVEN_ONE(SECOND(), TOP())) {
+        IN_CALL(2);
+        if (wants_truth) here.wants = FL_CPY_TRUTH;
+      }
       PyObject *b = POP(), *v = fl_data_compare(r, TOP(), b, (int)(oparg >> COMPARE_SHIFT));
+      CALLED();
       Py_DECREF(b);
       SET_TOP_STEAL(v);
       if (!v) goto error;
-#if FL_CPYTHON == 313
-      if (oparg & 16) {
-        int truth = fl_data_truth(r, v);
+      if (wants_truth) {
+        TRUTH_OF_GIVEN(ip - first);
+        int truth = fl_data_truth(r, TOP());
         SET_TOP_STEAL(Py_NewRef(truth > 0 ? Py_True : Py_False));
         if (truth < 0) goto error;
       }
-#endif
       continue;
     }
     case CALL_INTRINSIC_1: {
@@ -286,6 +320,7 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
     /* --- jumps --- */
     case POP_JUMP_IF_FALSE:
     case POP_JUMP_IF_TRUE: {
+      if (FL_CPYTHON == 312) TRUTH_OF_GIVEN(start - first); /* this instruction, with the answer on the stack */
       PyObject *v = POP();
       int truth = fl_data_truth(r, v);
       Py_DECREF(v);
@@ -367,6 +402,7 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
       gen->gi_exc_state.previous_item = NULL;
       f->stacktop = (int)(sp - locals);
       FRAME_TOP(ts) = below;
+      st->top = here.below;
       f->previous = NULL;
       ts->py_recursion_remaining++;
       return result;
@@ -443,6 +479,7 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
       continue;
     }
     case TO_BOOL: {
+      TRUTH_OF_GIVEN(ip - first);
       int truth = fl_data_truth(r, TOP());
       if (truth < 0) goto error;
       SET_TOP_STEAL(Py_NewRef(truth ? Py_True : Py_False));
@@ -463,14 +500,17 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
       continue;
     }
     case CONVERT_VALUE: {
-      PyObject *v = oparg == 1 ? PyObject_Str(TOP()) : oparg == 2 ? PyObject_Repr(TOP()) : PyObject_ASCII(TOP());
+      PyObject *v = fl_data_convert(r, TOP(), (int)oparg);
       if (!v) goto error;
       SET_TOP_STEAL(v);
       continue;
     }
     case FORMAT_SIMPLE:
     case FORMAT_WITH_SPEC: {
-      PyObject *spec = opcode == FORMAT_WITH_SPEC ? POP() : NULL, *v = fl_data_format(r, TOP(), 0, spec);
+      bool has_spec = opcode == FORMAT_WITH_SPEC;
+      if (GIVEN(PEEK(1 + has_spec), true)) IN_CALL(1 + has_spec);
+      PyObject *spec = has_spec ? POP() : NULL, *v = fl_data_format(r, TOP(), 0, spec);
+      CALLED();
       Py_XDECREF(spec);
       SET_TOP_STEAL(v);
       if (!v) goto error;

@@ -247,7 +247,20 @@ static PyObject *with_enter(fl_rec *r, PyObject *manager, PyObject **exit) {
 #define CALLED()                                                                                                       \
   do {                                                                                                                 \
     here.depth = -1;                                                                                                   \
+    here.wants = FL_CPY_ANSWER;                                                                                        \
     st->tail = false;                                                                                                  \
+  } while (0)
+/* The truth of the top operand, where unknown code gave it, takes its place; the frame then goes on at `unit`. */
+#define TRUTH_OF_GIVEN(unit)                                                                                           \
+  do {                                                                                                                 \
+    if (GIVEN(TOP(), true)) {                                                                                          \
+      IN_CALL(1);                                                                                                      \
+      here.next = (int)(unit);                                                                                         \
+      PyObject *truth_ = fl_call_operator(r, "truth", &TOP(), 1);                                                      \
+      CALLED();                                                                                                        \
+      if (!truth_) goto error;                                                                                         \
+      SET_TOP_STEAL(truth_);                                                                                           \
+    }                                                                                                                  \
   } while (0)
 #define NAME(i) PyTuple_GET_ITEM(code->co_names, (i))
 #define FRESH(v)                                                                                                       \

@@ -17,7 +17,6 @@ fl_frame *fl_cpy_below(fl_frame *f) { return NULL; }
 int fl_cpy_line(fl_frame *f) { return 0; }
 PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) { return NULL; }
 PyObject *fl_cpy_handled(PyThreadState *ts) { return NULL; }
-bool fl_cpy_can_resume(void) { return false; }
 PyObject *fl_cpy_resume(PyThreadState *ts, const fl_cpy_state *frames, int n, PyObject *none, fl_cpy_call_fn fn,
                         void *ctx, bool *went_on) {
   return NULL;

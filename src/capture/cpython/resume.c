@@ -6,6 +6,8 @@
 #include "capture/cpython/py311.h"
 #include "capture/cpython/py312.h"
 
+#include <string.h>
+
 #if FL_CPYTHON
 
 typedef struct resume {
@@ -31,12 +33,30 @@ static void fill(resume *s, fl_frame *f, const fl_cpy_state *c) {
   f->stacktop = c->n_locals + c->depth;
 }
 
-/* Gives a frame that nobody wants any more, with `result` as its answer, back to its owner. */
-static PyObject *leave(PyThreadState *ts, fl_frame *f, PyObject *result);
-static void stand(PyThreadState *ts, fl_frame *f, int next);
-static void link_frame(PyThreadState *ts, fl_frame *f, fl_frame *below);
 static fl_frame *current(PyThreadState *ts);
 static void set_current(PyThreadState *ts, fl_frame *f);
+static void link_frame(PyThreadState *ts, fl_frame *f, fl_frame *below);
+/* Makes the frame one that executes the call before the unit `next`. */
+static void stand(fl_frame *f, int next);
+/* Makes it one that goes on behind the call. */
+static void step(fl_frame *f, int next);
+/* Gives a frame that nobody wants any more, with `result` as its answer, back to its owner. */
+static PyObject *leave(PyThreadState *ts, fl_frame *f, PyObject *result);
+
+/* Runs the frame to its end, with the call's answer (taken), or the exception where it has none. */
+static PyObject *go_on(PyThreadState *ts, fl_frame *f, const fl_cpy_state *c, PyObject *v) {
+  if (v && c->wants == FL_CPY_TRUTH) {
+    int truth = PyObject_IsTrue(v);
+    Py_DECREF(v);
+    v = truth < 0 ? NULL : Py_NewRef(truth ? Py_True : Py_False);
+  }
+  set_current(ts, f->previous);
+  if (!v) return fl_cpy_native(ts, f, 1);
+  f->localsplus[f->stacktop++] = v;
+  if (c->wants == FL_CPY_NULL) f->localsplus[f->stacktop++] = NULL;
+  step(f, c->next);
+  return fl_cpy_native(ts, f, 0);
+}
 
 static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
   resume *s = here;
@@ -47,7 +67,7 @@ static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
   s->armed = false;
   fl_cpy_set_hook(ts, previous);
   fill(s, f, c);
-  stand(ts, f, c->next);
+  stand(f, c->next);
   link_frame(ts, f, below);
   PyObject *v;
   if (s->at + 1 < s->n) {
@@ -56,10 +76,9 @@ static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
   } else {
     v = s->fn(s->ctx, &s->go_on);
   }
+  if (s->go_on) return go_on(ts, f, c, v);
   set_current(ts, below);
-  if (!s->go_on) return leave(ts, f, v);
-  if (v) f->localsplus[f->stacktop++] = v;
-  return fl_cpy_native(ts, f, v == NULL);
+  return leave(ts, f, v);
 }
 
 /* The frame's function; one like it where it was given other code meanwhile. New reference. */
@@ -110,30 +129,80 @@ PyObject *fl_cpy_resume(PyThreadState *ts, const fl_cpy_state *frames, int n, Py
   return v;
 }
 
+PyObject *fl_cpy_handled(PyThreadState *ts) {
+  PyObject *exc = ts->exc_info->exc_value;
+  return exc == Py_None ? NULL : exc; /* what an except clause leaves behind where there was none before */
+}
+
 #if FL_CPYTHON == 311
-bool fl_cpy_can_resume(void) { return true; }
-PyObject *fl_cpy_handled(PyThreadState *ts) { return ts->exc_info->exc_value; }
 static fl_frame *current(PyThreadState *ts) { return ts->cframe->current_frame; }
 static void set_current(PyThreadState *ts, fl_frame *f) { ts->cframe->current_frame = f; }
-static void stand(PyThreadState *ts, fl_frame *f, int next) { f->prev_instr = _PyCode_CODE(f->f_code) + next - 1; }
 static void link_frame(PyThreadState *ts, fl_frame *f, fl_frame *below) {
   f->previous = below;
   f->is_entry = true;
   ts->cframe->current_frame = f;
 }
-static PyObject *leave(PyThreadState *ts, fl_frame *f, PyObject *result) { return result; } /* the caller clears it */
 #else
-bool fl_cpy_can_resume(void) { return false; }
-PyObject *fl_cpy_handled(PyThreadState *ts) { return ts->exc_info->exc_value; }
 static fl_frame *current(PyThreadState *ts) { return FRAME_TOP(ts); }
 static void set_current(PyThreadState *ts, fl_frame *f) { FRAME_TOP(ts) = f; }
-static void stand(PyThreadState *ts, fl_frame *f, int next) {
-  FRAME_AT(f) = _PyCode_CODE(FRAME_CODE(f)) + next - FL_NEXT_IS;
-}
 static void link_frame(PyThreadState *ts, fl_frame *f, fl_frame *below) {
   f->previous = below;
   FRAME_TOP(ts) = f;
 }
-static PyObject *leave(PyThreadState *ts, fl_frame *f, PyObject *result) { return result; }
+#endif
+
+/* The last unit of the call, a cache or the instruction itself, is what the frame executes; up to 3.12 that is also what a
+ * frame between the call and the next instruction points at. */
+static void stand(fl_frame *f, int next) { FRAME_AT(f) = _PyCode_CODE(FRAME_CODE(f)) + next - 1; }
+#if FL_CPYTHON == 313
+static void step(fl_frame *f, int next) { FRAME_AT(f) = _PyCode_CODE(FRAME_CODE(f)) + next; }
+#else
+static void step(fl_frame *f, int next) {}
+#endif
+
+#if FL_CPYTHON == 311
+static PyObject *leave(PyThreadState *ts, fl_frame *f, PyObject *result) { return result; } /* the caller clears it */
+#elif FL_CPYTHON == 313
+static PyObject *leave(PyThreadState *ts, fl_frame *f, PyObject *result) {
+  _PyEval_FrameClearAndPop(ts, f);
+  return result;
+}
+#else
+/* Some instruction of the code that returns, or -1: all of its ways raise. */
+static int a_return(PyCodeObject *code, int *out_opcode) {
+  PyObject *bytes = PyCode_GetCode(code); /* without what was specialised or instrumented */
+  int n = bytes ? (int)PyBytes_GET_SIZE(bytes) / 2 : 0, at = -1;
+  const unsigned char *units = bytes ? (const unsigned char *)PyBytes_AS_STRING(bytes) : NULL;
+  for (int i = code->_co_firsttraceable + 1; at < 0 && i < n; i++)
+    if (units[2 * i] == RETURN_VALUE || units[2 * i] == RETURN_CONST) at = i, *out_opcode = units[2 * i];
+  Py_XDECREF(bytes);
+  if (!bytes) PyErr_Clear();
+  return at;
+}
+
+/* ceval alone can dispose of it: by executing one of its returns, or else by an exception where the code begins, which no
+ * handler covers and no traceback shows. */
+static PyObject *leave(PyThreadState *ts, fl_frame *f, PyObject *result) {
+  PyCodeObject *code = FRAME_CODE(f);
+  int opcode = 0, at = result ? a_return(code, &opcode) : -1, n_locals = code->co_nlocalsplus;
+  PyObject *returned;
+  while (f->stacktop > n_locals) {
+    PyObject *operand = f->localsplus[--f->stacktop];
+    Py_XDECREF(operand);
+  }
+  if (at < 0) {
+    if (result) PyErr_SetNone(PyExc_StopIteration);
+    f->prev_instr = _PyCode_CODE(code) - 1;
+    fl_cpy_native(ts, f, 1);
+    if (result) PyErr_Clear();
+    return result;
+  }
+  if (opcode == RETURN_VALUE) f->localsplus[f->stacktop++] = Py_NewRef(result);
+  f->prev_instr = _PyCode_CODE(code) + at - 1;
+  returned = fl_cpy_native(ts, f, 0);
+  if (!returned) Py_CLEAR(result); /* no room on the C stack */
+  Py_XDECREF(returned);
+  return result;
+}
 #endif
 #endif
