@@ -62,8 +62,8 @@ def test_generators_are_evaluated_at_each_resumption():
     value, (ours, given) = counted(run)
     assert value == [0, 1, 2, ("total", 13)]
     assert given == 0
-    # Run; each generator resumed four times; the outer one closed at the end. Closing enters it on 3.11, and not on 3.13;
-    # on 3.12 that depends on the release.
+    # Run; each generator resumed four times; the outer one closed at the end: that enters it on 3.11, does not on 3.13,
+    # and on 3.12 depends on the release.
     closed = {11: (1,), 12: (0, 1), 13: (0,)}[sys.version_info[1]]
     assert ours - (1 + 4 + 4) in closed
 

@@ -292,6 +292,94 @@ def test_loops_closures_and_iterators_stand_as_they_stood():
     assert framelift.explain(fast).native == 0
 
 
+def either(first, second):
+    """The second answer is of another kind, so that a call recorded with the first is left where it gets it."""
+    return second if STATE["other"] else first
+
+
+class Given:
+    """What unknown code gives: of what is done with it nothing is seen."""
+
+    size = property(lambda self: either(2.0, 3))
+
+    def scale(self, *args):
+        return either(2.0, 3)
+
+    def __lt__(self, other):
+        return either(np.True_, [])
+
+    def __bool__(self):
+        return either(True, False)
+
+    def __mul__(self, other):
+        return either(2.0, 3)
+
+    def __getitem__(self, key):
+        return either(2.0, 3)
+
+    def __format__(self, spec):
+        return either("a", "bc")
+
+    def __str__(self):
+        return either("a", "bc")
+
+
+def raising(o):
+    o.scale()
+    raise KeyError(o.size)
+
+
+def caught(o, t):
+    try:
+        return t + raising(o)
+    except KeyError as e:
+        return t * e.args[0]
+
+
+WORK = {  # each with the number of breaks in the first trace
+    "method": (2, lambda o, t: t * o.scale(1) + len("after")),
+    "attribute": (2, lambda o, t: t * o.size + 1),
+    "branch": (3, lambda o, t: (t + 1) if o < 3 else (t - 1)),
+    "compared": (3, lambda o, t: (t + 1) if (less := o < 3) else (t - len(less))),
+    "truth": (2, lambda o, t: (t + 1) if o else (t - 1)),
+    "and": (2, lambda o, t: t * ((o and 2.0) or 3.0)),
+    "operator": (2, lambda o, t: t * (o * 2)),
+    "item": (2, lambda o, t: t * o["k"]),
+    "slice": (2, lambda o, t: t * o[1:2]),
+    "format": (2, lambda o, t: t * len(f"x{o}y")),
+    "spec": (2, lambda o, t: t * len(f"{o:>4}{t.shape[0]}")),
+    "keywords": (3, lambda o, t: torch.mul(t, other=o.scale(*(2.0, 3))) + 1),
+    "comprehension": (6, lambda o, t: sum([t * k for k in (1, o.scale(), 3) if o.size] + [t * o.size])),
+    "caught": (3, caught),
+}
+
+
+@pytest.mark.parametrize("kind", WORK)
+def test_frames_are_left_at_each_kind_of_instruction(kind):
+    def inner(t):
+        held = [t, "kept"]
+        o = DO(UNKNOWN)
+        first, second = held
+        return work(o, first) * len(second)
+
+    def f(t):
+        return inner(LIN(t)) + 1
+
+    n_breaks, work = WORK[kind]
+    UNKNOWN.action = Given
+    STATE["other"] = False
+    fast = framelift.compile(f)
+    same(fast, f)
+    STATE["other"] = True
+    same(fast, f)
+    STATE["other"] = False
+    same(fast, f)
+    e = framelift.explain(fast)
+    first = e.raw["traces"][-1]
+    assert (len(first["breaks"]), e.native) == (n_breaks, 0), str(e)
+    assert sum(b.get("exits", 0) for b in first["breaks"]) == 4, str(e)
+
+
 def test_nothing_is_leaked():
     def f(t, table):
         y = LIN(t)
