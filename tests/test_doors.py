@@ -11,8 +11,6 @@ import torch
 import framelift
 from conftest import assert_close
 
-context = pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the context manager needs CPython 3.11")
-
 X = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
 
 
@@ -32,7 +30,6 @@ def no_hook(function):
     return framelift._C._eval_counts() == before
 
 
-@context
 def test_modules_inside_are_compiled(net):
     with framelift.optimize() as o:
         for x in (X, X + 1, X):
@@ -46,7 +43,6 @@ def test_modules_inside_are_compiled(net):
     assert framelift.explain(fast).calls == 3, "nothing is captured outside"
 
 
-@context
 def test_functions_inside_are_compiled_with_all_kinds_of_arguments():
     with framelift.optimize(backend="eager") as o:
         calls = [
@@ -63,7 +59,6 @@ def test_functions_inside_are_compiled_with_all_kinds_of_arguments():
     assert e.calls == 8 and e.native == 0 and e.replayed >= 4
 
 
-@context
 def test_calls_without_tensors_generators_and_libraries_are_left_alone(net):
     def plain(n):
         return [n] * 3
@@ -79,7 +74,6 @@ def test_calls_without_tensors_generators_and_libraries_are_left_alone(net):
     assert o.compiled == []
 
 
-@context
 def test_errors_and_the_way_out(net):
     def fails(x):
         raise KeyError("mine")
@@ -93,7 +87,6 @@ def test_errors_and_the_way_out(net):
     assert no_hook(lambda: helper(X))
 
 
-@context
 def test_nested_contexts_and_use_again(net):
     outer, inner = framelift.optimize(), framelift.optimize(backend="eager")
     with outer:
@@ -108,14 +101,12 @@ def test_nested_contexts_and_use_again(net):
     assert framelift.explain(outer.compiled[0]).calls == 3
 
 
-@context
 def test_grad_mode_inside_runs_natively(net):
     with framelift.optimize() as o, torch.enable_grad():
         net(X).sum().backward()
     assert net[0].weight.grad is not None and o.compiled == []
 
 
-@context
 def test_other_threads_are_not_captured(net):
     answers = []
     with framelift.optimize() as o:
@@ -125,7 +116,6 @@ def test_other_threads_are_not_captured(net):
     assert o.compiled == [] and torch.equal(answers[0], helper(X))
 
 
-@context
 def test_closures_made_anew_are_bounded():
     def make(n):
         def closure(x):
@@ -139,7 +129,6 @@ def test_closures_made_anew_are_bounded():
     assert len(o.compiled) == 8
 
 
-@context
 def test_deep_recursion_inside(net):
     def deep(n, x):
         return x if n == 0 else deep(n - 1, x)
@@ -153,7 +142,6 @@ def test_deep_recursion_inside(net):
         sys.setrecursionlimit(limit)
 
 
-@context
 def test_nothing_is_leaked():
     net = torch.nn.Linear(8, 8)
     ref = weakref.ref(net)
@@ -165,7 +153,6 @@ def test_nothing_is_leaked():
     assert ref() is None
 
 
-@context
 def test_arguments_keep_their_reference_counts(net):
     x = torch.randn(3, 8)
     with framelift.optimize() as o:
@@ -220,7 +207,6 @@ def test_disabled_function_runs_natively_and_is_the_reason():
     assert "a disabled function: " in e.native_reason and e.native_reason.endswith("log")
 
 
-@context
 def test_disabled_inside_a_context(net):
     @framelift.disable
     def outside(x):

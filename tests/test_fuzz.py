@@ -3,6 +3,7 @@
 FRAMELIFT_FUZZ_SECONDS sets how long (two minutes); FRAMELIFT_FUZZ_SEED where it starts. `make fuzz` runs an hour."""
 
 import os
+import sys
 import time
 
 import pytest
@@ -14,6 +15,18 @@ from program_gen import Program, compare, programs
 SECONDS = float(os.environ.get("FRAMELIFT_FUZZ_SECONDS", "120"))
 SEED = int(os.environ.get("FRAMELIFT_FUZZ_SEED", "0"))
 BATCH = 40
+
+
+@pytest.fixture(autouse=True)
+def no_tool_stays():
+    """hypothesis gives back its tool of sys.monitoring, but some CPythons leave the tool's events on."""
+    yield
+    if hasattr(sys, "monitoring"):
+        for tool in range(6):
+            if sys.monitoring.get_tool(tool) is None:
+                sys.monitoring.use_tool_id(tool, "none")
+                sys.monitoring.set_events(tool, 0)
+                sys.monitoring.free_tool_id(tool)
 
 
 def run_batch(number: int):

@@ -21,10 +21,6 @@ int fl_door_holds(void) { return handler != NULL; }
 PyObject *fl_door_set(PyObject *next) {
   PyObject *before = handler;
   if (next == Py_None) next = NULL;
-  if (next && FL_CPYTHON != 311) {
-    PyErr_SetString(PyExc_RuntimeError, "optimize: as a context manager it needs CPython 3.11; use it as a decorator");
-    return NULL;
-  }
   if (next && !before && fl_eval_hold(true) < 0) {
     PyErr_SetString(PyExc_RuntimeError,
                     "optimize: another frame evaluation hook, or a profiler or debugger, is attached");
@@ -131,5 +127,5 @@ PyObject *fl_door_frame(PyThreadState *ts, fl_frame *f, int throwflag) {
   bool native = grad > 0 || target == Py_None;
   Py_XDECREF(asked);
   Py_XDECREF(target);
-  return native ? fl_cpy_native(ts, f, throwflag) : out;
+  return native ? fl_cpy_native(ts, f, throwflag) : fl_cpy_leave(ts, f, out);
 }

@@ -84,6 +84,10 @@ typedef PyObject *(*fl_cpy_call_fn)(void *ctx, bool *go_on);
 PyObject *fl_cpy_resume(PyThreadState *ts, const fl_cpy_state *frames, int n, PyObject *none, fl_cpy_call_fn fn,
                         void *ctx, bool *went_on);
 
+/* For a frame that the hook was given and that is not to run, whatever it holds: disposes of it as its version wants, and is
+ * what the hook then answers: `result` (taken), or NULL with an exception. */
+PyObject *fl_cpy_leave(PyThreadState *ts, fl_frame *f, PyObject *result);
+
 /* A type's own dictionary, borrowed. From 3.12 on tp_dict of CPython's own static types is NULL. */
 static inline PyObject *fl_cpy_type_dict(PyTypeObject *tp) {
 #if PY_VERSION_HEX >= 0x030C0000

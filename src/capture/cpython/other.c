@@ -21,5 +21,6 @@ PyObject *fl_cpy_resume(PyThreadState *ts, const fl_cpy_state *frames, int n, Py
                         void *ctx, bool *went_on) {
   return NULL;
 }
+PyObject *fl_cpy_leave(PyThreadState *ts, fl_frame *f, PyObject *result) { return result; }
 int fl_cpy_watch_dict(PyObject *dict) { return 0; }
 #endif

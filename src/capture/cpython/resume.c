@@ -40,8 +40,6 @@ static void link_frame(PyThreadState *ts, fl_frame *f, fl_frame *below);
 static void stand(fl_frame *f, int next);
 /* Makes it one that goes on behind the call. */
 static void step(fl_frame *f, int next);
-/* Gives a frame that nobody wants any more, with `result` as its answer, back to its owner. */
-static PyObject *leave(PyThreadState *ts, fl_frame *f, PyObject *result);
 
 /* Runs the frame to its end, with the call's answer (taken), or the exception where it has none. */
 static PyObject *go_on(PyThreadState *ts, fl_frame *f, const fl_cpy_state *c, PyObject *v) {
@@ -78,7 +76,7 @@ static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
   }
   if (s->go_on) return go_on(ts, f, c, v);
   set_current(ts, below);
-  return leave(ts, f, v);
+  return fl_cpy_leave(ts, f, v);
 }
 
 /* The frame's function; one like it where it was given other code meanwhile. New reference. */
@@ -161,9 +159,9 @@ static void step(fl_frame *f, int next) {}
 #endif
 
 #if FL_CPYTHON == 311
-static PyObject *leave(PyThreadState *ts, fl_frame *f, PyObject *result) { return result; } /* the caller clears it */
+PyObject *fl_cpy_leave(PyThreadState *ts, fl_frame *f, PyObject *result) { return result; } /* the caller clears it */
 #elif FL_CPYTHON == 313
-static PyObject *leave(PyThreadState *ts, fl_frame *f, PyObject *result) {
+PyObject *fl_cpy_leave(PyThreadState *ts, fl_frame *f, PyObject *result) {
   _PyEval_FrameClearAndPop(ts, f);
   return result;
 }
@@ -182,7 +180,7 @@ static int a_return(PyCodeObject *code, int *out_opcode) {
 
 /* ceval alone can dispose of it: by executing one of its returns, or else by an exception where the code begins, which no
  * handler covers and no traceback shows. */
-static PyObject *leave(PyThreadState *ts, fl_frame *f, PyObject *result) {
+PyObject *fl_cpy_leave(PyThreadState *ts, fl_frame *f, PyObject *result) {
   PyCodeObject *code = FRAME_CODE(f);
   int opcode = 0, at = result ? a_return(code, &opcode) : -1, n_locals = code->co_nlocalsplus;
   PyObject *returned;
