@@ -471,4 +471,6 @@ def test_a_debugger_attached_by_a_call_sees_the_rest():
     for call in (lambda f: f(3), lambda f: evaluate(f, 3)):
         events = []
         outcomes.append((call(run(events)), events))
-    assert outcomes[0] == outcomes[1] and len(outcomes[0][1]) > 5
+    (plain, seen), (ours, events) = outcomes
+    first = sys.version_info >= (3, 13)  # there the line with which CPython takes over is taken for the one before
+    assert plain == ours and len(events) > 5 and seen[first:] == events
