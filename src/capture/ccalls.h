@@ -21,6 +21,7 @@ typedef enum fl_cc {
   FL_CC_MUTATES,     /* changes its first argument, after looking into the others */
   FL_CC_STORES,      /* changes its first argument, keeping the others as they are */
   FL_CC_TORCH,       /* reaches PyTorch's dispatcher, or tells a tensor's metadata */
+  FL_CC_READS,       /* the same, but looks into the integer tensors after its first argument by itself */
   FL_CC_ELEMENTS,    /* gives out a tensor's elements as Python objects */
   FL_CC_LEAK,        /* gives out a tensor's data */
   FL_CC_SHOWS,       /* unknown, but it neither keeps nor changes what it is given: output, clocks */

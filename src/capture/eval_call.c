@@ -330,7 +330,7 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
   bool done;
   fl_cc cls = fl_ccall_class(c->callable, &self);
   bool opaque_anyway = cls == FL_CC_UNKNOWN || cls == FL_CC_SHOWS || cls == FL_CC_LEAK;
-  bool computes = cls == FL_CC_PURE || cls == FL_CC_TORCH;
+  bool computes = cls == FL_CC_PURE || cls == FL_CC_TORCH || cls == FL_CC_READS;
   if (cls == FL_CC_ISINSTANCE && c->npos == 2 && fl_rec_is_unknown(r, c->args[0], true)) {
     saw_class_check(r, c->args[1], fl_n.__instancecheck__); /* its type is known */
     return natively(c);
@@ -339,6 +339,10 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
     return opaque(r, c, false, "an object that unknown code gave", fl_ccall_name(c->callable, name, sizeof name));
   if (self && !opaque_anyway) fl_rec_uses(r, self);
   switch (cls) {
+  case FL_CC_READS: {
+    size_t first = self || !c->npos ? 0 : 1;
+    if (!fl_call_reads_known(r, c->args + first, c->npos + c->nkw - first)) goto leak;
+  } /* fall through */
   case FL_CC_PURE:
   case FL_CC_TORCH:
     if (cls == FL_CC_TORCH && fl_call_is_item(c->callable) && c->npos == (self ? 0 : 1) && c->tail && !c->nkw &&
@@ -385,7 +389,9 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
       return v;
     }
     /* fall through */
-  case FL_CC_LEAK: return opaque(r, c, false, "data leaves the tensor", fl_ccall_name(c->callable, name, sizeof name));
+  case FL_CC_LEAK:
+  leak:
+    return opaque(r, c, false, "data leaves the tensor", fl_ccall_name(c->callable, name, sizeof name));
   case FL_CC_FUNCTION_APPLY:
     if (!c->nkw && fl_call_is_function_class(self)) return fl_call_function_apply(r, self, c->args, c->npos);
     /* fall through */

@@ -30,6 +30,16 @@ bool fl_call_gives_float(fl_rec *r, PyObject *tensor) {
   return m.ok && fl_dtype_is_float(m.type.dtype) && fl_type_numel(&m.type) == 1 && fl_rec_can_break(r);
 }
 
+bool fl_call_reads_known(fl_rec *r, PyObject *const *args, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    fl_tensor_meta m;
+    if (!fl_ccall_is_tensor(Py_TYPE(args[i]))) continue;
+    fl_tensor_read(args[i], &m);
+    if (!(m.ok && fl_dtype_is_float(m.type.dtype)) && !fl_rec_read_elements(r, args[i])) return false;
+  }
+  return true;
+}
+
 bool fl_call_is_item(PyObject *callable) {
   PyObject *name = PyCFunction_Check(callable)                         ? NULL
                    : PyObject_TypeCheck(callable, &PyMethodDescr_Type) ? ((PyDescrObject *)callable)->d_name

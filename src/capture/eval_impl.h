@@ -121,7 +121,9 @@ void fl_call_end(fl_rec *r, fl_eval_state *st);
 /* operator.<name>(args), or another function of that kind, on what unknown code gave: as an unknown call that gives the
  * answer which the frame waits for (its tail). */
 PyObject *fl_call_operator(fl_rec *r, const char *name, PyObject *const *args, size_t n);
-bool fl_call_is_item(PyObject *callable);              /* a tensor's item */
+bool fl_call_is_item(PyObject *callable); /* a tensor's item */
+/* The elements of all tensors of integers among args are the same on each replay; guards are added for that. */
+bool fl_call_reads_known(fl_rec *r, PyObject *const *args, size_t n);
 bool fl_call_gives_float(fl_rec *r, PyObject *tensor); /* a break gives its number better than a guard on it */
 
 /* --- eval_autograd.c --- */

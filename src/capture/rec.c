@@ -126,7 +126,7 @@ uint32_t fl_rec_value_of(fl_rec *r, PyObject *tensor, const fl_schema *schema) {
     fl_rec_give_up(r, "a tensor made without an operator", schema->name);
     return FL_NO_TVAL;
   }
-  fl_tval v = {FL_TVAL_WEIGHT, index, w->meta, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX, false};
+  fl_tval v = {FL_TVAL_WEIGHT, index, w->meta, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX, false, NULL};
   return add_value(r, &v, tensor);
 }
 
@@ -137,13 +137,13 @@ uint32_t fl_rec_own(fl_rec *r, PyObject *tensor) {
     fl_rec_give_up(r, "a tensor that cannot be followed", why);
     return FL_NO_TVAL;
   }
-  fl_tval v = {FL_TVAL_WEIGHT, index, r->trace->weights.list.data[index].meta, FL_NO_TVAL, FL_NO_TVAL,
-               UINT32_MAX,     false};
+  fl_tval v = {FL_TVAL_WEIGHT, index, r->trace->weights.list.data[index].meta, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX,
+               false,          NULL};
   return add_value(r, &v, tensor);
 }
 
 uint32_t fl_rec_given(fl_rec *r, PyObject *tensor, uint32_t at) {
-  fl_tval v = {FL_TVAL_GIVEN, at, {0}, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX, false};
+  fl_tval v = {FL_TVAL_GIVEN, at, {0}, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX, false, NULL};
   const char *lo, *hi, *a, *b;
   fl_tensor_read(tensor, &v.meta);
   if (fl_tensor_extent(&v.meta, &lo, &hi))
@@ -166,7 +166,7 @@ uint32_t fl_rec_given(fl_rec *r, PyObject *tensor, uint32_t at) {
 }
 
 uint32_t fl_rec_object_value(fl_rec *r, fl_tval_kind kind, uint32_t index) {
-  fl_tval v = {kind, index, {0}, FL_NO_TVAL, FL_NO_TVAL, (uint32_t)r->storage_head.len, false};
+  fl_tval v = {kind, index, {0}, FL_NO_TVAL, FL_NO_TVAL, (uint32_t)r->storage_head.len, false, NULL};
   fl_base base = {FL_NO_TVAL, NULL};
   if (!FL_PUSH(&r->storage_head, UINT32_MAX) || !FL_PUSH(&r->storage_kind, (uint8_t)kind) ||
       !FL_PUSH(&r->storage_base, base) || !FL_PUSH(&r->trace->values, v))
@@ -175,7 +175,7 @@ uint32_t fl_rec_object_value(fl_rec *r, fl_tval_kind kind, uint32_t index) {
 }
 
 uint32_t fl_rec_result(fl_rec *r, PyObject *tensor, uint32_t node, uint32_t view_of, uint32_t alias_of) {
-  fl_tval v = {FL_TVAL_RESULT, node, {0}, view_of, alias_of, UINT32_MAX, false};
+  fl_tval v = {FL_TVAL_RESULT, node, {0}, view_of, alias_of, UINT32_MAX, false, NULL};
   fl_tensor_read(tensor, &v.meta);
   const char *data = v.meta.data;
   v.meta.data = NULL;
@@ -467,7 +467,7 @@ fl_rec *fl_rec_begin(PyObject *target, PyObject *const *args, size_t n_pos, PyOb
   if (!(*why_not = fl_torch_state_why_not(&t->state)))
     *why_not = fl_argspec_make(&t->args, &t->arena, args, n_pos, kwnames, r->inputs, &r->covered, records);
   for (int i = 0; !*why_not && i < t->args.n_inputs; i++) {
-    fl_tval v = {FL_TVAL_INPUT, (uint32_t)i, t->args.inputs[i].meta, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX, false};
+    fl_tval v = {FL_TVAL_INPUT, (uint32_t)i, t->args.inputs[i].meta, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX, false, NULL};
     v.meta.data = NULL;
     if (add_value(r, &v, r->inputs[i]) == FL_NO_TVAL) *why_not = "out of memory";
   }
@@ -494,8 +494,8 @@ static bool ask_tensor(void *ctx, PyObject *tensor, uint32_t *out_value) {
   uint32_t index;
   if (!fl_ptrmap_get(&r->known, tensor, NULL) || fl_weights_add(&r->trace->weights, tensor, false, &index))
     return false;
-  fl_tval v = {FL_TVAL_WEIGHT, index, r->trace->weights.list.data[index].meta, FL_NO_TVAL, FL_NO_TVAL,
-               UINT32_MAX,     false};
+  fl_tval v = {FL_TVAL_WEIGHT, index, r->trace->weights.list.data[index].meta, FL_NO_TVAL, FL_NO_TVAL, UINT32_MAX,
+               false,          NULL};
   *out_value = add_value(r, &v, tensor);
   return *out_value != FL_NO_TVAL;
 }

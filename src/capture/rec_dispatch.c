@@ -219,6 +219,12 @@ static bool has_mask(const op_call *c) {
   return false;
 }
 
+/* The shape of the result may depend on what tensors hold. */
+static bool is_dynamic(const op_call *c) {
+  PyObject *size = arg_named(c, "output_size"); /* repeat_interleave's */
+  return c->schema->dynamic_shape && (!c->schema->is_index || has_mask(c)) && (!size || size == Py_None);
+}
+
 /* The same elements on each replay, and so the same shape of the result. */
 static bool all_fixed(op_call *c) {
   if (is_random(c) || c->schema->writes) return false;
@@ -258,6 +264,24 @@ static void take_result(op_call *c, PyObject *o, uint32_t node, uint32_t *outs, 
     for (int i = 0; i < c->n_tensors && of == FL_NO_TVAL; i++)
       if (c->tensors[i].lo && c->tensors[i].lo < hi && lo < c->tensors[i].hi) of = c->tensors[i].value;
   *out = fl_rec_result(c->r, o, node, of, of);
+}
+
+/* Keeps the elements of results that are the same on each replay. False where one of them is not small and dense. */
+static bool keep_fixed(op_call *c, PyObject *o, const uint32_t *outs, int *at) {
+  enum { MOST_BYTES = 1 << 16 };
+  if (PyTuple_Check(o) || PyList_Check(o)) {
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(o); i++)
+      if (!keep_fixed(c, PySequence_Fast_GET_ITEM(o, i), outs, at)) return false;
+    return true;
+  }
+  uint32_t out = outs[(*at)++];
+  if (out == FL_NO_TVAL) return !fl_tensor_check(o);
+  fl_tval *v = &c->r->trace->values.data[out];
+  size_t bytes = fl_type_bytes(&v->meta.type);
+  bool small = v->meta.ok && v->meta.device_type == FL_DEVICE_CPU && bytes <= MOST_BYTES &&
+               fl_is_contiguous(&v->meta.type, v->meta.strides) && v->alias_of == FL_NO_TVAL;
+  if (small) v->fixed = fl_arena_memdup(&c->r->trace->arena, bytes ? fl_tensor_data(o) : "", bytes);
+  return small && v->fixed;
 }
 
 /* All that is not a tensor or None among the results. */
@@ -339,7 +363,7 @@ static void record(op_call *c, fl_tnode *n, PyObject *result) {
   if (scalar && c->n_tensors == 1 && !c->schema->writes && fl_rec_fix(r, c->tensors[0].object, true)) return;
   /* dropout in eval mode, contiguous() of a contiguous tensor: the tensor itself. */
   if (!c->schema->writes && !c->schema->norm && fl_tensor_check(result) && is_argument(c, result)) return;
-  bool dynamic = c->schema->dynamic_shape && (!c->schema->is_index || has_mask(c)), fixed = dynamic && all_fixed(c);
+  bool dynamic = is_dynamic(c), fixed = dynamic && all_fixed(c);
   if (r->decisions.len && needs_certainty(c, result, dynamic && !fixed)) fl_rec_decide(r);
   note_writes(c, result);
   PyObject *generator = arg_named(c, "generator");
@@ -380,6 +404,8 @@ static void record(op_call *c, fl_tnode *n, PyObject *result) {
   }
   int at = 0;
   take_result(c, result, id, n->outs, &at);
+  at = 0;
+  if (fixed && !r->gave_up && keep_fixed(c, result, n->outs, &at)) r->trace->nodes.data[id].pin = NULL;
   if (c->written && !r->gave_up) fl_rec_view_written(r, c->written, c->base, n);
 }
 

@@ -254,6 +254,13 @@ static bool same_shapes(const fl_trace *t, const fl_tnode *n, PyObject *const *v
   return true;
 }
 
+static int count_results(PyObject *o) {
+  if (!PyTuple_Check(o) && !PyList_Check(o)) return 1;
+  int n = 0;
+  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(o); i++) n += count_results(PySequence_Fast_GET_ITEM(o, i));
+  return n;
+}
+
 static bool same_answer(PyObject *a, PyObject *b) {
   if (fl_const_equal(a, b)) return true;
   if (!PyFloat_CheckExact(a) || !PyFloat_CheckExact(b)) return false;
@@ -266,7 +273,8 @@ static int run_decision(const fl_trace *t, const fl_tstep *step, PyObject **valu
   PyObject *result = NULL;
   if (fl_node_run(t, n, values, &result) < 0) return -1;
   if (step->kind == FL_TSTEP_SCALAR && !same_answer(result, step->scalar)) *miss = "value: a number out of a tensor";
-  if (step->kind == FL_TSTEP_SHAPE && !same_shapes(t, n, values)) *miss = "value: a shape that depends on data";
+  if (step->kind == FL_TSTEP_SHAPE && (count_results(result) != n->n_out || !same_shapes(t, n, values)))
+    *miss = "value: a shape that depends on data";
   Py_DECREF(result);
   return *miss ? -1 : 0;
 }

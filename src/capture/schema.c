@@ -60,6 +60,27 @@ static int read_tags(PyObject *overload, fl_schema *s) {
   return 0;
 }
 
+/* Without the tag: composites whose shape comes from what a tensor holds (inference mode shows them whole), and operators
+ * of others' libraries, which seldom say. */
+static bool is_untagged(const fl_schema *s) {
+  static const char *const list[] = {"aten.repeat_interleave.self_Tensor",
+                                     "aten.nonzero_numpy.default",
+                                     "aten.where.default",
+                                     "aten.tensor_split.tensor_indices_or_sections",
+                                     "aten._pack_padded_sequence.default",
+                                     "aten._pad_packed_sequence.default"};
+  static const char *const tagged[] = {"aten.", "prim.", "prims.", "quantized.", "onednn.", "mkldnn."};
+  static const char *const fixed[] = {"torchvision.roi_align", "torchvision.roi_pool", "torchvision.ps_roi_",
+                                      "torchvision.deform_conv2d"};
+  for (size_t i = 0; i < sizeof list / sizeof *list; i++)
+    if (!strcmp(s->name, list[i])) return true;
+  for (size_t i = 0; i < sizeof tagged / sizeof *tagged; i++)
+    if (!strncmp(s->name, tagged[i], strlen(tagged[i]))) return false;
+  for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
+    if (!strncmp(s->name, fixed[i], strlen(fixed[i]))) return false;
+  return !s->writes;
+}
+
 static bool is_metadata(const char *name) {
   static const char *const list[] = {
       "aten.is_same_size",   "aten.sym_",    "aten.size.",       "aten.stride.",           "aten.is_floating_point",
@@ -100,6 +121,7 @@ static fl_schema *read_schema(PyObject *overload) {
   if (read_tags(overload, s) < 0) goto fail;
   s->is_index = !strcmp(s->name, "aten.index.Tensor") || !strcmp(s->name, "aten._unsafe_index.Tensor");
   s->lifts = !strcmp(s->name, "aten.lift_fresh.default");
+  s->dynamic_shape = s->dynamic_shape || is_untagged(s);
   s->metadata = is_metadata(s->name);
   s->norm = is_norm(s->name);
   s->overload = Py_NewRef(overload);

@@ -25,7 +25,7 @@ typedef struct fl_schema {
   fl_schema_arg *args;
   bool writes;        /* some argument is written */
   bool seeded;        /* tag nondeterministic_seeded: random, unless its arguments switch that off */
-  bool dynamic_shape; /* tag dynamic_output_shape: the result's shape may depend on data */
+  bool dynamic_shape; /* the result's shape may depend on data: tag dynamic_output_shape, or schema.c */
   bool is_index;      /* aten.index.Tensor: dynamic only for masks */
   bool lifts;         /* lift_fresh: a tensor made from Python values enters here */
   bool metadata;      /* a result that is not a tensor depends on shapes alone */

@@ -22,6 +22,7 @@ static fl_status add_value(builder *b, uint32_t tval, fl_aten_kind kind, uint32_
                      .type = v->meta.type,
                      .index = index,
                      .whole = v->whole,
+                     .fixed = kind == FL_ATEN_RESULT ? v->fixed : NULL,
                      .alias_of = FL_ATEN_NONE};
   memcpy(n.strides, v->meta.strides, sizeof n.strides);
   if (kind == FL_ATEN_WEIGHT) n.data = b->t->weights.list.data[v->index].meta.data;

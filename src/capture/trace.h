@@ -38,6 +38,8 @@ typedef struct fl_tval {
   uint32_t alias_of;   /* view_of, or the value an in-place operator renamed to this */
   uint32_t storage;    /* the same number: memory shared in eager */
   bool whole;          /* known to begin where its memory does */
+  const void
+      *fixed; /* RESULT: its elements where guards promise them on each replay, contiguous, in the arena; or NULL */
 } fl_tval;
 
 static inline bool fl_tval_is_borrowed(const fl_tval *v) {

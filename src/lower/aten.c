@@ -26,3 +26,14 @@ const fl_arg *fl_aten_arg(const fl_aten_node *n, const char *name) {
     if (!strcmp(n->args[i].name, name)) return &n->args[i];
   return NULL;
 }
+
+bool fl_aten_is_fixed(const fl_aten_graph *g, const fl_aten_node *n) {
+  bool any = false;
+  for (int i = 0; i < n->n_outputs; i++) {
+    if (n->outputs[i] == FL_ATEN_NONE) continue;
+    const fl_aten_value *v = &g->values.data[n->outputs[i]];
+    if (!v->fixed || !v->tensor_ok) return false;
+    any = true;
+  }
+  return any && !n->pin_eager;
+}

@@ -53,6 +53,7 @@ typedef struct fl_aten_value {
   uint32_t index;    /* INPUT: position in inputs; WEIGHT: weight slot; RESULT: node */
   const void *data;  /* WEIGHT: borrowed, valid during lowering and building; else NULL */
   bool whole;        /* known to begin where its memory does: its storage offset is 0 */
+  const void *fixed; /* RESULT: the elements it has on each run, contiguous, borrowed like `data`; or NULL */
   uint32_t alias_of; /* the value this one shares memory with in eager (view, in-place), or FL_ATEN_NONE */
 } fl_aten_value;
 
@@ -77,7 +78,9 @@ typedef struct fl_aten_graph {
 } fl_aten_graph;
 
 FL_MUST_USE fl_status fl_aten_graph_create(fl_aten_graph **out);
-void fl_aten_graph_destroy(fl_aten_graph *g);                       /* takes; NULL allowed */
+void fl_aten_graph_destroy(fl_aten_graph *g); /* takes; NULL allowed */
+/* All its results are known, so that nothing need be computed. */
+bool fl_aten_is_fixed(const fl_aten_graph *g, const fl_aten_node *n);
 const fl_arg *fl_aten_arg(const fl_aten_node *n, const char *name); /* NULL when the schema has none of that name */
 
 #endif

@@ -163,6 +163,10 @@ static void text_node(aten_text *t, char **names, int n_names) {
     n.outputs[i] = text_new_value(t, names[i], FL_ATEN_RESULT, (uint32_t)t->g->nodes.len);
     text_take(t, ",");
   }
+  static const char zeros[4096]; /* "fixed": it is known to give zeros */
+  if (text_take(t, "fixed"))
+    for (int i = 0; i < n_names; i++)
+      if (n.outputs[i] != FL_ATEN_NONE) t->g->values.data[n.outputs[i]].fixed = zeros;
   if (text_take(t, "pin")) n.pin_eager = text_word(t, "_");
   if (!FL_PUSH(&t->g->nodes, n)) abort();
 }

@@ -525,9 +525,20 @@ static void check_result(fl_cv *c, int i) {
                   fl_type_str(&c->g->values.data[v].type, b, sizeof b));
 }
 
+/* What is known on each run needs no operator. */
+static void give_literals(fl_cv *c) {
+  for (int i = 0; i < c->node->n_outputs && fl_cv_ok(c); i++) {
+    if (!fl_cv_needed(c, i)) continue;
+    const fl_aten_value *value = &c->aten->values.data[c->node->outputs[i]];
+    take_status(c, fl_graph_literal(c->g, &value->type, value->fixed, &c->values[c->node->outputs[i]]));
+  }
+}
+
 bool fl_cv_convert(fl_cv *c) {
   const fl_converter *row = fl_converter_find(c->node->op, &c->inplace);
-  if (!row)
+  if (fl_aten_is_fixed(c->aten, c->node))
+    give_literals(c);
+  else if (!row)
     fl_cv_decline(c, "the engine has no %s", c->node->op);
   else if (arguments_ok(c) && first_dtype_ok(c, row)) {
     c->param = row->param;

@@ -84,6 +84,15 @@ FL_TEST(unary) {
   check_op("nan_to_num.default(self=x, nan=None, posinf=None, neginf=None)", "f32[2,4,6]", "where(|where(|where(");
 }
 
+FL_TEST(fixed_results) {
+  check_graph(
+      "x = input f32[2,4]\nc = input i64[2]\ni = aten.repeat_interleave.self_Tensor(self=c, repeats=c) : i64[3] fixed\n"
+      "r = aten.index_select.default(self=x, dim=1, index=i) : f32[2,3]\nreturn r\n",
+      "index_select(%1, %2");
+  check_declined("c = input i64[2]\ni = aten.repeat_interleave.self_Tensor(self=c, repeats=c) : i64[3]\nreturn i\n",
+                 "the engine has no");
+}
+
 FL_TEST(resampling) {
   const char *const text = "x = input f32[1,2,3,4]\nr = aten.%s : f32[1,2,6,4]\nreturn r\n";
   char plain[256], smooth[256], many[256];
@@ -459,4 +468,4 @@ FL_TEST(table) {
 FL_TEST_MAIN(FL_RUN(unary) FL_RUN(promotion) FL_RUN(views) FL_RUN(data) FL_RUN(ordering_and_writing)
                  FL_RUN(volumes_and_systems) FL_RUN(padding_and_windows) FL_RUN(encoder_layer) FL_RUN(products)
                      FL_RUN(convolution) FL_RUN(norms_and_reductions) FL_RUN(attention) FL_RUN(attention_variants)
-                         FL_RUN(creation) FL_RUN(resampling) FL_RUN(declines) FL_RUN(table))
+                         FL_RUN(creation) FL_RUN(resampling) FL_RUN(fixed_results) FL_RUN(declines) FL_RUN(table))

@@ -146,9 +146,9 @@ static bool shares_memory(const state *s, const fl_aten_node *n) {
 static void accept(state *s, size_t i, size_t first) {
   const fl_aten_node *n = node_at(s, i);
   fl_pnode *p = &s->pnodes[i];
-  bool ignored, constant = true;
+  bool ignored, constant = true, fixed = fl_aten_is_fixed(s->aten, n);
   const fl_converter *row = fl_converter_find(n->op, &ignored);
-  FOR_EACH_ARG(n, v) constant &= s->constant[v];
+  FOR_EACH_ARG(n, v) constant &= s->constant[v] || fixed;
   bool needed = false; /* else a part must have it for its error's sake */
   for (int k = 0; k < n->n_outputs; k++) {
     if (n->outputs[k] == FL_ATEN_NONE) continue;
