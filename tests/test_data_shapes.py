@@ -99,3 +99,30 @@ def test_what_guards_promise_is_a_literal():
             torch.testing.assert_close(fast(x, grid), program(x, grid))
     told = framelift.explain(fast)
     assert told.breaks == () and told.eager == () and told.engines == told.segments == 3 and told.replayed == 2
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_few_counts_among_the_arguments_are_guarded(mode):
+    """No break, and a trace for each grid; long ones, which are data, are looked at when they come."""
+
+    def program(x, grid):
+        ends = torch.repeat_interleave(grid[:, 1] * grid[:, 2], grid[:, 0]).cumsum(0)
+        return sized(ends) + x
+
+    fast = framelift.compile(program)
+    with mode():
+        for grid in ([[1, 4, 4], [2, 2, 2]], [[1, 4, 4], [2, 2, 2]], [[2, 4, 4], [1, 2, 2]], [[1, 1, 1], [1, 1, 1]]):
+            grid = torch.tensor(grid)
+            ends = int(grid[:, 0].sum())
+            x = torch.randn(ends)
+            torch.testing.assert_close(fast(x, grid), program(x, grid))
+    told = framelift.explain(fast)
+    assert told.breaks == () and told.eager == () and told.replayed == 1 and told.engines == told.segments == 3
+
+    long = framelift.compile(lambda n: sized(torch.repeat_interleave(n)))
+    with mode():
+        for last in (1, 1, 2):
+            n = torch.ones(100, dtype=torch.long)
+            n[-1] = last
+            torch.testing.assert_close(long(n), sized(torch.repeat_interleave(n)))
+    assert "depends on data" in framelift.explain(long).breaks[0].reason

@@ -130,6 +130,8 @@ void fl_rec_view_written(fl_rec *r, PyObject *tensor, fl_base base, const fl_tno
 /* rec_values.c: true when guards, which this adds, promise that the tensor holds the same elements on each replay. An
  * argument's elements are guarded for this only where `input` says so. */
 bool fl_rec_fix(fl_rec *r, PyObject *tensor, bool input);
+/* The same for numbers that sizes come from: of arguments of up to 64 integers the elements are guarded. */
+bool fl_rec_fix_counts(fl_rec *r, PyObject *tensor);
 
 /* rec_decide.c: a step that runs the operator `n` and checks its answer; it is `late` if operators that were recorded
  * after it come before it. */

@@ -233,6 +233,12 @@ static bool all_fixed(op_call *c) {
   return true;
 }
 
+/* The same shape on each replay: how often elements are repeated is known. */
+static bool counts_fixed(op_call *c) {
+  PyObject *counts = strncmp(c->schema->name, "aten.repeat_interleave.", 23) ? NULL : arg_named(c, "repeats");
+  return counts && fl_tensor_check(counts) && fl_rec_fix_counts(c->r, counts);
+}
+
 /* --- results --- */
 
 static int count_results(PyObject *o) {
@@ -363,7 +369,8 @@ static void record(op_call *c, fl_tnode *n, PyObject *result) {
   if (scalar && c->n_tensors == 1 && !c->schema->writes && fl_rec_fix(r, c->tensors[0].object, true)) return;
   /* dropout in eval mode, contiguous() of a contiguous tensor: the tensor itself. */
   if (!c->schema->writes && !c->schema->norm && fl_tensor_check(result) && is_argument(c, result)) return;
-  bool dynamic = is_dynamic(c), fixed = dynamic && all_fixed(c);
+  bool dynamic = is_dynamic(c), sized = dynamic && counts_fixed(c), fixed = dynamic && all_fixed(c);
+  dynamic = dynamic && !sized;
   if (r->decisions.len && needs_certainty(c, result, dynamic && !fixed)) fl_rec_decide(r);
   note_writes(c, result);
   PyObject *generator = arg_named(c, "generator");

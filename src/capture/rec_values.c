@@ -5,7 +5,7 @@
 
 #include "capture/rec.h"
 
-enum { MOST_BYTES = 1024, MOST_NODES = 1000 };
+enum { MOST_BYTES = 1024, MOST_NODES = 1000, MOST_COUNTS = 64 };
 
 static bool is_small(const fl_tensor_meta *m) {
   return m->ok && m->device_type == FL_DEVICE_CPU && fl_is_dense(&m->type, m->strides) &&
@@ -25,10 +25,27 @@ static bool guard_input(fl_rec *r, PyObject *tensor, uint32_t index) {
 
 typedef struct search {
   fl_rec *r;
-  FL_VEC(uint32_t) weights;
+  FL_VEC(uint32_t) weights, inputs; /* by index; by value: to be guarded */
   int nodes;
-  bool ok;
+  bool counts, ok;
 } search;
+
+/* Few integers among the arguments: sizes, lengths, a grid. Their elements may be guarded without being asked for. */
+static bool are_counts(const search *s, uint32_t index) {
+  const fl_argspec *args = &s->r->trace->args;
+  if (!s->counts || s->r->effects || index >= (uint32_t)args->n_inputs) return false;
+  const fl_tensor_meta *m = &args->inputs[index].meta;
+  return is_small(m) && (m->type.dtype == FL_I32 || m->type.dtype == FL_I64) && fl_type_numel(&m->type) <= MOST_COUNTS;
+}
+
+static bool guard_counts(fl_rec *r, uint32_t value) {
+  for (size_t i = 0; i < r->live.len; i++) {
+    const fl_live *l = &r->live.data[i];
+    if (l->value == value && PyWeakref_GET_OBJECT(l->weak) == l->object)
+      return guard_input(r, l->object, r->trace->values.data[value].index);
+  }
+  return false;
+}
 
 static void look(void *ctx, uint32_t v) {
   search *s = ctx;
@@ -42,6 +59,7 @@ static void look(void *ctx, uint32_t v) {
   if (x->kind == FL_TVAL_INPUT) { /* its elements are guarded already */
     const fl_argspec *args = &s->r->trace->args;
     s->ok = x->index < (uint32_t)args->n_inputs && args->inputs[x->index].content && !s->r->effects;
+    if (!s->ok && are_counts(s, x->index)) s->ok = FL_PUSH(&s->inputs, v);
     return;
   }
   const fl_tnode *n = x->kind == FL_TVAL_RESULT ? &s->r->trace->nodes.data[x->index] : NULL;
@@ -54,15 +72,20 @@ bool fl_rec_read_elements(fl_rec *r, PyObject *tensor) {
   return r && !r->gave_up && !r->paused && fl_tensor_check(tensor) && fl_rec_fix(r, tensor, true);
 }
 
-bool fl_rec_fix(fl_rec *r, PyObject *tensor, bool input) {
+static bool fix(fl_rec *r, PyObject *tensor, bool input, bool counts) {
   uint32_t v;
   if (r->gave_up || r->trace->writes_weights) return false;
   if (!fl_rec_find(r, tensor, &v) && (v = fl_rec_value_of(r, tensor, NULL)) == FL_NO_TVAL) return false;
   const fl_tval *x = &r->trace->values.data[v];
   if (x->kind == FL_TVAL_INPUT && input) return guard_input(r, tensor, x->index);
-  search s = {.r = r, .ok = true};
+  search s = {.r = r, .counts = counts, .ok = true};
   look(&s, v);
   for (size_t i = 0; s.ok && i < s.weights.len; i++) s.ok = fl_weights_freeze(&r->trace->weights, s.weights.data[i]);
+  for (size_t i = 0; s.ok && i < s.inputs.len; i++) s.ok = guard_counts(r, s.inputs.data[i]);
   fl_free(s.weights.data);
+  fl_free(s.inputs.data);
   return s.ok;
 }
+
+bool fl_rec_fix(fl_rec *r, PyObject *tensor, bool input) { return fix(r, tensor, input, false); }
+bool fl_rec_fix_counts(fl_rec *r, PyObject *tensor) { return fix(r, tensor, false, true); }
