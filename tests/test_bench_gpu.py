@@ -163,7 +163,6 @@ def test_the_budget_stops_before_a_model_that_does_not_fit(measured, capsys):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--dtype", "bf16"], "--dtype bf16: the CPU is measured in fp32; add --device cuda"),
         (["--device", "cuda", "--against", "openvino"], "--against openvino: on cuda the peers are eager, compile"),
         (["--device", "cuda", "--suite", "timm"], "--suite: suites are run on the CPU"),
         pytest.param(

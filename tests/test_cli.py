@@ -47,6 +47,7 @@ def test_help(capsys, command):
         (["bench", "--batch", "two"], "'two' is not a whole number"),
         (["bench", "--against", "tvm"], "'tvm' is not one of compile, openvino, onnxruntime"),
         (["bench", "--dtype", "fp8"], "invalid choice: 'fp8'"),
+        (["bench", "--dtype", "bf16", "--against", "openvino"], "on the CPU in bf16 the peers are eager, compile"),
         (["bench", "--compile-ahead", "2"], "--compile-ahead: is for --device cuda"),
         (["explain"], "required: NAME"),
     ],
@@ -124,6 +125,16 @@ def test_bench_json_file_beside_the_table(capsys, tmp_path):
     (line,) = path.read_text().splitlines()
     row = json.loads(line)
     assert row["model"] == TINY and row["eager_ms"] > 0 and "compile_ms" not in row
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_bench_in_16_bits(capsys, dtype):
+    options = ["--rounds", "1", "--against", "eager", "--dtype", dtype, "--json"]
+    status, out, err = run(capsys, "bench", "--in-process", "--only", TINY, *options)
+    row = json.loads(out)
+    assert status == 0 and not err
+    assert (row["model"], row["device"], row["dtype"]) == (TINY, "cpu", dtype)
+    assert row["eager_ms"] > 0 and row["framelift_ms"] > 0 and row["cosine"] > 0.999
 
 
 def test_bench_json_to_a_file_that_cannot_be_written(capsys, tmp_path):

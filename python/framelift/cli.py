@@ -63,15 +63,13 @@ def _add_bench(commands):
     bench.add_argument(
         "--device", choices=["cpu", "cuda"], default="cpu", help="cuda: other models, in the sizes that suit it (cpu)"
     )
-    bench.add_argument(
-        "--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="of model and inputs, on cuda (fp32)"
-    )
+    bench.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32", help="of model and inputs (fp32)")
     bench.add_argument(
         "--against",
         type=_peer_names,
         metavar="PEERS",
         help="compile,openvino,onnxruntime, all or none; eager always takes part and may be named "
-        "(default: those installed; on cuda there is compile)",
+        "(default: those installed; on cuda, and in 16 bits, there is compile)",
     )
     bench.add_argument("--rounds", type=_positive, default=10, metavar="N", help="turns of each contender (10)")
     bench.add_argument("--threads", type=_positive, metavar="N", help="threads of each contender (torch's default)")
@@ -170,18 +168,18 @@ def _measurement(args):
     """(measure(name, progress), peers) of a device; _WrongUse where it cannot be had here."""
     from framelift.bench import peers, run
 
-    known = peers.PEERS if args.device == "cpu" else peers.CUDA_PEERS
+    known = peers.CUDA_PEERS if args.device == "cuda" else peers.PEERS if args.dtype == "fp32" else peers.HALF_PEERS
     for peer in args.against or ():
         if peer not in known:
-            raise _WrongUse(f"--against {peer}: on {args.device} the peers are eager, {', '.join(known)}")
+            where = "on cuda" if args.device == "cuda" else f"on the CPU in {args.dtype}"
+            raise _WrongUse(f"--against {peer}: {where} the peers are eager, {', '.join(known)}")
     against = args.against
     if args.compile_ahead and args.device == "cpu":
         raise _WrongUse("--compile-ahead: is for --device cuda")
     if args.device == "cpu":
-        if args.dtype != "fp32":
-            raise _WrongUse(f"--dtype {args.dtype}: the CPU is measured in fp32; add --device cuda")
-        against = run.available_peers() if against is None else against
+        against = [p for p in run.available_peers() if p in known] if against is None else against
         options = {"batch": args.batch, "against": against, "rounds": args.rounds, "threads": args.threads}
+        options["dtype"] = args.dtype
 
         def measure(name, progress):
             if args.in_process:

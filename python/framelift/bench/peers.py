@@ -96,6 +96,7 @@ def torch_compile_on_cuda(entry, threads):
 
 # name -> prepare; the names are those of `framelift bench --against` and of the results' "<name>_ms"
 PEERS = {"compile": torch_compile, "openvino": openvino, "onnxruntime": onnxruntime}
+HALF_PEERS = {"compile": torch_compile}  # of 16-bit models on the CPU
 CUDA_PEERS = {"compile": torch_compile_on_cuda}
 
 

@@ -39,7 +39,7 @@ def until_replayed(fast, timed_call):
     return total, answer
 
 
-def measure(name, *, batch=None, against=(), rounds=10, threads=None, on_stage=lambda text: None):
+def measure(name, *, dtype="fp32", batch=None, against=(), rounds=10, threads=None, on_stage=lambda text: None):
     """Benchmarks one model in this process: a dict with the keys of `framelift bench --json`."""
     import torch
 
@@ -50,8 +50,8 @@ def measure(name, *, batch=None, against=(), rounds=10, threads=None, on_stage=l
         torch.set_num_threads(threads)
     threads = torch.get_num_threads()
     on_stage("load")
-    entry = zoo.load(name, batch)
-    row = {"model": name, "device": "cpu", "dtype": "fp32", "batch": batch, "threads": threads}
+    entry = zoo.load(name, batch, dtype=dtype)
+    row = {"model": name, "device": "cpu", "dtype": dtype, "batch": batch, "threads": threads}
 
     on_stage("first call")
     fast = framelift.compile(entry.model)
