@@ -1,5 +1,7 @@
 """The conformance runner itself: it counts, compares, and fails when outcomes differ."""
 
+import re
+
 import pytest
 
 _C = pytest.importorskip("framelift._C")
@@ -10,7 +12,7 @@ def test_a_small_module_agrees(capsys):
     pytest.importorskip("test.test_dictcomps")
     assert conformance.main(["test_dictcomps"]) == 0
     out = capsys.readouterr().out
-    assert "test_dictcomps" in out and "9/9" in out and "differing 0" in out
+    assert "test_dictcomps" in out and re.search(r" (9|10)/\1 +\1/\1 ", out) and "differing 0" in out
 
 
 def test_differences_are_found():
