@@ -118,6 +118,44 @@ FL_TEST(any_strides) {
   product_end(&q);
 }
 
+static void check_thin(shape s, bool adjacent) {
+  static const char *const thin[] = {"matmul_thin_avx512", "matmul_thin_avx2"};
+  product q;
+  make(&q, &s);
+  if (!s.trans_b) { /* columns that lie side by side, as in a transposed view */
+    const int64_t dims[2] = {s.k, s.n}, strides[2] = {adjacent ? 1 : 2, 2 * s.k + 3};
+    fl_free_aligned(q.in[1].data);
+    product_operand(&q, 1, 2, dims, strides);
+  }
+  for (int i = 0; i < 2; i++) {
+    if (fl_cpu_isa() < isas[i]) continue;
+    const double e = product_error(&q, thin[i], "matmul_ref", pool);
+    const bool takes = adjacent && s.batch * s.m >= 1 && s.batch * s.m <= 4;
+    FL_CHECK_MSG(takes ? e >= 0 && e <= product_limit(4e-6, &q.attrs, s.k) : e < 0, "%s batch %d m %d k %d n %d: %g",
+                 thin[i], (int)s.batch, (int)s.m, (int)s.k, (int)s.n, e);
+  }
+  product_end(&q);
+}
+
+FL_TEST(few_rows) {
+  static const int64_t ks[] = {0, 1, 15, 16, 17, 200}, ns[] = {0, 1, 7, 8, 9, 33, 500};
+  for (int m = 0; m <= 5; m++)
+    for (size_t i = 0; i < sizeof ks / sizeof *ks; i++)
+      for (size_t l = 0; l < sizeof ns / sizeof *ns; l++)
+        check_thin((shape){.batch = 1 + (m == 1 && l % 2),
+                           .m = m,
+                           .k = ks[i],
+                           .n = ns[l],
+                           .trans_b = (i + l) % 3 > 0,
+                           .constant_b = l % 2,
+                           .bias = i % 2,
+                           .residual = (i + l) % 2,
+                           .act = (fl_act)((i + 2 * l) % FL_ACT_COUNT),
+                           .a_gap = i % 3 ? 5 : 0},
+                   true);
+  check_thin((shape){.batch = 1, .m = 2, .k = 40, .n = 30}, false);
+}
+
 /* More matrices than the scratch holds at once. */
 FL_TEST(rounds) {
   product q;
@@ -170,6 +208,7 @@ int main(void) {
   test_empty();
   test_batched();
   test_any_strides();
+  test_few_rows();
   test_rounds();
   test_reference();
   test_declines();
