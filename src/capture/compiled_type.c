@@ -1,6 +1,7 @@
 /* The type of compiled callables: options, reset, attributes of the target. */
 #include "capture/cpython/compat.h"
 #include "capture/compiled.h"
+#include "capture/eval.h"
 
 #include <structmember.h>
 #include <string.h>
@@ -60,6 +61,7 @@ PyObject *fl_compiled_new(PyObject *target, PyObject *options) {
   c->misses = PyDict_New();
   c->lock = PyThread_allocate_lock();
   PyObject_GC_Track(c);
+  fl_eval_prepare();
   if (!c->misses || !c->lock) {
     Py_DECREF(c);
     return PyErr_NoMemory();

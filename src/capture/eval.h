@@ -14,6 +14,7 @@
 /* Once per process. Returns 0, or -1 with ImportError set. fl_eval_supported() is false on CPython versions the
  * evaluator does not know (fl_eval_why_not() tells). */
 int fl_eval_init(void);
+void fl_eval_prepare(void); /* makes now what this thread's first recording would make; leaves no exception */
 int fl_eval_supported(void);
 const char *fl_eval_why_not(void);
 

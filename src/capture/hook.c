@@ -188,6 +188,11 @@ int fl_eval_hold(bool on) {
   return 0;
 }
 
+void fl_eval_prepare(void) {
+  if (ready && fl_ccalls_init() < 0) PyErr_Clear();
+  if (!thread_floor) thread_floor = find_floor();
+}
+
 PyObject *fl_eval_call(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames,
                        int *out_native) {
   PyThreadState *ts = PyThreadState_Get();
