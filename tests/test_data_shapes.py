@@ -126,3 +126,27 @@ def test_few_counts_among_the_arguments_are_guarded(mode):
             n[-1] = last
             torch.testing.assert_close(long(n), sized(torch.repeat_interleave(n)))
     assert "depends on data" in framelift.explain(long).breaks[0].reason
+
+
+def test_one_hot_of_a_known_number_of_classes_is_no_break():
+    """It is computed in the engine; a class that there is not raises as in eager."""
+
+    def program(x, classes):
+        return torch.nn.functional.one_hot(x, classes).float() * 2
+
+    with torch.inference_mode():
+        fast = framelift.compile(program)
+        for values in ([1, 2], [1, 2], [4, 0], [5, 0], [-1, 0], [3, 3]):
+            x = torch.tensor(values)
+            if min(values) < 0 or max(values) > 4:
+                for f in (program, fast):
+                    with pytest.raises(RuntimeError, match="Class values must be"):
+                        f(x, 5)
+            else:
+                torch.testing.assert_close(fast(x, 5), program(x, 5))
+        told = framelift.explain(fast)
+        assert told.breaks == () and told.eager == () and told.recorded == 1 and told.engines == told.segments == 1
+
+        fast = framelift.compile(program)
+        for values in ([1, 2], [1, 2], [4, 0], [1, 2]):
+            torch.testing.assert_close(fast(torch.tensor(values), -1), program(torch.tensor(values), -1))

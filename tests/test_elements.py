@@ -84,3 +84,44 @@ def test_an_argument_that_was_written_to_is_not_guarded():
         for k in range(4):
             x, n = torch.randn(5, 4), torch.tensor(float(k))
             torch.testing.assert_close(fast(x, n.clone()), f(x, n))
+
+
+def test_numbers_computed_from_few_integers_of_an_argument_are_fixed():
+    """A grid, rows of it, products and differences: guards on its elements, no break."""
+
+    def f(x, grid):
+        rows = [row.tolist() for row in grid]
+        areas = grid.prod(-1)
+        ends = torch.cat([areas.new_zeros(1), areas.cumsum(0)])
+        parts = torch.split(x, (ends[1:] - ends[:-1]).tolist())
+        heights = [int(h) for h, _ in grid]
+        return torch.cat([LIN(p) * r[0] for p, r in zip(parts, rows, strict=True)]), sum(heights)
+
+    x = torch.randn(10, 4)
+    grids = [torch.tensor(g) for g in ([[2, 3], [1, 4]], [[2, 3], [1, 4]], [[1, 6], [2, 2]], [[2, 3], [1, 4]])]
+    assert counts(check(f, [(x, g) for g in grids])) == (2, 2, 0, 2, 0)
+    assert counts(check(f, [(x, g.int()) for g in grids])) == (2, 2, 0, 2, 0)
+
+
+def test_a_mask_is_data():
+    """How many of its elements are one is asked of each mask, not guarded by them."""
+
+    def f(x, mask):
+        return LIN(x) * int(mask.sum())
+
+    masks = [torch.tensor(m) for m in ([1, 1, 0], [1, 0, 1], [0, 1, 1])]
+    e = check(f, [(torch.randn(5, 4), m) for m in masks])
+    assert e.recorded == 1 and e.replayed == 2 and e.native == 0
+
+
+def test_a_mask_made_of_constants_gives_a_shape_that_is_known():
+    def f(x):
+        which = 1 * torch.ones(x.shape[0])
+        out = torch.zeros_like(x)
+        for k in range(3):
+            mask = which == k
+            out[mask] = LIN(x[mask]) + k
+        return out * 2
+
+    e = check(f, [(torch.randn(n, 4),) for n in (5, 5, 3, 5)])
+    assert counts(e) == (2, 2, 0, 2, 0)

@@ -132,6 +132,8 @@ void fl_rec_view_written(fl_rec *r, PyObject *tensor, fl_base base, const fl_tno
 bool fl_rec_fix(fl_rec *r, PyObject *tensor, bool input);
 /* The same for numbers that sizes come from: of arguments of up to 64 integers the elements are guarded. */
 bool fl_rec_fix_counts(fl_rec *r, PyObject *tensor);
+/* The same for numbers the program reads: also of what is computed in integers from such arguments, unless they are masks. */
+bool fl_rec_fix_numbers(fl_rec *r, PyObject *tensor);
 
 /* rec_decide.c: a step that runs the operator `n` and checks its answer; it is `late` if operators that were recorded
  * after it come before it. */

@@ -222,6 +222,8 @@ static bool has_mask(const op_call *c) {
 /* The shape of the result may depend on what tensors hold. */
 static bool is_dynamic(const op_call *c) {
   PyObject *size = arg_named(c, "output_size"); /* repeat_interleave's */
+  PyObject *classes = strcmp(c->schema->name, "aten.one_hot.default") ? NULL : arg_named(c, "num_classes");
+  if (classes && PyLong_CheckExact(classes) && PyLong_AsLong(classes) > 0) return false; /* -1: as many as there are */
   return c->schema->dynamic_shape && (!c->schema->is_index || has_mask(c)) && (!size || size == Py_None);
 }
 
@@ -230,6 +232,21 @@ static bool all_fixed(op_call *c) {
   if (is_random(c) || c->schema->writes) return false;
   for (int i = 0; i < c->n_tensors; i++)
     if (!fl_rec_fix(c->r, c->tensors[i].object, false)) return false;
+  return true;
+}
+
+/* The same shape on each replay: the masks are known. */
+static bool masks_fixed(op_call *c) {
+  PyObject *list = arg_named(c, "indices");
+  if (!c->schema->is_index || !list || !PyList_Check(list)) return false;
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
+    PyObject *o = PyList_GET_ITEM(list, i);
+    fl_tensor_meta m = {0};
+    if (!fl_tensor_check(o)) continue;
+    fl_tensor_read(o, &m);
+    bool mask = !m.ok || m.type.dtype == FL_BOOL || m.type.dtype == FL_U8;
+    if (mask && !fl_rec_fix(c->r, o, false)) return false;
+  }
   return true;
 }
 
@@ -366,10 +383,10 @@ static void record(op_call *c, fl_tnode *n, PyObject *result) {
   fl_rec *r = c->r;
   bool scalar = has_scalar(result);
   if (scalar && (c->schema->metadata || !c->n_tensors)) return;
-  if (scalar && c->n_tensors == 1 && !c->schema->writes && fl_rec_fix(r, c->tensors[0].object, true)) return;
+  if (scalar && c->n_tensors == 1 && !c->schema->writes && fl_rec_fix_numbers(r, c->tensors[0].object)) return;
   /* dropout in eval mode, contiguous() of a contiguous tensor: the tensor itself. */
   if (!c->schema->writes && !c->schema->norm && fl_tensor_check(result) && is_argument(c, result)) return;
-  bool dynamic = is_dynamic(c), sized = dynamic && counts_fixed(c), fixed = dynamic && all_fixed(c);
+  bool dynamic = is_dynamic(c), sized = dynamic && (counts_fixed(c) || masks_fixed(c)), fixed = dynamic && all_fixed(c);
   dynamic = dynamic && !sized;
   if (r->decisions.len && needs_certainty(c, result, dynamic && !fixed)) fl_rec_decide(r);
   note_writes(c, result);
