@@ -41,10 +41,12 @@ typedef struct fl_problem {
 typedef struct fl_kernel_plan {
   fl_layout in_layout[FL_MAX_OPERANDS];
   size_t packed_bytes[FL_MAX_OPERANDS]; /* not 0: the operand is replaced by pack()'s result of this size */
-  int64_t out_strides[FL_PW_MAX_OUTPUTS][FL_MAX_RANK]; /* dense, in any order; filled contiguous beforehand */
+  int64_t out_strides[FL_PW_MAX_OUTPUTS][FL_MAX_RANK]; /* axes in any order, dense or with gaps after rows; filled
+                                                          contiguous beforehand */
   bool strided_out;     /* result 0 may also be a part of a larger tensor whose axes lie in the order of out_strides */
   int in_place;         /* operand that output 0 may overwrite when both have the same strides, or -1 (the default) */
   size_t scratch_bytes; /* for one run, all threads together; 64-byte aligned */
+  bool wants_spare;     /* what it needs is known later: it is told what lies idle of the arena while it runs */
   const void *params;   /* the kernel's own constants: plain data without pointers, from the arena */
   size_t params_bytes;
   bool pack_scales;    /* packing can multiply the weights of a product or convolution, operand 1, on the way */
@@ -57,6 +59,8 @@ typedef struct fl_run_args {
   const fl_tensor *in; /* packed operands: data is the packed block, type and strides those of the original */
   const fl_tensor *out;
   void *scratch;
+  void *spare; /* of a plan that wants it: memory that nothing else needs meanwhile, 256-byte aligned */
+  size_t spare_bytes;
   fl_pool *pool;
   int *fault; /* may be NULL. A kernel stores 1 where eager would raise (index out of range, integer division
                            by zero), from any of its threads; it never reads or writes out of bounds. The runner zeroes

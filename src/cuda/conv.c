@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "cuda/cudnn.h"
+#include "cuda/graph.h"
 #include "cuda/nvrtc.h"
 #include "cuda/tactic.h"
 
@@ -28,6 +29,7 @@ typedef struct built {
   fl_dnn_graph graphs[2];
   bool proposed;
   fl_dnn_desc plans[FL_CONV_WAYS];
+  size_t spare_bytes; /* the least that lies idle beside any of the owner's steps */
 } built;
 
 static struct {
@@ -77,7 +79,7 @@ const char *fl_cuda_plan_conv(const fl_problem *p, fl_arena *arena, fl_kernel_pl
   }
   fl_strides_channels_last(&p->out[0], plan->out_strides[0]);
   plan->strided_out = true;
-  plan->scratch_bytes = WORKSPACE;
+  plan->wants_spare = true;
   return NULL;
 }
 
@@ -221,11 +223,11 @@ static void forget(built *b) {
       fl_dnn_graph_free(b->device->api, &b->graphs[fused]);
 }
 
-static fl_status run_cudnn(const fl_run_args *a, const built *b, int way) {
+static fl_status run_cudnn(const fl_run_args *a, const built *b, int way, void *workspace) {
   fl_cuda_queue *q = fl_cuda_queue_of(a);
   char why[256] = "";
   fl_dnn_conv c = dnn_of(b);
-  fl_dnn_memory m = {.x = a->in[0].data, .w = a->in[1].data, .y = a->out[0].data, .workspace = a->scratch};
+  fl_dnn_memory m = {.x = a->in[0].data, .w = a->in[1].data, .y = a->out[0].data, .workspace = workspace};
   if (b->c.bias) m.bias = a->in[2].data;
   if (b->c.residual) m.residual = a->in[3].data;
   int r = fl_dnn_execute(q->device->api, state.handles[q->device->ordinal], b->plans[way], &c, way < FL_CONV_PLAIN, &m,
@@ -248,7 +250,9 @@ static bool launch(const fl_run_args *a, built *b, int way) {
   } else {
     propose(b);
     if (!b->plans[way]) return false;
-    if (!fl_cuda_queue_of(a)->preparing) fl_cuda_note(fl_cuda_queue_of(a), run_cudnn(a, b, way));
+    fl_cuda_queue *q = fl_cuda_queue_of(a);
+    void *workspace = fl_cuda_workspace(a, fl_dnn_workspace(b->device->api, b->plans[way]));
+    if (!q->preparing && !q->failed) fl_cuda_note(q, run_cudnn(a, b, way, workspace));
     if (way >= FL_CONV_PLAIN) fl_cuda_conv_finish(a, &b->c);
   }
   return true;
@@ -274,7 +278,8 @@ static int launch_candidate(void *arg, int i, void *const *buffers, fl_cu_stream
   fl_run_args a = {.params = &t->b->params,
                    .in = in,
                    .out = &out,
-                   .scratch = buffers[BUF_WORKSPACE],
+                   .spare = buffers[BUF_WORKSPACE],
+                   .spare_bytes = WORKSPACE,
                    .pool = q.base.pool,
                    .fault = buffers[BUF_FAULT],
                    .queue = &q.base};
@@ -326,7 +331,7 @@ static void prepare_chosen(fl_cuda_queue *q, built *b) {
   memcpy(in, b->in, sizeof in);
   for (int k = 0; k < 4; k++) in[k].data = (void *)(uintptr_t)b->c.align; /* of alignment alone */
   out.data = in[0].data;
-  fl_run_args a = {.params = &b->params, .in = in, .out = &out, .queue = &q->base};
+  fl_run_args a = {.params = &b->params, .in = in, .out = &out, .spare_bytes = b->spare_bytes, .queue = &q->base};
   bool before = q->preparing;
   q->preparing = true;
   launch(&a, b, b->way);
@@ -395,8 +400,11 @@ static void prepare(fl_cuda_queue *q, built *b, const fl_run_args *a) {
     launch(a, b, b->way);
     return;
   }
+  if (b->owner != q || a->spare_bytes < b->spare_bytes) b->spare_bytes = a->spare_bytes;
   b->owner = q;
-  for (int i = 0; i <= FL_CONV_GEMM; i++) launch(a, b, i);
+  fl_run_args each = *a;
+  each.spare_bytes = SIZE_MAX; /* until it is chosen, none needs a workspace */
+  for (int i = 0; i <= FL_CONV_GEMM; i++) launch(&each, b, i);
   if (is_for_cudnn(b)) fl_cuda_conv_finish(a, &b->c);
 }
 

@@ -159,6 +159,65 @@ FL_TEST(growing_concatenations_are_not_copied) {
   fl_graph_destroy(g);
 }
 
+static fl_plan *plan_of(const char *text) {
+  fl_plan_options options = {.threads = 1, .backend = &fl_cuda_table};
+  fl_graph *g = NULL;
+  fl_plan *p = NULL;
+  FL_CHECK_OK(fl_graph_parse(text, &g));
+  FL_CHECK_OK(fl_passes_run(g, true));
+  FL_CHECK_OK(fl_plan_build(g, &options, &p));
+  fl_graph_destroy(g);
+  return p;
+}
+
+/* Libraries get what lies idle of the arena: the last product of a chain can have the place of the first's result. */
+FL_TEST(workspaces_are_not_planned_for) {
+  fl_plan *p = plan_of("graph(%0: f16[64,64], %1: weight 0 f16[4096,64], %2: weight 1 f16[64,4096]) {\n"
+                       " %3 = matmul(%0, %1) trans_b=1 : f16[64,4096]\n %4 = matmul(%3, %2) trans_b=1 : f16[64,64]\n"
+                       " %5 = softmax(%4) axis=1 : f16[64,64]\n %6 = matmul(%5, %1) trans_b=1 : f16[64,4096]\n"
+                       " return %6\n}");
+  FL_CHECK(p->run.len == 4 && p->arena_bytes == (64 * 4096 + 64 * 64) * 2 && p->const_bytes == 0);
+  FL_CHECK(p->arena_floor_bytes == p->arena_bytes);
+  for (int i = 0; i < 4; i++) FL_CHECK(p->run.data[i].scratch == SIZE_MAX);
+  FL_CHECK(p->run.data[1].spare_bytes == 0 && p->run.data[2].spare_bytes == 0);
+  FL_CHECK(p->run.data[0].spare_bytes == 64 * 64 * 2 && p->run.data[3].spare_bytes >= 64 * 4096 * 2 - 64 * 64 * 2);
+  fl_plan_destroy(p);
+}
+
+/* A vocabulary of odd width: weights are read where they are, and rows of the result begin at multiples of 16 bytes. */
+FL_TEST(odd_widths_take_no_copy_of_weights) {
+  fl_plan *p = plan_of("graph(%0: f16[2,7,64], %1: weight 0 f16[1027,64], %2: weight 1 f16[1027]) {\n"
+                       " %3 = matmul(%0, %1, %2) trans_b=1 : f16[2,7,1027]\n return %3\n}");
+  const fl_operand *o = &p->operands.data[p->run.data[0].operands];
+  FL_CHECK(p->const_bytes == 0 && p->run.len == 2 && p->run.data[1].kind == FL_STEP_COPY);
+  FL_CHECK(o[1].space == FL_SPACE_WEIGHT && o[4].space == FL_SPACE_ARENA);
+  FL_CHECK(o[4].strides[2] == 1 && o[4].strides[1] == 1032 && o[4].strides[0] == 7 * 1032);
+  FL_CHECK(p->arena_bytes == 28928); /* 13 rows of 1032, one of 1027 */
+  fl_plan_destroy(p);
+  /* Weights whose own rows are odd are padded. */
+  p = plan_of("graph(%0: f16[7,64], %1: weight 0 f16[64,1027]) {\n %2 = matmul(%0, %1) : f16[7,1027]\n return %2\n}");
+  FL_CHECK(p->const_bytes == 64 * 1032 * 2 && p->const_kind_bytes[FL_CONST_COMPUTED] == p->const_bytes);
+  fl_plan_destroy(p);
+}
+
+/* Parts of a whole are made there whatever the width. */
+FL_TEST(odd_widths_in_a_concatenation) {
+  fl_plan *p = plan_of("graph(%0: f16[7,64], %1: weight 0 f16[1027,64], %2: f16[7,5]) {\n"
+                       " %3 = matmul(%0, %1) trans_b=1 : f16[7,1027]\n %4 = cat(%3, %2) axis=1 : f16[7,1032]\n"
+                       " return %4\n}");
+  const fl_operand *o = &p->operands.data[p->run.data[0].operands];
+  FL_CHECK(p->run.len == 2 && p->arena_bytes == 0 && o[4].space == FL_SPACE_OUTPUT && o[4].strides[0] == 1032);
+  fl_plan_destroy(p);
+}
+
+FL_TEST(joined_weights_are_told) {
+  fl_plan *p = plan_of("graph(%0: f16[7,64], %1: weight 0 f16[64,64], %2: weight 1 f16[64,64]) {\n"
+                       " %3 = matmul(%0, %1) trans_b=1 : f16[7,64]\n %4 = matmul(%0, %2) trans_b=1 : f16[7,64]\n"
+                       " return %3, %4\n}");
+  FL_CHECK(p->const_bytes == 2 * 64 * 64 * 2 && p->const_kind_bytes[FL_CONST_JOINED] == p->const_bytes);
+  fl_plan_destroy(p);
+}
+
 FL_TEST(sources_are_embedded) {
   FL_CHECK(strstr(fl_cuda_source_prelude, "typedef long long i64;") != NULL);
   FL_CHECK(strstr(fl_cuda_source_rows, "void __launch_bounds__(LANES *ROWS) k(") != NULL);
@@ -278,6 +337,12 @@ static const char *const graphs[] = {
     " %4 = matmul(%3, %1, _, _) trans_b=1 act=none act_lo=0.0 act_hi=0.0 : f32[3,4,16,32]\n"
     " %5 = permute(%4) perm=[0,1,3,2] : f32[3,4,32,16]\n"
     " %6 = matmul(%5, %4, _, _) trans_b=0 act=none act_lo=0.0 act_hi=0.0 : f32[3,4,32,32]\n return %6\n}",
+    /* of odd width */
+    "graph(%0: f32[2,7,64], %1: weight 0 f32[1027,64], %2: weight 1 f32[1027]) {\n"
+    " %3 = matmul(%0, %1, %2, _) trans_b=1 act=relu act_lo=0.0 act_hi=0.0 : f32[2,7,1027]\n"
+    " %4 = softmax(%3) axis=2 : f32[2,7,1027]\n return %3, %4\n}",
+    "graph(%0: f32[33,64], %1: weight 0 f32[3001,64]) {\n"
+    " %2 = matmul(%0, %1, _, _) trans_b=1 act=silu act_lo=0.0 act_hi=0.0 : f32[33,3001]\n return %2\n}",
     /* attention */
     "graph(%0: f32[2,4,33,32], %1: f32[2,2,65,32], %2: f32[2,2,65,16], %3: bool[33,65]) {\n"
     " %4 = attention(%0, %1, %2, %3) scale=0.2 causal=0 : f32[2,4,33,16]\n"
@@ -435,6 +500,8 @@ FL_TEST(faults_are_told) {
 FL_TEST_MAIN(FL_RUN(pointwise_text) FL_RUN(other_shapes_share_the_kernel) FL_RUN(activations_text)
                  FL_RUN(text_of_axes_merges_neighbours) FL_RUN(text_survives_failing_memory)
                      FL_RUN(parts_are_made_in_place) FL_RUN(growing_concatenations_are_not_copied)
-                         FL_RUN(sources_are_embedded) FL_RUN(no_device_is_told)
-                             FL_RUN(every_graph_is_planned_and_written) FL_RUN(graphs_on_the_gpu)
-                                 FL_RUN(faults_are_told))
+                         FL_RUN(workspaces_are_not_planned_for) FL_RUN(odd_widths_take_no_copy_of_weights)
+                             FL_RUN(odd_widths_in_a_concatenation) FL_RUN(joined_weights_are_told)
+                                 FL_RUN(sources_are_embedded) FL_RUN(no_device_is_told)
+                                     FL_RUN(every_graph_is_planned_and_written) FL_RUN(graphs_on_the_gpu)
+                                         FL_RUN(faults_are_told))

@@ -311,14 +311,18 @@ bool fl_dnn_is_usable(const fl_cuda_api *api, fl_dnn_desc config, bool tf32) {
   return usable;
 }
 
+size_t fl_dnn_workspace(const fl_cuda_api *api, fl_dnn_desc plan) {
+  int64_t bytes = 0, got = 0;
+  if (api->cudnnBackendGetAttribute(plan, A_PLAN_WORKSPACE, T_INT64, 1, &got, &bytes)) return SIZE_MAX;
+  return bytes > 0 ? (size_t)bytes : 0;
+}
+
 fl_dnn_desc fl_dnn_plan(const fl_cuda_api *api, fl_dnn_handle handle, fl_dnn_desc config, size_t workspace) {
   fl_dnn_desc plan = NULL;
-  int64_t bytes = 0, got = 0;
   if (api->cudnnBackendCreateDescriptor(D_PLAN, &plan)) return NULL;
-  bool ok =
-      !api->cudnnBackendSetAttribute(plan, A_PLAN_HANDLE, T_HANDLE, 1, &handle) &&
-      !api->cudnnBackendSetAttribute(plan, A_PLAN_CONFIG, T_DESC, 1, &config) && !api->cudnnBackendFinalize(plan) &&
-      !api->cudnnBackendGetAttribute(plan, A_PLAN_WORKSPACE, T_INT64, 1, &got, &bytes) && bytes <= (int64_t)workspace;
+  bool ok = !api->cudnnBackendSetAttribute(plan, A_PLAN_HANDLE, T_HANDLE, 1, &handle) &&
+            !api->cudnnBackendSetAttribute(plan, A_PLAN_CONFIG, T_DESC, 1, &config) &&
+            !api->cudnnBackendFinalize(plan) && fl_dnn_workspace(api, plan) <= workspace;
   if (ok) return plan;
   api->cudnnBackendDestroyDescriptor(plan);
   return NULL;

@@ -40,6 +40,8 @@ int fl_dnn_configs(const fl_cuda_api *api, const fl_dnn_graph *g, fl_dnn_mode mo
 bool fl_dnn_is_usable(const fl_cuda_api *api, fl_dnn_desc config, bool tf32);
 /* The plan of a configuration, or NULL if it cannot be had or wants more than `workspace`. */
 fl_dnn_desc fl_dnn_plan(const fl_cuda_api *api, fl_dnn_handle handle, fl_dnn_desc config, size_t workspace);
+/* What executing a plan takes; SIZE_MAX where it cannot be told. */
+size_t fl_dnn_workspace(const fl_cuda_api *api, fl_dnn_desc plan);
 
 typedef struct fl_dnn_memory {
   void *x, *w, *y, *bias, *residual, *workspace;

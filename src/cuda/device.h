@@ -21,8 +21,15 @@ typedef struct fl_cuda_device {
 
 typedef struct fl_cuda_pending fl_cuda_pending; /* kernels to be compiled together (nvrtc.h) */
 
+typedef struct fl_cuda_block {
+  struct fl_cuda_block *next;
+  void *data;
+  size_t bytes;
+} fl_cuda_block;
+
 typedef struct fl_cuda_queue {
   fl_queue base;
+  const fl_backend *backend;
   const fl_cuda_device *device;
   fl_cu_stream stream; /* what is captured */
   fl_cu_event done;    /* after the last work */
@@ -31,7 +38,10 @@ typedef struct fl_cuda_queue {
   fl_cuda_pending *pending;
   fl_status failed;   /* the first failure of the walk */
   fl_cu_event *marks; /* while profiling */
-  int mode;           /* of the thread that uses the queue: to go back to */
+  fl_cuda_block
+      *workspace; /* of libraries, for steps beside which too little of the arena lies idle; the largest first */
+  size_t workspace_wanted;
+  int mode; /* of the thread that uses the queue: to go back to */
 } fl_cuda_queue;
 
 enum { FL_CUDA_MAX_DEVICES = 32, FL_CUDA_RELAXED = 2 };

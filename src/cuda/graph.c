@@ -43,6 +43,7 @@ static fl_status fill_queue(fl_cuda_queue *q) {
 fl_status fl_cuda_queue_create(const fl_backend *b, fl_pool *pool, fl_queue **out) {
   fl_cuda_queue *q = fl_calloc(1, sizeof *q);
   if (!q) return fl_oom();
+  q->backend = b;
   q->device = fl_cuda_device_of(b);
   q->base.pool = pool;
   enter(q);
@@ -55,6 +56,46 @@ fl_status fl_cuda_queue_create(const fl_backend *b, fl_pool *pool, fl_queue **ou
   return s;
 }
 
+/* --- workspaces --- */
+
+/* Programs recorded earlier go on with the block that they know. */
+static fl_status grow_workspace(fl_cuda_queue *q, size_t bytes) {
+  if (!bytes || (q->workspace && q->workspace->bytes >= bytes)) return NULL;
+  fl_cuda_block *b = fl_calloc(1, sizeof *b);
+  if (!b) return fl_oom();
+  *b = (fl_cuda_block){.next = q->workspace, .data = fl_cuda_allocate(q->backend, bytes), .bytes = bytes};
+  if (!b->data) {
+    fl_free(b);
+    return fl_oom();
+  }
+  q->workspace = b;
+  return NULL;
+}
+
+static void drop_workspaces(fl_cuda_queue *q) {
+  for (fl_cuda_block *b = q->workspace, *next; b; b = next) {
+    next = b->next;
+    fl_cuda_release(q->backend, b->data);
+    fl_free(b);
+  }
+  q->workspace = NULL;
+}
+
+void *fl_cuda_workspace(const fl_run_args *a, size_t bytes) {
+  fl_cuda_queue *q = fl_cuda_queue_of(a);
+  if (bytes <= a->spare_bytes) return a->spare;
+  if (q->preparing) {
+    if (bytes > q->workspace_wanted) q->workspace_wanted = bytes;
+    return NULL;
+  }
+  /* Was seen while preparing, but where another thread has just decided otherwise. */
+  fl_status s = grow_workspace(q, bytes);
+  if (s) return fl_cuda_note(q, s), NULL;
+  return q->workspace->data;
+}
+
+/* --- life --- */
+
 void fl_cuda_queue_destroy(fl_queue *base) {
   fl_cuda_queue *q = (fl_cuda_queue *)base;
   if (!q) return;
@@ -66,6 +107,7 @@ void fl_cuda_queue_destroy(fl_queue *base) {
   if (q->done) api->cuEventDestroy_v2(q->done);
   if (q->stream) api->cuStreamDestroy_v2(q->stream);
   if (q->base.fault) api->cuMemFreeHost(q->base.fault);
+  drop_workspaces(q);
   leave(q);
   fl_status_free(q->failed);
   fl_free(q);
@@ -79,6 +121,7 @@ static fl_status take_failure(fl_cuda_queue *q) {
 
 static fl_status walk_and_compile(fl_cuda_queue *q, const fl_work *work) {
   q->preparing = true;
+  q->workspace_wanted = 0;
   work->walk(work->arg);
   q->preparing = false;
   fl_status s = fl_cuda_compile_pending(q);
@@ -87,6 +130,7 @@ static fl_status walk_and_compile(fl_cuda_queue *q, const fl_work *work) {
     s = fl_cuda_compile_pending(q);
   }
   fl_cuda_tactic_release(q->device);
+  if (!s) s = grow_workspace(q, q->workspace_wanted);
   fl_status failed = take_failure(q);
   if (!failed) return s;
   fl_status_free(s);

@@ -20,4 +20,9 @@ FL_MUST_USE fl_status fl_cuda_run(fl_queue *q, const fl_work *work);
 FL_MUST_USE fl_status fl_cuda_profile(fl_queue *q, const fl_work *work, int n, double *us);
 void fl_cuda_mark(fl_queue *q, int i);
 
+/* Memory of `bytes` for a step that wants spare memory: what lies idle of the arena if that is enough, else the queue's own,
+ * which all its steps share. Preparing, it only notes the need and gives NULL; recording, it gives NULL when out of memory,
+ * which it notes as the queue's failure. */
+void *fl_cuda_workspace(const fl_run_args *a, size_t bytes);
+
 #endif

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cuda/graph.h"
 #include "cuda/ops.h"
 #include "cuda/tactic.h"
 
@@ -29,6 +30,7 @@ enum { /* cublasLt.h, cublas_api.h, library_types.h */
        EPILOGUE_GELU = 32
 };
 enum { WORKSPACE = 32 << 20, MAX_ALGOS = 12, ALIGN = 16, BUCKETS = 64 };
+enum { WHOLE = 8, MIN_RAGGED = 1024 }; /* elements of 16 bits in 16 bytes; columns from which odd widths matter */
 
 static int type_of(fl_dtype t) { return t == FL_F32 ? R_32F : t == FL_F16 ? R_16F : R_16BF; }
 
@@ -39,6 +41,24 @@ static bool is_matrix(const fl_type *t, const int64_t *s, bool *out_turned) {
   if ((cs == 1 || cols == 1) && (rs >= cols || rows == 1)) return true;
   *out_turned = true;
   return (rs == 1 || rows == 1) && cs >= rows;
+}
+
+/* Many columns of 16 bits, no multiple of 16 bytes, from weights whose rows are: matrix units could neither load nor store
+ * whole vectors if rows of the result lay one after another. */
+static bool is_ragged(const fl_problem *p) {
+  const fl_type *out = &p->out[0], *w = &p->in[1].type;
+  bool turned, trans_b = fl_attr_int(p->attrs, "trans_b", 0);
+  int64_t width = out->dims[out->rank - 1];
+  return fl_dtype_size(out->dtype) == 2 && width % WHOLE && width >= MIN_RAGGED && w->rank == 2 &&
+         is_matrix(w, p->in[1].strides, &turned) && trans_b != turned && (p->n_in < 4 || p->absent[3]);
+}
+
+static void pad_rows(const fl_type *t, int64_t *strides) {
+  int64_t row = (t->dims[t->rank - 1] + WHOLE - 1) / WHOLE * WHOLE;
+  for (int d = t->rank - 2; d >= 0; d--) {
+    strides[d] = row;
+    row *= t->dims[d];
+  }
 }
 
 const char *fl_cuda_plan_cublaslt(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan) {
@@ -60,8 +80,9 @@ const char *fl_cuda_plan_cublaslt(const fl_problem *p, fl_arena *arena, fl_kerne
     plan->in_layout[3] = FL_LAYOUT_CONTIGUOUS;
     plan->in_place = 3;
   }
+  if (is_ragged(p)) pad_rows(&p->out[0], plan->out_strides[0]);
   plan->strided_out = true;
-  plan->scratch_bytes = WORKSPACE;
+  plan->wants_spare = true;
   return NULL;
 }
 
@@ -202,10 +223,10 @@ static void tear_down(const fl_cuda_api *api, const objects *o) {
 }
 
 static int multiply(const call *c, const fl_cuda_device *d, const objects *o, const fl_lt_algo *algo,
-                    const void *const *data, void *out, void *workspace, fl_cu_stream stream) {
+                    const void *const *data, void *out, void *workspace, size_t workspace_bytes, fl_cu_stream stream) {
   float one = 1, beta = c->p->has_residual;
   return d->api->cublasLtMatmul(d->lt, o->desc, &one, data[0], o->layout[0], data[1], o->layout[1], &beta, data[2],
-                                o->layout[2], out, o->layout[3], algo, workspace, WORKSPACE, stream);
+                                o->layout[2], out, o->layout[3], algo, workspace, workspace_bytes, stream);
 }
 
 /* --- the choice of an algorithm --- */
@@ -216,6 +237,8 @@ typedef struct chosen {
   char *key;
   bool found;
   fl_lt_algo algo;
+  size_t workspace;
+  float us; /* 0: unknown */
 } chosen;
 
 static struct {
@@ -253,14 +276,14 @@ static const chosen *find_chosen(const fl_cuda_device *d, const char *key) {
 }
 
 /* Takes the key. Two threads may keep the same problem twice: the later one is found. */
-static const chosen *keep_chosen(const fl_cuda_device *d, char *key, const fl_lt_algo *algo) {
+static const chosen *keep_chosen(const fl_cuda_device *d, char *key, const fl_lt_heuristic *best, float us) {
   chosen *c = fl_calloc(1, sizeof *c), **bucket = bucket_of(key);
   if (!c) {
     fl_free(key);
     return NULL;
   }
-  *c = (chosen){.device = d, .key = key, .found = algo != NULL};
-  if (algo) c->algo = *algo;
+  *c = (chosen){.device = d, .key = key, .found = best != NULL, .us = us};
+  if (best) c->algo = best->algo, c->workspace = best->workspace_bytes;
   pthread_mutex_lock(&known.lock);
   c->next = *bucket;
   *bucket = c;
@@ -285,7 +308,7 @@ static int launch_candidate(void *arg, int i, void *const *buffers, fl_cu_stream
     }
   }
   const void *data[3] = {buffers[0], buffers[1], t->c->p->has_residual ? buffers[2] : buffers[3]};
-  return multiply(t->c, t->d, t->o, &t->found[i].algo, data, buffers[3], buffers[5], stream);
+  return multiply(t->c, t->d, t->o, &t->found[i].algo, data, buffers[3], buffers[5], WORKSPACE, stream);
 }
 
 static size_t extent(const call *c, int i, int64_t rows, int64_t cols) {
@@ -296,7 +319,7 @@ static size_t extent(const call *c, int i, int64_t rows, int64_t cols) {
 }
 
 /* NULL when there is no algorithm. */
-static const fl_lt_algo *contend(contest *t, const char *key) {
+static const fl_lt_heuristic *contend(contest *t, const char *key, float *out_us) {
   const product *p = t->c->p;
   int n = 0;
   if (t->d->api->cublasLtMatmulAlgoGetHeuristic(t->d->lt, t->o->desc, t->o->layout[0], t->o->layout[1], t->o->layout[2],
@@ -311,8 +334,8 @@ static const fl_lt_algo *contend(contest *t, const char *key) {
   tactic.buffers[3].bytes = extent(t->c, 3, p->n, p->m);
   tactic.buffers[4].bytes = p->bias ? (size_t)p->n * fl_dtype_size(p->a->out[0].type.dtype) : 0;
   tactic.buffers[5].bytes = WORKSPACE;
-  int best = n ? fl_cuda_tactic_choose(t->d, &tactic, NULL) : -1;
-  return best < 0 ? NULL : &t->found[best].algo;
+  int best = n ? fl_cuda_tactic_choose(t->d, &tactic, out_us) : -1;
+  return best < 0 ? NULL : &t->found[best];
 }
 
 static fl_status choose(const call *c, const fl_cuda_device *d, const chosen **out) {
@@ -329,7 +352,9 @@ static fl_status choose(const call *c, const fl_cuda_device *d, const chosen **o
   fl_status s = set_up(c, d->api, &o);
   if (!s) s = set_preferences(c, d->api, &o);
   if (!s) {
-    *out = keep_chosen(d, key.data, contend(&t, key.data));
+    float us = 0;
+    const fl_lt_heuristic *best = contend(&t, key.data, &us);
+    *out = keep_chosen(d, key.data, best, us);
     if (!*out) s = fl_oom();
   } else
     fl_text_free(&key);
@@ -356,11 +381,14 @@ static fl_status run_one(const call *c, fl_cuda_queue *q, bool *out_found) {
   const chosen *best;
   FL_TRY(choose(c, q->device, &best));
   *out_found = best->found;
-  if (!best->found || q->preparing) return NULL;
+  if (!best->found) return NULL;
+  void *workspace = fl_cuda_workspace(c->p->a, best->workspace);
+  if (q->preparing || q->failed) return NULL;
   const void *data[3] = {c->data[0], c->data[1], c->data[2]};
   fl_status s = set_up(c, q->device->api, &o);
   if (!s)
-    s = lt(multiply(c, q->device, &o, &best->algo, data, (void *)(uintptr_t)c->data[3], c->p->a->scratch, q->stream),
+    s = lt(multiply(c, q->device, &o, &best->algo, data, (void *)(uintptr_t)c->data[3], workspace, best->workspace,
+                    q->stream),
            "product");
   tear_down(q->device->api, &o);
   return s;
@@ -394,19 +422,68 @@ static int epilogue_of(fl_act act, bool bias) {
   return bias ? e | EPILOGUE_BIAS : e ? e : EPILOGUE_DEFAULT;
 }
 
+/* All products of the outer batch axes. */
+static void run_all(const product *p, fl_cuda_queue *queue, bool *out_found) {
+  int64_t at[FL_MAX_RANK] = {0}, outer = 1;
+  for (int d = 0; d + 1 < p->n_batch; d++) outer *= p->dims[d];
+  for (int64_t i = 0; i < outer && !queue->failed && *out_found; i++) {
+    call c = call_at(p, at);
+    fl_cuda_note(queue, run_one(&c, queue, out_found));
+    for (int d = p->n_batch - 2; d >= 0 && ++at[d] == p->dims[d]; d--) at[d] = 0;
+  }
+}
+
+/* --- odd widths ---
+ * As many columns as fill whole vectors, and the few left by themselves, where that is the faster way. */
+
+static bool has_ragged_end(const product *p) {
+  return p->n % WHOLE && p->n >= MIN_RAGGED && !p->n_batch && !p->has_residual && p->out.ld % WHOLE == 0 &&
+         p->trans_b != p->x[1].turned && fl_dtype_size(p->a->out[0].type.dtype) == 2;
+}
+
+static product columns(const product *p, int64_t first, int64_t n) {
+  product c = *p;
+  c.n = n;
+  c.x[1].data += 2 * first * p->x[1].ld;
+  c.out.data += 2 * first;
+  c.residual = c.out;
+  if (p->bias) c.bias = (const char *)p->bias + 2 * first;
+  return c;
+}
+
+static fl_status chosen_for(const product *p, const fl_cuda_device *d, const chosen **out) {
+  call c = call_at(p, (int64_t[FL_MAX_RANK]){0});
+  return choose(&c, d, out);
+}
+
+static bool is_better_split(const product *whole, const product parts[2], fl_cuda_queue *q) {
+  const chosen *one = NULL, *two[2] = {NULL};
+  fl_status s = chosen_for(whole, q->device, &one);
+  for (int i = 0; i < 2 && !s; i++) s = chosen_for(&parts[i], q->device, &two[i]);
+  bool ok = !s && two[0]->found && two[1]->found;
+  fl_cuda_note(q, s);
+  return ok && (!one->found || one->us <= 0 || two[0]->us + two[1]->us < one->us);
+}
+
+static void run_product(const product *p, fl_cuda_queue *queue, bool *out_found) {
+  if (has_ragged_end(p)) {
+    int64_t most = p->n / WHOLE * WHOLE;
+    const product parts[2] = {columns(p, 0, most), columns(p, most, p->n - most)};
+    if (is_better_split(p, parts, queue)) {
+      for (int i = 0; i < 2; i++) run_all(&parts[i], queue, out_found);
+      return;
+    }
+  }
+  run_all(p, queue, out_found);
+}
+
 void fl_cuda_run_cublaslt(const fl_run_args *a) {
   fl_cuda_queue *queue = fl_cuda_queue_of(a);
   product p = describe(a);
   fl_act act = (fl_act)fl_attr_int(&p.q->attrs, "act", FL_ACT_NONE);
   bool fused = is_fused(act, a->out[0].type.dtype), found = true;
   p.epilogue = epilogue_of(fused ? act : FL_ACT_NONE, p.bias != NULL);
-  int64_t at[FL_MAX_RANK] = {0}, outer = 1;
-  for (int d = 0; d + 1 < p.n_batch; d++) outer *= p.dims[d];
-  for (int64_t i = 0; i < outer && !queue->failed && found; i++) {
-    call c = call_at(&p, at);
-    fl_cuda_note(queue, run_one(&c, queue, &found));
-    for (int d = p.n_batch - 2; d >= 0 && ++at[d] == p.dims[d]; d--) at[d] = 0;
-  }
+  run_product(&p, queue, &found);
   if (!found)
     fl_cuda_run_map(a);
   else if (!fused)

@@ -93,6 +93,7 @@ static fl_status copy_reshaped(fl_builder *b, const fl_node *n, fl_loc *loc) {
   }
   FL_TRY(fl_store_new(b, FL_STORE_TEMP, 0, fl_type_bytes(to), &copy.store));
   b->stores.data[copy.store].shared = true;
+  b->stores.data[copy.store].kept_as = FL_CONST_COPIED;
   b->stores.data[copy.store].init = program_of(b, n) == FL_INIT;
   FL_TRY(fl_draft_copy(b, program_of(b, n), from, &b->locs[in], &copy, n->origin));
   loc->store = copy.store;
@@ -233,6 +234,14 @@ static bool can_overwrite(const fl_builder *b, const fl_node *n, const fl_choice
          loc->store == b->locs[n->inputs[i]].store && fl_strides_equal(type, loc->strides, c->plan.out_strides[0]);
 }
 
+/* From the first element to the last. */
+static size_t extent(const fl_type *t, const int64_t *strides) {
+  int64_t last = 0;
+  if (fl_type_numel(t) == 0) return 0;
+  for (int i = 0; i < t->rank; i++) last += (t->dims[i] - 1) * strides[i];
+  return (size_t)(last + 1) * fl_dtype_size(t->dtype);
+}
+
 static fl_status place_results(fl_builder *b, const fl_node *n, const fl_choice *c, fl_draft_operand *operands) {
   bool overwrite = can_overwrite(b, n, c, operands), part = false;
   for (int i = 0; i < n->n_inputs; i++)
@@ -247,7 +256,7 @@ static fl_status place_results(fl_builder *b, const fl_node *n, const fl_choice 
     } else if (i == 0 && overwrite)
       loc.store = operands[c->plan.in_place].loc.store;
     else
-      FL_TRY(fl_store_new(b, FL_STORE_TEMP, 0, fl_type_bytes(type), &loc.store));
+      FL_TRY(fl_store_new(b, FL_STORE_TEMP, 0, extent(type, loc.strides), &loc.store));
     fl_place(b, n->outputs[i], &loc);
     operands[n->n_inputs + i] = (fl_draft_operand){loc, *type};
   }
@@ -281,7 +290,8 @@ fl_status fl_draft_kernel(fl_builder *b, const fl_node *n) {
                               .params = c.plan.params,
                               .problem = c.problem,
                               .origin = n->origin},
-                     .scratch_bytes = c.plan.scratch_bytes};
+                     .scratch_bytes = c.plan.scratch_bytes,
+                     .wants_spare = c.plan.wants_spare};
   return fl_draft_add(b, program_of(b, n), &d, operands);
 }
 

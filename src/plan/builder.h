@@ -19,12 +19,13 @@ typedef struct fl_store {
   fl_store_kind kind;
   uint32_t index; /* input, output, weight slot, or value id of a literal */
   size_t bytes;
-  bool init;       /* made by the init program */
-  bool kept;       /* init: the run program reads it, so it lies in the constant block */
-  bool shared;     /* a layout copy that later steps may read again */
-  int first, last; /* steps of its own program that touch it; first -1 = none yet */
-  int64_t uses;    /* reads still to come of all values that lie in it */
-  size_t offset;   /* in the end: in its space */
+  bool init;             /* made by the init program */
+  bool kept;             /* init: the run program reads it, so it lies in the constant block */
+  bool shared;           /* a layout copy that later steps may read again */
+  fl_const_kind kept_as; /* for reports, where it is kept */
+  int first, last;       /* steps of its own program that touch it; first -1 = none yet */
+  int64_t uses;          /* reads still to come of all values that lie in it */
+  size_t offset;         /* in the end: in its space */
 } fl_store;
 
 /* Where a value lies. */
@@ -42,6 +43,7 @@ typedef struct fl_draft_operand {
 typedef struct fl_draft_step {
   fl_step step; /* `operands` counts in builder.operands */
   size_t scratch_bytes;
+  bool wants_spare;
 } fl_draft_step;
 
 enum { FL_INIT, FL_RUN, FL_PROGRAMS };
@@ -123,7 +125,7 @@ bool fl_layout_holds(fl_layout layout, const fl_type *type, const int64_t *strid
 /* A location of value `v` in this layout: its own, or that of a copy, made once. */
 FL_MUST_USE fl_status fl_loc_in_layout(fl_builder *b, fl_vid v, fl_layout layout, uint32_t origin, fl_loc *out);
 
-/* cat.c. Where result v of a kernel, dense with these strides, lies as a part of a concatenation to come: gives the place when
+/* cat.c. Where result v of a kernel, with its axes in the order of these strides, lies as a part of a concatenation to come: gives the place when
  * there is one whose axes have the same order. */
 FL_MUST_USE fl_status fl_cat_part(fl_builder *b, fl_vid v, const int64_t *strides, fl_loc *out, bool *out_found);
 FL_MUST_USE fl_status fl_draft_cat(fl_builder *b, const fl_node *n);

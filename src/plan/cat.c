@@ -78,16 +78,17 @@ static fl_status place_whole(fl_builder *b, const fl_node *whole, const int64_t 
     for (size_t i = 0; i < b->g->outputs.len; i++)
       if (b->g->outputs.data[i] == v) FL_TRY(fl_want_strides(b, i, out->strides));
     FL_TRY(fl_store_new(b, FL_STORE_TEMP, 0, fl_type_bytes(type), &out->store));
+    b->stores.data[out->store].kept_as = FL_CONST_JOINED;
   }
   b->wholes[v] = *out;
   return NULL;
 }
 
-/* Whether a tensor of `dense` strides has its axes in the order of `strides`. */
-static bool same_order(const fl_type *t, const int64_t *dense, const int64_t *strides) {
-  int64_t like[FL_MAX_RANK];
-  fl_strides_like(t, strides, like);
-  return fl_strides_equal(t, like, dense);
+static bool same_order(const fl_type *t, const int64_t *a, const int64_t *b) {
+  int64_t dense[2][FL_MAX_RANK];
+  fl_strides_like(t, a, dense[0]);
+  fl_strides_like(t, b, dense[1]);
+  return fl_strides_equal(t, dense[0], dense[1]);
 }
 
 fl_status fl_cat_part(fl_builder *b, fl_vid v, const int64_t *strides, fl_loc *out, bool *out_found) {

@@ -13,17 +13,24 @@ static bool append(size_t *total, size_t bytes, size_t *out_offset) {
 
 /* --- the constant block: literals, then what the run program reads of the init program's results --- */
 
+/* Of one kind, at the end of the block. */
+static fl_status append_kept(fl_builder *b, fl_store *s, fl_const_kind kind, size_t *total) {
+  size_t before = *total;
+  if (!append(total, s->bytes, &s->offset)) return fl_oom();
+  b->plan->const_kind_bytes[kind] += *total - before;
+  return NULL;
+}
+
 static fl_status place_constants(fl_builder *b) {
   fl_plan *p = b->plan;
   for (size_t i = 0; i < b->stores.len; i++) {
     fl_store *s = &b->stores.data[i];
-    if (s->kind == FL_STORE_LITERAL && !append(&p->literal_bytes, s->bytes, &s->offset)) return fl_oom();
+    if (s->kind == FL_STORE_LITERAL) FL_TRY(append_kept(b, s, FL_CONST_LITERAL, &p->literal_bytes));
   }
   p->const_bytes = p->literal_bytes;
   for (size_t i = 0; i < b->stores.len; i++) {
     fl_store *s = &b->stores.data[i];
-    if (s->kind == FL_STORE_TEMP && s->init && s->kept && !append(&p->const_bytes, s->bytes, &s->offset))
-      return fl_oom();
+    if (s->kind == FL_STORE_TEMP && s->init && s->kept) FL_TRY(append_kept(b, s, s->kept_as, &p->const_bytes));
   }
   char *literals = fl_arena_alloc(&p->arena, p->literal_bytes + 1);
   if (!literals) return fl_oom();
@@ -41,8 +48,24 @@ static bool lies_in_arena(const fl_store *s, bool init) {
   return s->kind == FL_STORE_TEMP && s->init == init && !(init && s->kept) && s->first >= 0;
 }
 
+/* Back to stores and steps, in the order in which the blocks were listed. */
+static void note_places(fl_builder *b, int program, const fl_interval *blocks, int n, size_t total) {
+  const fl_interval *next = blocks;
+  for (size_t i = 0; i < b->stores.len; i++)
+    if (lies_in_arena(&b->stores.data[i], program == FL_INIT)) b->stores.data[i].offset = next++->offset;
+  for (size_t i = 0; i < b->steps[program].len; i++, next++) {
+    fl_draft_step *d = &b->steps[program].data[i];
+    d->step.scratch = d->scratch_bytes ? next->offset : SIZE_MAX;
+    if (!d->wants_spare) continue;
+    fl_gap gap = fl_memplan_gap(blocks, n, total, (int)i);
+    d->step.spare = gap.offset;
+    d->step.spare_bytes = gap.bytes;
+  }
+}
+
 /* Blocks are the stores of this program, then the scratch memory of its steps. */
-static fl_status place_in_arena(fl_builder *b, int program, size_t *out_bytes, size_t *out_unshared) {
+static fl_status place_in_arena(fl_builder *b, int program, size_t *out_bytes, size_t *out_unshared,
+                                size_t *out_floor) {
   size_t n_steps = b->steps[program].len, n = 0, unused;
   fl_interval *blocks = fl_arena_alloc(&b->arena, (b->stores.len + n_steps) * sizeof *blocks + 1);
   if (!blocks) return fl_oom();
@@ -56,13 +79,8 @@ static fl_status place_in_arena(fl_builder *b, int program, size_t *out_bytes, s
   *out_unshared = 0;
   for (size_t i = 0; i < n; i++)
     if (!append(out_unshared, blocks[i].bytes, &unused)) return fl_oom();
-  const fl_interval *next = blocks;
-  for (size_t i = 0; i < b->stores.len; i++)
-    if (lies_in_arena(&b->stores.data[i], program == FL_INIT)) b->stores.data[i].offset = next++->offset;
-  for (size_t i = 0; i < n_steps; i++, next++) {
-    fl_draft_step *d = &b->steps[program].data[i];
-    d->step.scratch = d->scratch_bytes ? next->offset : SIZE_MAX;
-  }
+  *out_floor = fl_memplan_floor(blocks, (int)n);
+  note_places(b, program, blocks, (int)n, *out_bytes);
   return NULL;
 }
 
@@ -189,11 +207,11 @@ static fl_status emit(fl_builder *b) {
 }
 
 fl_status fl_builder_finish(fl_builder *b) {
-  size_t unshared;
+  size_t unshared, least;
   FL_TRY(place_constants(b));
   keep_for_late_packs(b);
-  FL_TRY(place_in_arena(b, FL_INIT, &b->plan->init_arena_bytes, &unshared));
-  FL_TRY(place_in_arena(b, FL_RUN, &b->plan->arena_bytes, &b->plan->arena_unshared_bytes));
+  FL_TRY(place_in_arena(b, FL_INIT, &b->plan->init_arena_bytes, &unshared, &least));
+  FL_TRY(place_in_arena(b, FL_RUN, &b->plan->arena_bytes, &b->plan->arena_unshared_bytes, &b->plan->arena_floor_bytes));
   FL_TRY(find_dependencies(b));
   return emit(b);
 }

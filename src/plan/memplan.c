@@ -2,7 +2,7 @@
 
 #include "plan/plan.h"
 
-enum { ALIGN = 64 };
+enum { ALIGN = 64, GAP_ALIGN = 256 };
 
 static bool alive_together(const fl_interval *a, const fl_interval *b) {
   return a->first <= b->last && b->first <= a->last;
@@ -66,4 +66,43 @@ fl_status fl_memplan(fl_interval *blocks, int n, size_t *out_total) {
   fl_free(order);
   *out_total = total;
   return NULL;
+}
+
+static bool is_alive(const fl_interval *b, int step) { return b->bytes && b->first <= step && step <= b->last; }
+
+/* Only where a block begins can the sum reach its most. */
+size_t fl_memplan_floor(const fl_interval *blocks, int n) {
+  size_t most = 0;
+  for (int i = 0; i < n; i++) {
+    size_t sum = 0;
+    for (int k = 0; k < n; k++)
+      if (is_alive(&blocks[k], blocks[i].first)) sum += room(blocks[k].bytes);
+    if (blocks[i].bytes && sum > most) most = sum;
+  }
+  return most;
+}
+
+static size_t aligned(size_t offset) { return (offset + GAP_ALIGN - 1) / GAP_ALIGN * GAP_ALIGN; }
+
+/* From `at` to the next block alive in the step, or the end; a block that covers `at` leaves nothing. */
+static size_t free_from(const fl_interval *blocks, int n, size_t total, int step, size_t at) {
+  size_t end = total;
+  for (int i = 0; i < n; i++) {
+    const fl_interval *b = &blocks[i];
+    if (!is_alive(b, step) || b->offset + room(b->bytes) <= at) continue;
+    if (b->offset <= at) return 0;
+    if (b->offset < end) end = b->offset;
+  }
+  return end > at ? end - at : 0;
+}
+
+fl_gap fl_memplan_gap(const fl_interval *blocks, int n, size_t total, int step) {
+  fl_gap best = {0, free_from(blocks, n, total, step, 0)};
+  for (int i = 0; i < n; i++) {
+    if (!is_alive(&blocks[i], step)) continue;
+    size_t at = aligned(blocks[i].offset + room(blocks[i].bytes));
+    size_t bytes = free_from(blocks, n, total, step, at);
+    if (bytes > best.bytes) best = (fl_gap){at, bytes};
+  }
+  return best;
 }

@@ -5,7 +5,7 @@
 
 static size_t room(size_t n) { return (n + 63) / 64 * 64; }
 
-/* The most bytes alive in one step: no plan can be smaller. */
+/* What fl_memplan_floor gives, step by step. */
 static size_t lower_bound(const fl_interval *b, int n, int steps) {
   size_t most = 0;
   for (int s = 0; s < steps; s++) {
@@ -28,6 +28,23 @@ static int conflicts(const fl_interval *b, int n, size_t total) {
     }
   }
   return bad;
+}
+
+/* Nothing alive in the step lies in the gap, and no block of the placed ones could show a larger one behind itself. */
+static void check_gap(const fl_interval *b, int n, size_t total, int step) {
+  fl_gap g = fl_memplan_gap(b, n, total, step);
+  FL_CHECK(g.offset % 256 == 0 && (g.bytes == 0 || g.offset + g.bytes <= total));
+  size_t alive = 0, highest = 0;
+  for (int i = 0; i < n; i++) {
+    if (!b[i].bytes || b[i].first > step || step > b[i].last) continue;
+    size_t end = b[i].offset + room(b[i].bytes);
+    alive += room(b[i].bytes);
+    if (end > highest) highest = end;
+    FL_CHECK(g.bytes == 0 || end <= g.offset || b[i].offset >= g.offset + g.bytes);
+  }
+  size_t behind = (highest + 255) / 256 * 256;
+  FL_CHECK(behind >= total || g.bytes >= total - behind);
+  FL_CHECK(g.bytes + alive <= total);
 }
 
 FL_TEST(nothing) {
@@ -54,6 +71,21 @@ FL_TEST(a_hole_is_filled_by_the_best_fit) {
   FL_CHECK(conflicts(b, 5, total) == 0);
 }
 
+FL_TEST(what_lies_idle_in_a_step) {
+  fl_interval b[] = {{0, 9, 1000, 0}, {0, 1, 8000, 0}, {2, 9, 600, 0}, {3, 3, 0, 0}};
+  size_t total;
+  FL_CHECK_OK(fl_memplan(b, 4, &total));
+  FL_CHECK(total == 8000 + 1024 && fl_memplan_floor(b, 4) == total);
+  FL_CHECK(b[1].offset == 0 && b[0].offset == 8000 && b[2].offset == 0);
+  FL_CHECK(fl_memplan_gap(b, 4, total, 0).bytes == 0);
+  fl_gap g = fl_memplan_gap(b, 4, total, 3);
+  FL_CHECK(g.offset == 768 && g.bytes == 8000 - 768);
+  g = fl_memplan_gap(b, 4, total, 20);
+  FL_CHECK(g.offset == 0 && g.bytes == total);
+  g = fl_memplan_gap(NULL, 0, 0, 0);
+  FL_CHECK(g.offset == 0 && g.bytes == 0 && fl_memplan_floor(NULL, 0) == 0);
+}
+
 FL_TEST(random_blocks_never_overlap) {
   srand(1);
   double sum_ratio = 0;
@@ -68,7 +100,8 @@ FL_TEST(random_blocks_never_overlap) {
     size_t total = 0, least = lower_bound(b, n, steps);
     FL_CHECK_OK(fl_memplan(b, n, &total));
     FL_CHECK(conflicts(b, n, total) == 0);
-    FL_CHECK(total >= least && total <= 2 * least);
+    FL_CHECK(total >= least && total <= 2 * least && fl_memplan_floor(b, n) == least);
+    for (int s = 0; s < steps; s++) check_gap(b, n, total, s);
     sum_ratio += least ? (double)total / (double)least : 1;
   }
   FL_CHECK_MSG(sum_ratio / 400 < 1.1, "mean over the lower bound %.3f", sum_ratio / 400);
@@ -85,4 +118,4 @@ FL_TEST(impossible_sizes_fail) {
 }
 
 FL_TEST_MAIN(FL_RUN(nothing) FL_RUN(a_chain_needs_two_buffers) FL_RUN(a_hole_is_filled_by_the_best_fit)
-                 FL_RUN(random_blocks_never_overlap) FL_RUN(impossible_sizes_fail))
+                 FL_RUN(what_lies_idle_in_a_step) FL_RUN(random_blocks_never_overlap) FL_RUN(impossible_sizes_fail))

@@ -78,6 +78,7 @@ fl_status fl_draft_pack(fl_builder *b, const fl_node *n, const fl_choice *c, int
   if ((out->store = find_pack(b, &e, type_of(b, v))) != FL_NO_STORE) return NULL;
   size_t bytes = c->plan.packed_bytes[operand];
   FL_TRY(fl_store_new(b, FL_STORE_TEMP, 0, bytes, &out->store));
+  b->stores.data[out->store].kept_as = FL_CONST_PACKED;
   fl_draft_step d = {.step = {.kind = FL_STEP_PACK,
                               .kernel = c->kernel,
                               .pack_operand = operand,

@@ -44,11 +44,22 @@ typedef struct fl_step {
   int n_in, n_out;
   const void *params;
   size_t scratch;            /* arena offset; SIZE_MAX = none */
+  size_t spare, spare_bytes; /* arena offset of the largest piece that lies idle, for a kernel that wants it */
   const fl_problem *problem; /* for pack, reports and tests */
   uint32_t origin;           /* recorded operator, or UINT32_MAX */
   uint32_t deps; /* init: first of n_deps weight slots in plan->deps: when one of them changes, run it again */
   int n_deps;
 } fl_step;
+
+/* What lies in the constant block. */
+typedef enum fl_const_kind {
+  FL_CONST_COMPUTED, /* folded batch norms, other types, whatever else follows from weights alone */
+  FL_CONST_LITERAL,
+  FL_CONST_JOINED, /* several weights side by side */
+  FL_CONST_COPIED, /* weights in another layout */
+  FL_CONST_PACKED, /* as a kernel wants them */
+  FL_CONST_KINDS
+} fl_const_kind;
 
 typedef struct fl_plan {
   fl_arena arena; /* owns everything below */
@@ -64,7 +75,9 @@ typedef struct fl_plan {
   size_t arena_bytes, const_bytes;
   size_t init_arena_bytes;     /* FL_SPACE_ARENA of the init program, needed only while it runs */
   size_t arena_unshared_bytes; /* what the arena would take without reuse, for reports */
-  const void *literals;        /* copied to the start of the constant block */
+  size_t arena_floor_bytes;    /* the most that is alive in one step: no arena can be smaller */
+  size_t const_kind_bytes[FL_CONST_KINDS];
+  const void *literals; /* copied to the start of the constant block */
   size_t literal_bytes;
 } fl_plan;
 
@@ -97,5 +110,12 @@ typedef struct fl_interval {
   size_t offset; /* out */
 } fl_interval;
 FL_MUST_USE fl_status fl_memplan(fl_interval *blocks, int n, size_t *out_total);
+/* The most bytes that are alive in one step: a lower bound of any plan's total. */
+size_t fl_memplan_floor(const fl_interval *blocks, int n);
+/* The largest piece of [0, total) that no block alive in `step` covers, from a multiple of 256. Blocks are placed. */
+typedef struct fl_gap {
+  size_t offset, bytes;
+} fl_gap;
+fl_gap fl_memplan_gap(const fl_interval *blocks, int n, size_t total, int step);
 
 #endif

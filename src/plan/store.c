@@ -67,6 +67,7 @@ static fl_status new_copy(fl_builder *b, fl_vid v, fl_layout layout, uint32_t or
   fl_loc to = {0};
   FL_TRY(fl_store_new(b, FL_STORE_TEMP, 0, fl_type_bytes(type), &to.store));
   b->stores.data[to.store].shared = true;
+  b->stores.data[to.store].kept_as = FL_CONST_COPIED;
   b->stores.data[to.store].init = program == FL_INIT;
   usual_strides(layout, type, to.strides);
   FL_TRY(fl_draft_copy(b, program, type, &b->locs[v], &to, origin));

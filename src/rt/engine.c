@@ -116,6 +116,8 @@ static void ready_program(const fl_engine *e, context *c, const fl_step *steps, 
                       .in = &c->tensors[next],
                       .out = &c->tensors[next + (uint32_t)s->n_in],
                       .scratch = s->kind == FL_STEP_KERNEL && s->scratch != SIZE_MAX ? c->arena + s->scratch : NULL,
+                      .spare = c->arena + s->spare,
+                      .spare_bytes = s->spare_bytes,
                       .pool = e->pool,
                       .fault = c->queue->fault,
                       .queue = c->queue};
