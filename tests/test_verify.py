@@ -44,6 +44,58 @@ def test_one_wrong_operator_is_left_to_pytorch(spoil, op, mode):
     assert e.replayed == 3
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("op", ["tanh", "gelu", "relu"])
+def test_a_wrong_operator_in_16_bits(spoil, op, dtype):
+    """A percent is little more than bf16's last digit."""
+    spoil(f"aten.{op}.default")
+    linear, x = torch.nn.Linear(16, 64).to(dtype).eval(), torch.randn(64, 16).to(dtype)
+    act = getattr(torch.nn.functional, op)
+    fast = framelift.compile(lambda x: act(linear(x)))
+    with torch.no_grad():
+        fast(x)
+        fast(x)
+    e = framelift.explain(fast)
+    assert [(o.op, o.count) for o in e.eager] == [(f"aten.{op}.default", 1)]
+
+
+def relative(a, b):
+    """(largest, root mean square) of the differences."""
+    a, b = a.double().flatten(), b.double().flatten()
+    return ((a - b).abs().max() / b.abs().max()).item(), ((a - b).norm() / b.norm()).item()
+
+
+class Deep(torch.nn.Module):
+    """Hundreds of roundings: in 16 bits two orders of summing differ in the first or second digit."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(64, 64) for _ in range(layers))
+        for layer in self.layers:
+            torch.nn.init.orthogonal_(layer.weight, 1.2)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.tanh(layer(x)) * 1.5
+        return x
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_deep_models_in_16_bits_are_judged_by_the_exact_answer(dtype, mode):
+    torch.manual_seed(3)
+    m, x = Deep(40).to(dtype).eval(), torch.randn(32, 64).to(dtype)
+    fast = framelift.compile(m)
+    with mode():
+        fast(x)
+        got, eager, exact = fast(x), m(x), copy.deepcopy(m).double()(x.double())
+    assert relative(eager, exact)[1] > 4 * torch.finfo(dtype).eps
+    for ours, theirs in zip(relative(got, exact), relative(eager, exact), strict=True):
+        assert ours <= 2 * theirs
+    e = framelift.explain(fast)
+    assert not e.eager and [p.kind for p in e.partitions] == ["engine"]
+
+
 def test_two_wrong_operators_and_one_that_repeats(spoil):
     spoil("aten.tanh.default")
 

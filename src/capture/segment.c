@@ -272,8 +272,10 @@ static fl_status build_parts(fl_trace *t, uint32_t step, fl_segment *s, const fl
 }
 
 static fl_status lower_segment(fl_trace *t, uint32_t step, fl_segment *s, const fl_build_options *o) {
-  fl_lower_options lo = {
-      .supports = fl_plan_supports, .ctx = (void *)(uintptr_t)s->backend, .min_engine_nodes = o->min_engine_nodes};
+  fl_lower_options lo = {.supports = fl_plan_supports,
+                         .ctx = (void *)(uintptr_t)s->backend,
+                         .cpu = fl_device_is_cpu(s->device),
+                         .min_engine_nodes = o->min_engine_nodes};
   drop_parts(s);
   FL_TRY(fl_lower(s->aten, &lo, &s->lowered));
   return build_parts(t, step, s, o);

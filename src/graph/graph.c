@@ -1,5 +1,6 @@
 #include "graph/graph.h"
 
+#include <math.h>
 #include <string.h>
 
 fl_status fl_graph_create(fl_graph **out_graph) {
@@ -43,7 +44,8 @@ static fl_status check_type(const char *what, const fl_type *type) {
 }
 
 static fl_value value_make(fl_value_kind kind, const fl_type *type, const int64_t *strides) {
-  fl_value v = {.type = *type, .kind = kind, .node = FL_NO_NODE, .slot = FL_NO_SLOT, .first_use = FL_NO_USE};
+  fl_value v = {
+      .type = *type, .kind = kind, .node = FL_NO_NODE, .slot = FL_NO_SLOT, .first_use = FL_NO_USE, .number = NAN};
   v.constant = kind == FL_VALUE_WEIGHT || kind == FL_VALUE_LITERAL;
   if (strides)
     memcpy(v.strides, strides, (size_t)type->rank * sizeof *strides);
@@ -88,7 +90,9 @@ fl_status fl_graph_scalar(fl_graph *g, fl_dtype dtype, double v, fl_vid *out) {
   fl_type type = fl_type_make(dtype, 0, NULL);
   FL_TRY(check_type("scalar", &type));
   fl_element_set(dtype, bytes, 0, v);
-  return fl_graph_literal(g, &type, bytes, out);
+  FL_TRY(fl_graph_literal(g, &type, bytes, out));
+  if (dtype == FL_F16 || dtype == FL_BF16) g->values.data[*out].number = v;
+  return NULL;
 }
 
 bool fl_graph_scalar_value(const fl_graph *g, fl_vid v, double *out) {

@@ -28,6 +28,7 @@ typedef struct fl_value {
   uint32_t slot;                /* WEIGHT: the caller's weight slot; several values may share one */
   const void *data;             /* LITERAL: dense, owned by the graph. WEIGHT: borrowed, may be NULL (text graphs) */
   int64_t strides[FL_MAX_RANK]; /* INPUT, WEIGHT: as the caller holds it; LITERAL: contiguous */
+  double number;                /* LITERAL of one 16-bit float: what was rounded to it; else NaN */
   bool constant;                /* see fl_graph_is_const */
   uint32_t first_use;           /* operands that read it, newest first, or FL_NO_USE */
   int n_uses, n_output_uses;    /* operands, and places in the graph's outputs */

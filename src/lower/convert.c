@@ -321,6 +321,14 @@ fl_vid fl_cv_floating(fl_cv *c, fl_vid x) {
   return fl_dtype_is_float(fl_cv_type(c, x).dtype) ? x : fl_cv_cast(c, x, FL_F32);
 }
 
+static bool is_half(fl_dtype t) { return t == FL_F16 || t == FL_BF16; }
+
+fl_vid fl_cv_wide(fl_cv *c, fl_vid x) {
+  if (!is_half(fl_cv_type(c, x).dtype)) return x;
+  c->wide = true;
+  return fl_cv_cast(c, x, FL_F32);
+}
+
 fl_vid fl_cv_scalar(fl_cv *c, fl_dtype dtype, double v) {
   fl_vid out = FL_NO_VALUE;
   if (!fl_cv_ok(c)) return FL_NO_VALUE;
@@ -480,7 +488,7 @@ void fl_cv_spoil(const char *op) { spoiled = op; }
 void fl_cv_result(fl_cv *c, int i, fl_vid v) {
   if (!fl_cv_ok(c) || i >= c->node->n_outputs || c->node->outputs[i] == FL_ATEN_NONE) return;
   if (spoiled && !strcmp(spoiled, c->node->op)) v = fl_cv_mul_scalar(c, v, 1.01);
-  if (c->inplace) v = fl_cv_cast(c, v, fl_cv_out(c, i).dtype);
+  if (c->inplace || (c->wide && is_half(fl_cv_out(c, i).dtype))) v = fl_cv_cast(c, v, fl_cv_out(c, i).dtype);
   c->values[c->node->outputs[i]] = v;
 }
 
@@ -542,6 +550,7 @@ bool fl_cv_convert(fl_cv *c) {
     fl_cv_decline(c, "the engine has no %s", c->node->op);
   else if (arguments_ok(c) && first_dtype_ok(c, row)) {
     c->param = row->param;
+    c->wide = false;
     c->g->origin = c->origin;
     row->fn(c);
     c->g->origin = UINT32_MAX;

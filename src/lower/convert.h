@@ -36,6 +36,8 @@ struct fl_cv {
   fl_vid *values;     /* by recorded value: its place in g, or FL_NO_VALUE */
   int param;
   bool inplace;       /* the overload is the in-place one: results have the recorded dtype */
+  bool wide;          /* fl_cv_wide was asked for: results are rounded to the recorded dtype */
+  bool cpu;           /* what is converted ran on the CPU */
   fl_arena *texts;    /* where reasons live */
   const char *reason; /* declined: why */
   fl_status status;   /* failed: out of memory or a bug */
@@ -104,6 +106,9 @@ fl_vid fl_cv_binary(fl_cv *c, fl_op op, fl_vid a, fl_vid b);
 fl_vid fl_cv_where(fl_cv *c, fl_vid cond, fl_vid a, fl_vid b);
 fl_vid fl_cv_cast(fl_cv *c, fl_vid x, fl_dtype dtype);
 fl_vid fl_cv_floating(fl_cv *c, fl_vid x); /* integers and bool become f32 */
+/* 16-bit floats become f32, and this operator's results are rounded once they are made: for operators of several steps which
+ * PyTorch rounds once. */
+fl_vid fl_cv_wide(fl_cv *c, fl_vid x);
 fl_vid fl_cv_scalar(fl_cv *c, fl_dtype dtype, double v);
 fl_vid fl_cv_full(fl_cv *c, fl_dtype dtype, int rank, const int64_t *dims, double v);
 fl_vid fl_cv_mul_scalar(fl_cv *c, fl_vid x, double v); /* x itself when v is 1 */

@@ -12,6 +12,11 @@ static void add_product(fl_cv *c, const char *name_a, const char *name_b) {
   double beta = fl_cv_float(c, "beta", 1), alpha = fl_cv_float(c, "alpha", 1);
   fl_type t = fl_cv_type(c, self), out = fl_cv_out(c, 0);
   if (!fl_cv_ok(c)) return;
+  if (alpha != 1 || (beta != 1 && beta != 0)) {
+    self = fl_cv_wide(c, self);
+    a = fl_cv_wide(c, a);
+    b = fl_cv_wide(c, b);
+  }
   self = beta == 0 ? FL_NO_VALUE : fl_cv_mul_scalar(c, self, beta);
   a = fl_cv_mul_scalar(c, a, alpha);
   fl_vid bias = FL_NO_VALUE, residual = FL_NO_VALUE;

@@ -53,12 +53,12 @@ void fl_convert_exp2(fl_cv *c) {
 
 /* Logarithm to the base `param`. */
 void fl_convert_log_base(fl_cv *c) {
-  fl_vid x = fl_cv_floating(c, fl_cv_arg(c, "self"));
+  fl_vid x = fl_cv_wide(c, fl_cv_floating(c, fl_cv_arg(c, "self")));
   fl_cv_result(c, 0, fl_cv_mul_scalar(c, fl_cv_unary(c, FL_OP_LOG, x), 1 / log(c->param)));
 }
 
 void fl_convert_tan(fl_cv *c) {
-  fl_vid x = fl_cv_floating(c, fl_cv_arg(c, "self"));
+  fl_vid x = fl_cv_wide(c, fl_cv_floating(c, fl_cv_arg(c, "self")));
   fl_cv_result(c, 0, fl_cv_binary(c, FL_OP_DIV, fl_cv_unary(c, FL_OP_SIN, x), fl_cv_unary(c, FL_OP_COS, x)));
 }
 
@@ -112,21 +112,22 @@ void fl_convert_leaky_relu(fl_cv *c) {
 }
 
 void fl_convert_elu(fl_cv *c) {
-  fl_vid x = fl_cv_arg(c, "self");
+  fl_vid x = fl_cv_wide(c, fl_cv_arg(c, "self"));
   if (fl_cv_float(c, "input_scale", 1) != 1) fl_cv_decline(c, "input_scale is not 1");
   x = with_floats(c, FL_OP_ELU, x, "alpha", fl_cv_float(c, "alpha", 1), NULL, 0);
   fl_cv_result(c, 0, fl_cv_mul_scalar(c, x, fl_cv_float(c, "scale", 1)));
 }
 
 void fl_convert_selu(fl_cv *c) {
-  fl_vid x = with_floats(c, FL_OP_ELU, fl_cv_arg(c, "self"), "alpha", 1.6732632423543772848170429916717, NULL, 0);
+  fl_vid x = with_floats(c, FL_OP_ELU, fl_cv_wide(c, fl_cv_arg(c, "self")), "alpha", 1.6732632423543772848170429916717,
+                         NULL, 0);
   fl_cv_result(c, 0, fl_cv_mul_scalar(c, x, 1.0507009873554804934193349852946));
 }
 
 void fl_convert_celu(fl_cv *c) {
   double alpha = fl_cv_float(c, "alpha", 1);
   if (alpha == 0) fl_cv_decline(c, "alpha is 0");
-  fl_vid x = fl_cv_mul_scalar(c, fl_cv_arg(c, "self"), 1 / alpha);
+  fl_vid x = fl_cv_mul_scalar(c, fl_cv_wide(c, fl_cv_arg(c, "self")), 1 / alpha);
   fl_cv_result(c, 0, fl_cv_mul_scalar(c, with_floats(c, FL_OP_ELU, x, "alpha", 1, NULL, 0), alpha));
 }
 
@@ -152,6 +153,7 @@ void fl_convert_threshold(fl_cv *c) {
 void fl_convert_shrink(fl_cv *c) {
   fl_vid x = fl_cv_arg(c, "self");
   double lambd = fl_cv_float(c, "lambd", 0.5);
+  if (c->param) x = fl_cv_wide(c, x);
   fl_vid inside = compare(c, FL_OP_LE, fl_cv_unary(c, FL_OP_ABS, x), lambd), outside = x;
   if (c->param) outside = fl_cv_binary(c, FL_OP_SUB, x, fl_cv_mul_scalar(c, fl_cv_unary(c, FL_OP_SIGN, x), lambd));
   fl_cv_result(c, 0, fl_cv_where(c, inside, scalar_like(c, x, 0), outside));
@@ -172,6 +174,7 @@ void fl_convert_glu(fl_cv *c) {
   int axis = fl_cv_axis(c, "dim", -1, t.rank);
   if (!fl_cv_ok(c) || t.rank == 0) return;
   int64_t n = t.dims[axis];
+  x = fl_cv_wide(c, x);
   fl_vid gate = fl_cv_unary(c, FL_OP_SIGMOID, fl_cv_slice(c, x, axis, n / 2, n, 1));
   fl_cv_result(c, 0, fl_cv_binary(c, FL_OP_MUL, fl_cv_slice(c, x, axis, 0, n / 2, 1), gate));
 }
@@ -192,16 +195,26 @@ void fl_convert_prelu(fl_cv *c) {
 
 /* --- two inputs --- */
 
+/* On the CPU PyTorch rounds it to the element type, elsewhere to f32. */
+static double alpha_of(fl_cv *c, fl_dtype dtype) {
+  double alpha = fl_cv_float(c, "alpha", 1);
+  unsigned char rounded[8];
+  if (!c->cpu || !fl_dtype_is_float(dtype)) return alpha;
+  fl_element_set(dtype, rounded, 0, alpha);
+  return fl_element_get(dtype, rounded, 0);
+}
+
 /* `self op alpha * other`; on bool, add is or. */
 static void additive(fl_cv *c, fl_op op) {
   fl_vid a, b;
   fl_cv_operands(c, "self", "other", &a, &b);
-  double alpha = fl_cv_float(c, "alpha", 1);
+  double alpha = alpha_of(c, fl_cv_type(c, a).dtype);
   if (fl_cv_type(c, a).dtype == FL_BOOL && fl_cv_ok(c)) {
     if (op != FL_OP_ADD || alpha != 1) fl_cv_decline(c, "arithmetic on bool");
     op = FL_OP_OR;
   }
-  fl_cv_result(c, 0, fl_cv_binary(c, op, a, fl_cv_mul_scalar(c, b, alpha)));
+  if (alpha != 1) a = fl_cv_wide(c, a), b = fl_cv_mul_scalar(c, fl_cv_wide(c, b), alpha);
+  fl_cv_result(c, 0, fl_cv_binary(c, op, a, b));
 }
 
 void fl_convert_add(fl_cv *c) { additive(c, FL_OP_ADD); }
@@ -210,13 +223,32 @@ void fl_convert_sub(fl_cv *c) { additive(c, FL_OP_SUB); }
 void fl_convert_rsub(fl_cv *c) {
   fl_vid a, b;
   fl_cv_operands(c, "self", "other", &a, &b);
-  a = fl_cv_mul_scalar(c, a, fl_cv_float(c, "alpha", 1));
+  double alpha = alpha_of(c, fl_cv_type(c, a).dtype);
+  if (alpha != 1) a = fl_cv_mul_scalar(c, fl_cv_wide(c, a), alpha), b = fl_cv_wide(c, b);
   fl_cv_result(c, 0, fl_cv_binary(c, FL_OP_SUB, b, a));
+}
+
+/* `other` is a number, or on the CPU a tensor of one element: PyTorch takes it as it was, whatever its type, and rounds
+ * 16-bit floats only after the operation. */
+static bool by_one(fl_cv *c) {
+  if (!fl_cv_is_tensor(c, "other")) return true;
+  fl_type t = fl_cv_type(c, fl_cv_arg(c, "other"));
+  return c->cpu && fl_type_numel(&t) == 1;
+}
+
+static void factors(fl_cv *c, fl_vid *a, fl_vid *b) {
+  fl_cv_operands(c, "self", "other", a, b);
+  fl_dtype dtype = fl_cv_type(c, *a).dtype;
+  if ((dtype != FL_F16 && dtype != FL_BF16) || !fl_cv_is_tensor(c, "other") || !by_one(c)) return;
+  fl_vid other = fl_cv_arg(c, "other");
+  if (fl_cv_type(c, other).dtype == dtype) return;
+  *a = fl_cv_wide(c, *a);
+  *b = fl_cv_cast(c, other, FL_F32);
 }
 
 void fl_convert_mul(fl_cv *c) {
   fl_vid a, b;
-  fl_cv_operands(c, "self", "other", &a, &b);
+  factors(c, &a, &b);
   fl_cv_result(c, 0, fl_cv_binary(c, fl_cv_type(c, a).dtype == FL_BOOL ? FL_OP_AND : FL_OP_MUL, a, b));
 }
 
@@ -224,14 +256,35 @@ static fl_vid true_div(fl_cv *c, fl_vid a, fl_vid b) {
   return fl_cv_binary(c, FL_OP_DIV, fl_cv_floating(c, a), fl_cv_floating(c, b));
 }
 
+static bool rounds_at_each_step(fl_cv *c, fl_vid a) {
+  fl_dtype dtype = fl_cv_type(c, a).dtype;
+  return (dtype == FL_F16 || dtype == FL_BF16) && !by_one(c);
+}
+
+static fl_vid floor_div(fl_cv *c, fl_vid a, fl_vid b) {
+  if (rounds_at_each_step(c, a)) fl_cv_decline(c, "16-bit floats, rounded at each step");
+  return fl_cv_binary(c, FL_OP_FLOOR_DIV, a, b);
+}
+
+static fl_vid trunc_div(fl_cv *c, fl_vid a, fl_vid b) {
+  if (rounds_at_each_step(c, a)) return fl_cv_unary(c, FL_OP_TRUNC, fl_cv_binary(c, FL_OP_DIV, a, b));
+  return fl_cv_binary(c, FL_OP_TRUNC_DIV, a, b);
+}
+
+void fl_convert_floor_divide(fl_cv *c) {
+  fl_vid a, b;
+  factors(c, &a, &b);
+  fl_cv_result(c, 0, floor_div(c, a, b));
+}
+
 void fl_convert_div(fl_cv *c) {
   fl_vid a, b;
-  fl_cv_operands(c, "self", "other", &a, &b);
+  factors(c, &a, &b);
   const char *mode = fl_cv_string(c, "rounding_mode", "");
   if (!strcmp(mode, "floor"))
-    a = fl_cv_binary(c, FL_OP_FLOOR_DIV, a, b);
+    a = floor_div(c, a, b);
   else if (!strcmp(mode, "trunc"))
-    a = fl_cv_binary(c, FL_OP_TRUNC_DIV, a, b);
+    a = trunc_div(c, a, b);
   else
     a = true_div(c, a, b);
   fl_cv_result(c, 0, a);
@@ -288,8 +341,11 @@ void fl_convert_pow(fl_cv *c) {
   if (fl_cv_type(c, a).dtype == FL_BOOL && fl_cv_ok(c)) fl_cv_decline(c, "arithmetic on bool");
   if (fl_cv_is_tensor(c, "exponent"))
     fl_cv_result(c, 0, fl_cv_binary(c, FL_OP_POW, a, b));
-  else
-    fl_cv_result(c, 0, power(c, a, fl_cv_float(c, "exponent", 1)));
+  else {
+    double exponent = fl_cv_float(c, "exponent", 1);
+    if (exponent == 3 && c->cpu && fl_cv_type(c, a).dtype == FL_F16) a = fl_cv_wide(c, a);
+    fl_cv_result(c, 0, power(c, a, exponent));
+  }
 }
 
 /* and, or, xor of truth values */
@@ -335,17 +391,17 @@ void fl_convert_addc(fl_cv *c) {
   fl_promote_arg(c, &p, "tensor1");
   fl_promote_arg(c, &p, "tensor2");
   fl_dtype dtype = fl_promotion_dtype(&p);
-  fl_vid a = fl_cv_operand(c, "tensor1", dtype), b = fl_cv_operand(c, "tensor2", dtype);
+  fl_vid a = fl_cv_wide(c, fl_cv_operand(c, "tensor1", dtype)), b = fl_cv_wide(c, fl_cv_operand(c, "tensor2", dtype));
   fl_vid product = fl_cv_mul_scalar(c, fl_cv_binary(c, (fl_op)c->param, a, b), fl_cv_float(c, "value", 1));
-  fl_cv_result(c, 0, fl_cv_binary(c, FL_OP_ADD, fl_cv_operand(c, "self", dtype), product));
+  fl_cv_result(c, 0, fl_cv_binary(c, FL_OP_ADD, fl_cv_wide(c, fl_cv_operand(c, "self", dtype)), product));
 }
 
 /* Like PyTorch from the nearer end, so that weight 1 gives `end` exactly. */
 void fl_convert_lerp(fl_cv *c) {
-  fl_vid a = fl_cv_arg(c, "self"), b = fl_cv_arg(c, "end");
+  fl_vid a = fl_cv_wide(c, fl_cv_arg(c, "self")), b = fl_cv_wide(c, fl_cv_arg(c, "end"));
   fl_vid span = fl_cv_binary(c, FL_OP_SUB, b, a);
   if (fl_cv_is_tensor(c, "weight")) {
-    fl_vid step = fl_cv_binary(c, FL_OP_MUL, fl_cv_arg(c, "weight"), span);
+    fl_vid step = fl_cv_binary(c, FL_OP_MUL, fl_cv_wide(c, fl_cv_arg(c, "weight")), span);
     fl_cv_result(c, 0, fl_cv_binary(c, FL_OP_ADD, a, step));
     return;
   }

@@ -71,7 +71,7 @@ static fl_vid variance(fl_cv *c, fl_vid x) {
 }
 
 void fl_convert_var(fl_cv *c) {
-  fl_vid v = variance(c, fl_cv_arg(c, "self"));
+  fl_vid x = fl_cv_arg(c, "self"), v = variance(c, c->param ? fl_cv_wide(c, x) : x);
   fl_cv_result(c, 0, c->param ? fl_cv_unary(c, FL_OP_SQRT, v) : v);
 }
 
@@ -108,13 +108,13 @@ void fl_convert_norm(fl_cv *c) {
   int n = fl_cv_ints(c, "dim", axes, FL_MAX_RANK);
   if (c->param && fl_cv_has(c, "ord") && (n ? n : fl_cv_type(c, fl_cv_arg(c, "self")).rank) != 1)
     fl_cv_decline(c, "a norm of matrices");
-  fl_vid x = fl_cv_cast(c, fl_cv_arg(c, "self"), fl_cv_out(c, 0).dtype);
+  fl_vid x = fl_cv_wide(c, fl_cv_cast(c, fl_cv_arg(c, "self"), fl_cv_out(c, 0).dtype));
   fl_cv_result(c, 0, norm(c, x, fl_cv_float(c, fl_cv_has(c, "ord") ? "ord" : "p", 2)));
 }
 
 /* v * g / |v|, where the norm is over every axis but `dim`; g has the shape of that norm. */
 void fl_convert_weight_norm(fl_cv *c) {
-  fl_vid v = fl_cv_arg(c, "v"), g = fl_cv_arg(c, "g");
+  fl_vid v = fl_cv_wide(c, fl_cv_arg(c, "v")), g = fl_cv_wide(c, fl_cv_arg(c, "g"));
   fl_type t = fl_cv_type(c, v);
   int kept = fl_cv_axis(c, "dim", 0, t.rank), n = 0;
   int64_t axes[FL_MAX_RANK];

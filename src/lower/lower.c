@@ -116,6 +116,7 @@ static fl_cv make_cv(state *s, fl_graph *g, size_t i) {
                  .origin = (uint32_t)i,
                  .needed = s->needed,
                  .values = s->values,
+                 .cpu = s->options && s->options->cpu,
                  .texts = &s->out->arena};
 }
 

@@ -41,6 +41,7 @@ typedef struct fl_lowered {
 typedef struct fl_lower_options {
   const char *(*supports)(void *ctx, const fl_graph *g, const fl_node *n);
   void *ctx;
+  bool cpu;             /* what was recorded ran on the CPU: some operators round 16-bit floats elsewhere there */
   int min_engine_nodes; /* smaller islands between eager operators stay eager; 0 = default */
 } fl_lower_options;
 

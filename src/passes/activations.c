@@ -15,14 +15,14 @@ typedef struct product {
 static bool factorize(const fl_graph *g, fl_vid v, fl_vid x, int depth, product *p) {
   double c;
   if (v == x) return ++p->n_x;
-  if (fl_rw_scalar(g, v, &c)) {
+  if (fl_rw_number(g, v, &c)) {
     p->number *= c;
     return true;
   }
   const fl_node *n = fl_rw_made_by(g, v, FL_OP_COUNT);
   if (n && depth && n->op == FL_OP_MUL)
     return factorize(g, n->inputs[0], x, depth - 1, p) && factorize(g, n->inputs[1], x, depth - 1, p);
-  if (n && depth && n->op == FL_OP_DIV && fl_rw_scalar(g, n->inputs[1], &c)) {
+  if (n && depth && n->op == FL_OP_DIV && fl_rw_number(g, n->inputs[1], &c)) {
     p->number /= c;
     return factorize(g, n->inputs[0], x, depth - 1, p);
   }

@@ -35,6 +35,7 @@ static bool is_fill(const fl_graph *g, fl_vid v, double *out) { return fl_rw_sca
 static bool factor_of(const fl_graph *g, const fl_node *n, fl_vid *out_x, double *out_factor) {
   double c;
   if ((n->op != FL_OP_MUL && n->op != FL_OP_DIV) || !fl_rw_with_scalar(g, n, out_x, &c)) return false;
+  fl_rw_number(g, *out_x == n->inputs[0] ? n->inputs[1] : n->inputs[0], &c);
   *out_factor = n->op == FL_OP_MUL ? c : 1 / c;
   return isfinite(*out_factor) && *out_factor != 0;
 }

@@ -40,7 +40,8 @@ static uint64_t hash_leaf(const fl_value *v) {
 
 static bool leaf_equal(const fl_value *a, const fl_value *b) {
   if (a->kind != b->kind || !fl_type_equal(&a->type, &b->type)) return false;
-  if (a->kind == FL_VALUE_LITERAL) return !memcmp(a->data, b->data, fl_type_bytes(&a->type));
+  if (a->kind == FL_VALUE_LITERAL)
+    return !memcmp(a->data, b->data, fl_type_bytes(&a->type)) && !memcmp(&a->number, &b->number, sizeof a->number);
   return a->slot == b->slot && a->data == b->data &&
          !memcmp(a->strides, b->strides, (size_t)a->type.rank * sizeof *a->strides);
 }

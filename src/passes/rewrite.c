@@ -1,5 +1,6 @@
 #include "passes/rewrite.h"
 
+#include <math.h>
 #include <string.h>
 
 const fl_node *fl_rw_made_by(const fl_graph *g, fl_vid v, fl_op op) {
@@ -20,6 +21,13 @@ bool fl_rw_scalar(const fl_graph *g, fl_vid v, double *out) {
   double rounded = fl_element_get(last, bytes, 0);
   if (!fl_dtype_is_float(last) && rounded != *out) return false;
   *out = rounded;
+  return true;
+}
+
+bool fl_rw_number(const fl_graph *g, fl_vid v, double *out) {
+  const fl_value *x = &g->values.data[v];
+  if (x->kind != FL_VALUE_LITERAL || isnan(x->number)) return fl_rw_scalar(g, v, out);
+  *out = x->number;
   return true;
 }
 

@@ -17,6 +17,8 @@ static inline bool fl_rw_used_once(const fl_graph *g, fl_vid v) { return fl_grap
 
 /* The number every element of v has: a literal, seen through reshape, expand and cast. */
 bool fl_rw_scalar(const fl_graph *g, fl_vid v, double *out);
+/* As what it was before it was rounded to 16 bits, for products and quotients: see passes/numbers.c. */
+bool fl_rw_number(const fl_graph *g, fl_vid v, double *out);
 /* The operands of a two-operand node as (other, scalar), in either order when it commutes. */
 bool fl_rw_with_scalar(const fl_graph *g, const fl_node *n, fl_vid *out_other, double *out_scalar);
 /* v, aligned to the right against `rank` axes, varies along `axis` alone, which has `len` elements. */
