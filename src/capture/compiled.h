@@ -36,6 +36,7 @@ typedef struct fl_compiled {
   int recorded;            /* recordings that became traces */
   int recordings;          /* all */
   bool records;            /* objects among the arguments are matched by their attributes (argspec.h) */
+  fl_trace *untold;        /* what was recorded without telling, until it is known whether telling is better, or NULL */
   fl_telling telling;      /* whether torch.compiler.is_compiling() is true while recording */
   PyThread_type_lock lock; /* held while recording */
   char native_reason[240]; /* why the last native call was native */

@@ -315,14 +315,6 @@ static void try_told(fl_call *k, attempt *a) {
 
 static const char untold[] = "it asks whether it is being compiled, and is told in the next call";
 
-/* Unknown code has run, and must not again in this call. */
-static bool put_off(fl_call *k, const attempt *a) {
-  if (a->trace && !a->trace->breaks.len) return false;
-  k->c->telling = FL_TELL;
-  snprintf(k->c->native_reason, sizeof k->c->native_reason, "%s", untold);
-  return k->put_off = true;
-}
-
 /* What was told and recorded answers as the program does by itself. Then the plain answer is *plain, or NULL where a second call
  * would do something a second time, and nothing is compared. */
 static bool answers_plainly(fl_call *k, const attempt *a, PyObject **plain) {
@@ -363,6 +355,45 @@ static bool build(fl_call *k, attempt *a) {
   return ok;
 }
 
+/* Unknown code has run, and must not again in this call. What was recorded waits for what will be. */
+static bool put_off(fl_call *k, attempt *a) {
+  fl_compiled *c = k->c;
+  if (a->trace && !a->trace->breaks.len) return false;
+  if (a->trace && (a->trace = refuse_empty(a->rec, a->trace)) && build(k, a)) {
+    fl_trace_retain(a->trace);
+    c->untold = a->trace;
+  }
+  c->telling = FL_TELL;
+  snprintf(c->native_reason, sizeof c->native_reason, "%s", untold);
+  return k->put_off = true;
+}
+
+static bool add_trace(fl_call *k, fl_trace *t) {
+  fl_compiled *c = k->c;
+  while (c->traces.len >= FL_MAX_TRACES) evict(c, k->stale);
+  if (!FL_PUSH(&c->traces, t)) return false;
+  fl_trace_retain(t);
+  fl_compiled_move_to_front(c, c->traces.len - 1);
+  c->recorded++;
+  if (!strcmp(c->native_reason, untold)) c->native_reason[0] = 0;
+  return true;
+}
+
+static int n_cuts(const fl_trace *t) { return n_decisions(t) + (int)t->breaks.len; }
+
+/* Told, it was recorded again (`a`). Where that made it no better, what was recorded before is kept, and nobody is told
+ * any more: what was put off begins again untold. */
+static void settle_untold(fl_call *k, const attempt *a) {
+  fl_compiled *c = k->c;
+  fl_trace *t = c->untold;
+  c->untold = NULL;
+  if (t ? !a->trace || n_cuts(a->trace) >= n_cuts(t) : a->rec->keeps_own) {
+    c->telling = FL_TELL_NEVER;
+    k->put_off = !t || add_trace(k, t);
+  }
+  fl_trace_release(t);
+}
+
 /* The trace becomes the callable's newest; or the reason why it cannot is noted. */
 static void keep(fl_call *k, attempt *a) {
   fl_compiled *c = k->c;
@@ -372,14 +403,7 @@ static void keep(fl_call *k, attempt *a) {
   if (!a->trace) {
     if (!(k->put_off = leave_out(c, a->rec))) note_give_up(c, a->rec);
   } else if (build(k, a)) {
-    while (c->traces.len >= FL_MAX_TRACES) evict(c, k->stale);
-    fl_trace_retain(a->trace);
-    if (FL_PUSH(&c->traces, a->trace)) {
-      fl_compiled_move_to_front(c, c->traces.len - 1);
-      c->recorded++;
-      if (!strcmp(c->native_reason, untold)) c->native_reason[0] = 0;
-    } else
-      fl_trace_release(a->trace);
+    (void)add_trace(k, a->trace);
   } else {
     fl_rec_give_up(a->rec, "out of memory", "while building");
     a->rec->trace = a->trace;
@@ -402,11 +426,14 @@ static PyObject *record(fl_call *k, fl_trace **kept) {
     Py_XDECREF(plain);
     drop(&a);
     c->telling = FL_TELL_NEVER;
+    fl_trace_release(c->untold);
+    c->untold = NULL;
     fl_stage_enter(FL_STAGE_again);
     return record(k, kept);
   }
   bool asked = a.result && c->telling == FL_TELL_IF_ASKED && a.rec->asked_compiling;
   if (asked && !put_off(k, &a) && may_repeat(&a) && n_decisions(a.trace)) try_told(k, &a);
+  if (told && a.result) settle_untold(k, &a);
   if (a.result && !k->put_off) keep(k, &a);
   bool native = a.result && (a.rec->gave_up || k->put_off);
   PyObject *result = plain ? plain : Py_XNewRef(a.result);
@@ -425,12 +452,13 @@ static PyObject *record(fl_call *k, fl_trace **kept) {
 
 PyObject *fl_call_record(fl_call *k) {
   fl_clock clock;
-  fl_trace *t = NULL;
+  fl_trace *t = NULL, *waiting = k->c->untold;
   k->c->recordings++;
   k->clock = &clock;
   fl_clock_start(&clock, FL_STAGE_record);
   PyObject *result = record(k, &t);
   fl_clock_stop(&clock);
+  if (k->c->untold && k->c->untold != waiting) k->c->untold->times = clock.times;
   if (t) t->times = clock.times;
   fl_trace_release(t);
   return result;

@@ -243,42 +243,6 @@ static PyObject *special(fl_rec *r, fl_cc cls, const call_args *c, PyObject *sel
   return NULL;
 }
 
-/* --- context variables: what a call sets it must reset --- */
-
-static PyObject *var_value(PyObject *var) { /* new reference; NULL without exception when not set */
-  PyObject *v = NULL;
-  if (PyContextVar_Get(var, NULL, &v) < 0) PyErr_Clear();
-  return v;
-}
-
-static void saw_var_set(fl_rec *r, PyObject *var) {
-  fl_eval_state *st = fl_eval_here;
-  if (!var || !PyContextVar_CheckExact(var)) return;
-  if (!st->vars && !(st->vars = PyDict_New())) goto fail;
-  if (PyDict_Contains(st->vars, var)) return;
-  PyObject *now = var_value(var), *pair = now ? PyTuple_Pack(1, now) : PyTuple_New(0);
-  Py_XDECREF(now);
-  if (!pair || PyDict_SetItem(st->vars, var, pair) < 0) goto fail;
-  Py_DECREF(pair);
-  return;
-fail:
-  fl_tell(r, -1);
-}
-
-void fl_call_end(fl_rec *r, fl_eval_state *st) {
-  PyObject *var, *before, *t, *v, *tb;
-  Py_ssize_t pos = 0;
-  if (!st->vars) return;
-  PyErr_Fetch(&t, &v, &tb);
-  while (PyDict_Next(st->vars, &pos, &var, &before)) {
-    PyObject *now = var_value(var), *was = PyTuple_GET_SIZE(before) ? PyTuple_GET_ITEM(before, 0) : NULL;
-    if (now != was) fl_rec_give_up(r, "context variable changed", "ContextVar.set");
-    Py_XDECREF(now);
-  }
-  Py_CLEAR(st->vars);
-  PyErr_Restore(t, v, tb);
-}
-
 /* --- C functions and methods --- */
 
 static void report_mutation(fl_rec *r, const call_args *c, PyObject *self, PyObject *callable) {
@@ -376,11 +340,17 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
     if (cls == FL_CC_MUTATES) saw_args(r, c, self ? 0 : 1);
     if (cls == FL_CC_STORES && !(self ? PyList_Check(self) : c->npos && PyList_Check(c->args[0]))) uses_args(r, c);
     return natively(c);
-  case FL_CC_VAR_SET: saw_var_set(r, self ? self : c->npos ? c->args[0] : NULL); return natively(c);
+  case FL_CC_VAR_SET: {
+    PyObject *var = self ? self : c->npos ? c->args[0] : NULL;
+    size_t at = self ? 0 : 1;
+    fl_vars_will_change(r, var);
+    v = natively(c);
+    fl_vars_changed(r, c->callable, var, c->npos > at ? c->args[at] : NULL, v);
+    return v;
+  }
   case FL_CC_VAR_GET: {
     PyObject *var = self ? self : c->npos ? c->args[0] : NULL;
-    bool own = fl_eval_here->vars && var && PyDict_Contains(fl_eval_here->vars, var) > 0;
-    return own ? natively(c) : call_query(r, c);
+    return fl_vars_own(var) ? natively(c) : call_query(r, c);
   }
   case FL_CC_ELEMENTS:
     if (fl_rec_read_elements(r, self ? self : c->npos ? c->args[0] : Py_None)) {

@@ -32,6 +32,8 @@ typedef struct fl_eval_state {
   int frames;        /* evaluated frames alive: each holds C stack */
   char *stack_floor; /* below this address no frame is evaluated any more */
   PyObject *vars;    /* context variables set in this call and their values before it (absent: not set); NULL */
+  PyObject *sets;    /* list of (variable, token) of those not reset yet, in order; NULL */
+  bool odd_vars;     /* they were not reset last set first */
   unsigned long long state_changes; /* C calls that changed torch's global state so far in this call */
   int locks;                        /* held by evaluated code now */
   bool other_state;                 /* state was changed that cannot be compared */
@@ -114,7 +116,14 @@ PyObject *fl_call_ex(fl_rec *r, PyObject *callable, PyObject *args,
 /* Calls a type's C machinery as type.__call__ does. */
 PyObject *fl_call_type(fl_rec *r, PyTypeObject *type, PyObject *const *args, size_t nargsf, PyObject *kwnames);
 
-/* At the end of a recorded call: context variables must be what they were. Releases st->vars. */
+/* --- eval_vars.c --- */
+/* Around set and reset of a context variable; `arg` is its first argument, `result` what it gave or NULL. */
+void fl_vars_will_change(fl_rec *r, PyObject *var);
+void fl_vars_changed(fl_rec *r, PyObject *callable, PyObject *var, PyObject *arg, PyObject *result);
+bool fl_vars_own(PyObject *var);                           /* it holds what the call has set it to */
+const char *fl_vars_why_no_break(const fl_eval_state *st); /* NULL: those that are set can be set again at replay */
+PyObject *fl_vars_tokens(const fl_eval_state *st); /* tuple of tokens of the variables that are set; new, or NULL */
+/* At the end of a recorded call: context variables must be what they were. Releases what st has of them. */
 void fl_call_end(fl_rec *r, fl_eval_state *st);
 
 /* --- eval_given.c --- */

@@ -78,6 +78,7 @@ struct fl_rec {
   bool random;
   PyObject *raised;             /* what an operator raised, which ended the recording; strong */
   bool says_compiling;          /* torch.compiler.is_compiling() is true */
+  bool keeps_own;               /* no break was possible: an object of the call's own lies where others find it */
   bool asked_compiling;         /* the program looked at torch.compiler.is_compiling() */
   bool any_effects, any_random; /* before it */
   bool rewrites;                /* since the last break a tensor made before it was written to */

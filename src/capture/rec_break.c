@@ -7,6 +7,7 @@
 #include "capture/eval_impl.h"
 #include "capture/rec.h"
 #include "capture/replay_break.h"
+#include "capture/vars.h"
 
 enum { MAX_BREAKS = 64, MAX_DEPTH = 8 };
 
@@ -227,7 +228,8 @@ static const char *why_not_here(fl_rec *r) {
   fl_eval_state *st = fl_eval_here;
   if (!st || st->r != r || st->paused || !st->top) return "not called from an evaluated frame";
   if (r->trace->breaks.len >= MAX_BREAKS) return "64 breaks in one call";
-  if (st->vars && PyDict_GET_SIZE(st->vars)) return "context variables are set";
+  const char *vars = fl_vars_why_no_break(st);
+  if (vars) return vars;
   if (st->locks) return "a lock is held";
   if (st->other_state) return "torch state was changed";
   if (fl_cpy_handled(PyThreadState_Get()) != st->handled) return "an exception is being handled";
@@ -264,22 +266,23 @@ static PyObject *tuple_of(PyObject *const *items, size_t n) {
   return t;
 }
 
-/* (effects' values, callable, arguments, frames ...); new reference, or NULL. */
+/* (tokens, effects' values, callable, arguments, frames ...); new reference, or NULL. */
 static PyObject *state_tuple(fl_rec *r, fl_break *b, PyObject *all, PyObject *callable, PyObject *const *args,
                              size_t n_args) {
   int n = 0, i = 0;
   for (fl_eval_frame *e = fl_eval_here->top; e; e = e->below) n++;
-  PyObject *t = PyTuple_New(3 + n);
+  PyObject *t = PyTuple_New(FL_STATE_FRAMES + n);
   b->n_frames = n;
   b->frames = fl_arena_alloc(&r->trace->arena, ((size_t)n + 1) * sizeof *b->frames);
   if (!t || !b->frames) goto fail;
   size_t n_effects = b->writes.list.len;
-  PyTuple_SET_ITEM(t, 0, n_effects ? PyTuple_GetSlice(all, 1, PyTuple_GET_SIZE(all)) : PyTuple_New(0));
-  PyTuple_SET_ITEM(t, 1, Py_NewRef(callable));
-  PyTuple_SET_ITEM(t, 2, tuple_of(args, n_args));
+  PyTuple_SET_ITEM(t, FL_STATE_TOKENS, fl_vars_tokens(fl_eval_here));
+  PyTuple_SET_ITEM(t, FL_STATE_EFFECTS, n_effects ? PyTuple_GetSlice(all, 1, PyTuple_GET_SIZE(all)) : PyTuple_New(0));
+  PyTuple_SET_ITEM(t, FL_STATE_CALLABLE, Py_NewRef(callable));
+  PyTuple_SET_ITEM(t, FL_STATE_ARGS, tuple_of(args, n_args));
   for (fl_eval_frame *e = fl_eval_here->top; e; e = e->below, i++)
-    PyTuple_SET_ITEM(t, 2 + n - i, frame_tuple(r, e, &b->frames[n - 1 - i]));
-  for (int k = 0; k < 3 + n; k++)
+    PyTuple_SET_ITEM(t, FL_STATE_FRAMES + n - 1 - i, frame_tuple(r, e, &b->frames[n - 1 - i]));
+  for (int k = 0; k < FL_STATE_FRAMES + n; k++)
     if (!PyTuple_GET_ITEM(t, k)) goto fail;
   return t;
 fail:
@@ -293,7 +296,7 @@ fail:
 static void ours(fl_rec *r, PyObject *state) {
   bool ok = fl_rec_keep(r, state) && fl_ptrmap_set(&r->fresh, state, 0);
   for (Py_ssize_t i = 0; ok && i < PyTuple_GET_SIZE(state); i++)
-    if (i != 1) ok = fl_ptrmap_set(&r->fresh, PyTuple_GET_ITEM(state, i), 0);
+    if (i != FL_STATE_CALLABLE) ok = fl_ptrmap_set(&r->fresh, PyTuple_GET_ITEM(state, i), 0);
   if (!ok) fl_rec_give_up(r, "out of memory", "while recording");
 }
 
@@ -307,6 +310,13 @@ static void watch_weights(fl_rec *r, uint32_t storage) {
   }
 }
 
+/* What is in a tuple, or in a container that the call made; new reference, or NULL. */
+static PyObject *items_of(fl_rec *r, PyObject *o) {
+  if (PyTuple_Check(o)) return Py_NewRef(o);
+  bool own = (PyList_CheckExact(o) || is_dict(o) || PySet_Check(o)) && fl_rec_is_fresh(r, o);
+  return own ? fl_guards_snapshot(o) : NULL;
+}
+
 /* Tensors that unknown code sees: what is written to them later, others may see. */
 static void escape(fl_rec *r, fl_break *b, PyObject *o, bool argument, int depth) {
   uint32_t v;
@@ -317,24 +327,56 @@ static void escape(fl_rec *r, fl_break *b, PyObject *o, bool argument, int depth
     if (argument && (r->trace->values.data[v].kind == FL_TVAL_RESULT || r->trace->values.data[v].kind == FL_TVAL_GIVEN))
       b->tensors[b->n_tensors++] = v;
   }
-  for (Py_ssize_t i = 0; PyTuple_Check(o) && depth < MAX_DEPTH && i < PyTuple_GET_SIZE(o); i++)
-    escape(r, b, PyTuple_GET_ITEM(o, i), argument, depth + 1);
+  PyObject *items = depth < MAX_DEPTH ? items_of(r, o) : NULL;
+  for (Py_ssize_t i = 0; items && i < PyTuple_GET_SIZE(items); i++)
+    escape(r, b, PyTuple_GET_ITEM(items, i), argument, depth + 1);
+  Py_XDECREF(items);
 }
 
-static size_t count_items(PyObject *o, int depth) {
+static size_t count_items(fl_rec *r, PyObject *o, int depth) {
   size_t n = 1;
-  for (Py_ssize_t i = 0; PyTuple_Check(o) && depth < MAX_DEPTH && i < PyTuple_GET_SIZE(o); i++)
-    n += count_items(PyTuple_GET_ITEM(o, i), depth + 1);
+  PyObject *items = depth < MAX_DEPTH ? items_of(r, o) : NULL;
+  for (Py_ssize_t i = 0; items && i < PyTuple_GET_SIZE(items); i++)
+    n += count_items(r, PyTuple_GET_ITEM(items, i), depth + 1);
+  Py_XDECREF(items);
   return n;
 }
 
+/* What a context variable holds: containers of the call's own are looked at when unknown code returns. */
+static const char *own_kept(fl_rec *r, PyObject *o, int depth) {
+  PyObject *items = depth < MAX_DEPTH ? items_of(r, o) : NULL;
+  if (!items) return own_object(r, o, 0);
+  const char *why = PyODict_Check(o) ? Py_TYPE(o)->tp_name : NULL;
+  for (Py_ssize_t i = 0; !why && i < PyTuple_GET_SIZE(items); i++)
+    why = own_kept(r, PyTuple_GET_ITEM(items, i), depth + 1);
+  Py_DECREF(items);
+  return why;
+}
+
+/* Whether context variables hold anything that unknown code might keep or change unseen. */
+static const char *own_in_vars(fl_rec *r) {
+  PyObject *tokens = fl_vars_tokens(fl_eval_here), *var, *value;
+  const char *why = NULL;
+  if (!tokens) return PyErr_Clear(), "out of memory";
+  for (Py_ssize_t i = 0; !why && i < PyTuple_GET_SIZE(tokens); i++)
+    why = fl_vars_token(tokens, PyTuple_GET_ITEM(tokens, i), &var, &value) ? own_kept(r, value, 0) : "a token";
+  Py_DECREF(tokens);
+  return why;
+}
+
 static bool note_escapes(fl_rec *r, fl_break *b, PyObject *state, bool shows) {
-  PyObject *args = PyTuple_GET_ITEM(state, 2), *effects = PyTuple_GET_ITEM(state, 0),
-           *callable = PyTuple_GET_ITEM(state, 1);
-  b->tensors = fl_arena_alloc(&r->trace->arena, (count_items(args, 0) + 2) * sizeof *b->tensors);
+  PyObject *args = PyTuple_GET_ITEM(state, FL_STATE_ARGS), *effects = PyTuple_GET_ITEM(state, FL_STATE_EFFECTS),
+           *callable = PyTuple_GET_ITEM(state, FL_STATE_CALLABLE), *tokens = PyTuple_GET_ITEM(state, FL_STATE_TOKENS);
+  size_t n = count_items(r, args, 0) + 2;
+  PyObject *var, *value;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tokens); i++)
+    if (fl_vars_token(tokens, PyTuple_GET_ITEM(tokens, i), &var, &value)) n += count_items(r, value, 0);
+  b->tensors = fl_arena_alloc(&r->trace->arena, n * sizeof *b->tensors);
   if (!b->tensors) return false;
   escape(r, b, effects, false, 0);
   if (shows) return true;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tokens); i++)
+    if (fl_vars_token(tokens, PyTuple_GET_ITEM(tokens, i), &var, &value)) escape(r, b, value, true, 0);
   escape(r, b, args, true, 0);
   PyObject *self = PyCFunction_Check(callable) ? PyCFunction_GET_SELF(callable)
                    : PyMethod_Check(callable)  ? PyMethod_GET_SELF(callable)
@@ -351,12 +393,14 @@ static bool describe(fl_rec *r, fl_break *b, PyObject *callable, PyObject *const
     if ((*detail = shows ? own_instance(r, args[i], 0) : own_object(r, args[i], 0)))
       return *why = "it is given an object made by the call", false;
   if (!shows && (*detail = own_object(r, callable, 0))) return *why = "it is an object made by the call", false;
+  if ((*detail = own_in_vars(r))) return *why = "an object made by the call is in a context variable", false;
   r->writes = &b->writes;
   PyObject *all = fl_rec_settle_writes(r, Py_None), *state;
   if (!all) return false;
   for (Py_ssize_t i = 1; b->writes.list.len && i < PyTuple_GET_SIZE(all); i++)
     if ((*detail = own_object(r, PyTuple_GET_ITEM(all, i), 0))) {
       Py_DECREF(all);
+      r->keeps_own = true;
       return *why = "an object made by the call was kept before it", false;
     }
   fl_rec_find_witnesses(r);
@@ -371,6 +415,7 @@ static bool describe(fl_rec *r, fl_break *b, PyObject *callable, PyObject *const
   if (r->gave_up) return Py_XDECREF(state), false;
   fl_ptrmap made = {0};
   fl_result_asker ask = fl_rec_asker(r, true);
+  ask.tokens = PyTuple_GET_ITEM(state, FL_STATE_TOKENS);
   r->made = &made;
   *why = fl_result_make(&b->state, &r->trace->arena, state, &ask, detail);
   r->made = NULL;
@@ -398,6 +443,7 @@ bool fl_rec_can_break(fl_rec *r) {
   if (!state) return false;
   ours(r, state);
   fl_result_asker ask = fl_rec_asker(r, true);
+  ask.tokens = PyTuple_GET_ITEM(state, FL_STATE_TOKENS);
   ok = !fl_result_make(&recipe, &r->trace->arena, state, &ask, &detail);
   fl_result_release(&recipe);
   Py_DECREF(state);
@@ -451,9 +497,8 @@ static void begin_stretch(fl_rec *r, fl_break *b) {
   r->first_storage = r->storage_head.len;
 }
 
-static bool take(fl_rec *r, fl_break *b, PyObject *result) {
-  const char *why = NULL;
-  if (!same_state(r)) why = "torch's global state";
+static bool take(fl_rec *r, fl_break *b, PyObject *result, const char *why) {
+  if (!why && !same_state(r)) why = "torch's global state";
   if (!why) why = fl_back_arguments_why_not(r->trace, r->args, r->n_args, r->kwnames, r->inputs);
   if (why) return fl_rec_give_up(r, "changed by unknown code", why), false;
   bool ok = take_back(r, &b->back, result, (uint32_t)r->trace->breaks.len - 1, 0);
@@ -476,17 +521,24 @@ void fl_rec_show(fl_rec *r) { change_modes(r, true); }
 /* Outside the recording: nothing is seen of what happens. */
 static PyObject *call_outside(fl_rec *r, fl_break *b, PyObject *callable, PyObject *const *args, size_t nargsf,
                               PyObject *kwnames) {
-  PyObject *type, *value, *tb, *result = NULL;
-  if (fl_dispatch_pop() < 0) return NULL;
+  PyObject *type, *value, *tb, *result = NULL, *tokens = fl_vars_tokens(fl_eval_here);
+  fl_vars_watch vars = {0};
+  if (!tokens || fl_vars_watch_begin(&vars, tokens) < 0 || fl_dispatch_pop() < 0) {
+    Py_XDECREF(tokens);
+    (void)fl_vars_watch_end(&vars);
+    return NULL;
+  }
   if (r->says_compiling && fl_compiling(false) < 0) PyErr_Clear();
   fl_eval_pause(1);
   result = PyObject_Vectorcall(callable, args, nargsf, kwnames);
   fl_eval_pause(0);
+  const char *vars_why = fl_vars_watch_end(&vars);
+  Py_DECREF(tokens);
   PyErr_Fetch(&type, &value, &tb);
   if (!result)
     fl_rec_give_up(r, "unknown code raised", b->detail);
   else
-    take(r, b, result);
+    take(r, b, result, vars_why);
   if (r->says_compiling && fl_compiling(true) < 0) PyErr_Clear();
   if (!fl_eval_rehook()) fl_rec_give_up(r, "another frame hook or a tracer was set", b->detail);
   if (fl_dispatch_push(r->mode) < 0) {

@@ -5,8 +5,7 @@
 #include <string.h>
 
 #include "capture/result.h"
-
-enum { FL_STATE_EFFECTS, FL_STATE_CALLABLE, FL_STATE_ARGS, FL_STATE_FRAMES };
+#include "capture/vars.h"
 
 PyObject *fl_back_none(void) {
   static PyObject *none;
@@ -188,10 +187,16 @@ static PyObject *in_frames(void *ctx, bool *go_on) {
   char buf[160] = "";
   if (in->leave) {
     Py_CLEAR(in->state);
+    Py_CLEAR(in->run->tokens); /* the frames reset what is set */
     return *go_on = true, Py_NewRef(in->run->last_back);
   }
+  fl_vars_watch vars;
+  bool watched = fl_vars_watch_begin(&vars, in->run->tokens) == 0;
+  if (!watched) PyErr_Clear();
   PyObject *back = call(in);
-  const char *why = back ? after(in->run, b, back, buf, sizeof buf) : "it raised";
+  const char *changed = fl_vars_watch_end(&vars);
+  if (!watched) changed = "out of memory";
+  const char *why = !back ? "it raised" : changed ? changed : after(in->run, b, back, buf, sizeof buf);
   if (!why) {
     Py_XSETREF(in->run->last_back, back);
     in->run->last = b;
@@ -199,7 +204,8 @@ static PyObject *in_frames(void *ctx, bool *go_on) {
   }
   b->exits++;
   snprintf(b->exit_why, sizeof b->exit_why, "%s", why);
-  Py_CLEAR(in->state); /* the frames hold what they need */
+  Py_CLEAR(in->state); /* the frames hold what they need, and reset what is set */
+  Py_CLEAR(in->run->tokens);
   return *go_on = true, back;
 }
 
@@ -232,8 +238,21 @@ static int run_frames(inside *in, PyObject **out) {
   return 1;
 }
 
+static void reset_vars(fl_run *run) {
+  if (run->tokens) fl_vars_reset(run->tokens);
+  Py_CLEAR(run->tokens);
+}
+
+/* Sets the context variables that are set there. NULL with an exception. */
+static PyObject *build_state(fl_run *run, const fl_break *b) {
+  reset_vars(run);
+  PyObject *state = fl_result_build(&b->state, run->values);
+  if (state) run->tokens = Py_NewRef(PyTuple_GET_ITEM(state, FL_STATE_TOKENS));
+  return state;
+}
+
 int fl_break_run(fl_run *run, fl_break *b, PyObject **out) {
-  inside in = {.run = run, .b = b, .state = fl_result_build(&b->state, run->values)};
+  inside in = {.run = run, .b = b, .state = build_state(run, b)};
   if (!in.state) return -1;
   b->count++;
   if (fl_effects_apply(&b->writes, &PyTuple_GET_ITEM(PyTuple_GET_ITEM(in.state, FL_STATE_EFFECTS), 0)) < 0) {
@@ -246,11 +265,14 @@ int fl_break_run(fl_run *run, fl_break *b, PyObject **out) {
 PyObject *fl_break_leave(fl_run *run, const char *why) {
   fl_break *b = run->last;
   PyObject *out = NULL;
-  inside in = {.run = run, .b = b, .state = fl_result_build(&b->state, run->values), .leave = true};
+  inside in = {.run = run, .b = b, .state = build_state(run, b), .leave = true};
   if (!in.state) return NULL;
   b->exits++;
   snprintf(b->exit_why, sizeof b->exit_why, "%s", why);
   return run_frames(&in, &out) == 1 ? out : NULL;
 }
 
-void fl_run_end(fl_run *run) { Py_CLEAR(run->last_back); }
+void fl_run_end(fl_run *run) {
+  reset_vars(run);
+  Py_CLEAR(run->last_back);
+}

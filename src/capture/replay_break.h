@@ -11,6 +11,9 @@ typedef struct fl_call_args {
   PyObject *kwnames;
 } fl_call_args;
 
+/* The state of a break is a tuple of these. */
+enum { FL_STATE_TOKENS, FL_STATE_EFFECTS, FL_STATE_CALLABLE, FL_STATE_ARGS, FL_STATE_FRAMES };
+
 /* One run of a trace with breaks. */
 typedef struct fl_run {
   fl_trace *t;
@@ -19,6 +22,7 @@ typedef struct fl_run {
   const fl_call_args *call;
   fl_break *last;      /* the newest break behind us, or NULL */
   PyObject *last_back; /* what it gave; owned */
+  PyObject *tokens;    /* of context variables that are set for the program; owned, or NULL */
 } fl_run;
 
 /* The break before step `at`, if it comes next: calls what it calls, checks what the next stretch relies on. 0: go on; 1: *out is

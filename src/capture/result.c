@@ -6,6 +6,7 @@
 #include "capture/ccalls.h"
 #include "capture/interop.h"
 #include "capture/ptrmap.h"
+#include "capture/vars.h"
 
 static const char OOM[] = "out of memory";
 
@@ -185,6 +186,14 @@ static const char *describe_call(maker *m, PyObject *o, uint32_t *out) {
   return why;
 }
 
+static const char *describe_token(maker *m, PyObject *o, uint32_t *out) {
+  fl_result_node n = {.kind = FL_RESULT_TOKEN};
+  PyObject *value;
+  m->detail = "a token of a context variable";
+  if (!fl_vars_token(m->ask->tokens, o, &n.object, &value)) return "a result of a kind that cannot be made again";
+  return describe_items(m, &n, &value, 1, o, out);
+}
+
 /* *out_why as describe; false when it is of no such kind. */
 static bool describe_frames_own(maker *m, PyObject *o, uint32_t *out, const char **out_why) {
   fl_result_node n = {.kind = FL_RESULT_METHOD};
@@ -272,6 +281,7 @@ static const char *describe(maker *m, PyObject *o, uint32_t *out) {
   if (fl_ptrmap_get(&m->seen, o, out)) return NULL;
   fl_result_node value = {.kind = FL_RESULT_VALUE};
   if (m->ask->unknown && m->ask->unknown(m->ask->ctx, o, &value.index)) return add(m, o, &value, out);
+  if (m->ask->tokens && PyContextToken_CheckExact(o)) return describe_token(m, o, out);
   if (fl_tensor_check(o)) {
     fl_result_node n = {.kind = FL_RESULT_VALUE};
     if (m->ask->tensor(m->ask->ctx, o, &n.index)) return add(m, o, &n, out);
@@ -402,6 +412,7 @@ static PyObject *make_node(const fl_result_node *n, PyObject **made, PyObject *c
   case FL_RESULT_FUNCTION: return function_from(n, made);
   case FL_RESULT_METHOD: return PyMethod_New(made[n->items[0]], made[n->items[1]]);
   case FL_RESULT_BUILTIN: return builtin_from(n, made);
+  case FL_RESULT_TOKEN: return PyContextVar_Set(n->object, made[n->items[0]]);
   case FL_RESULT_CALL: return call_from(n, made);
   case FL_RESULT_STRUCT:
     tmp = tuple_from(&PyTuple_Type, n, made);
@@ -427,6 +438,8 @@ PyObject *fl_result_build(const fl_result *r, PyObject *const *values) {
   for (; done < n; done++)
     if (!(made[done] = make_node(&r->nodes.data[done], made, values))) break;
   PyObject *out = done == n ? Py_NewRef(made[r->root]) : NULL;
+  for (size_t i = done; !out && i-- > 0;)
+    if (r->nodes.data[i].kind == FL_RESULT_TOKEN) fl_vars_undo(made[i]);
   for (size_t i = 0; i < done; i++) Py_DECREF(made[i]);
   if (made != local) fl_free(made);
   return out;

@@ -26,6 +26,7 @@ typedef enum fl_result_kind {
   FL_RESULT_FUNCTION, /* code, globals, qualified name; defaults, keyword defaults, closure, annotations or None */
   FL_RESULT_METHOD,   /* function and self */
   FL_RESULT_BUILTIN,  /* a C method bound to its item */
+  FL_RESULT_TOKEN,    /* of context variable `object`, which it sets to its item */
   FL_RESULT_CALL      /* an iterator or slice: by calling `object` with the items; index 1: the last is its state */
 } fl_result_kind;
 
@@ -59,6 +60,8 @@ typedef struct fl_result_asker {
    * object that would be made anew is the call's own. */
   bool (*argument_value)(void *ctx, PyObject *object, uint32_t *out_value);
   bool (*made)(void *ctx, PyObject *object);
+  PyObject
+      *tokens; /* tuple: of context variables that are set (vars.h), in order. The recipe must come to them first */
 } fl_result_asker;
 
 /* Its objects' state is their items and __dict__ and nothing else: every type up to `base` is a Python class without slots. */
