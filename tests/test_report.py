@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import framelift
 from framelift import Explanation
 
 
@@ -22,6 +23,7 @@ def report(**changes):
                 "steps": 3,
                 "arena_bytes": 2048,
                 "const_bytes": 3 << 20,
+                "memory": {"contexts": 2, "programs": 0, "arena": 4096, "stages": 0, "packed": 3 << 20},
             }
         ],
         "eager": [],
@@ -32,7 +34,16 @@ def report(**changes):
         "lowered": 2,
         "dead": 0,
         "parts": [
-            {"kind": "engine", "operators": 2, "ops": {}, "nodes": 2, "steps": 2, "arena_bytes": 0, "const_bytes": 12},
+            {
+                "kind": "engine",
+                "operators": 2,
+                "ops": {},
+                "nodes": 2,
+                "steps": 2,
+                "arena_bytes": 0,
+                "const_bytes": 12,
+                "memory": {"contexts": 1, "programs": 2, "arena": 0, "literals": 12},
+            },
             {"kind": "eager", "operators": 1, "ops": {"aten.sort.default": 1}, "reason": "too small"},
         ],
         "eager": [
@@ -74,6 +85,29 @@ def test_sums_over_segments():
     assert [(b.reason, b.place) for b in e.breaks] == [("value of a tensor", "net.py:9")]
     assert e.misses == {"tensor: sizes of x": 2}
     assert e.graphs[0].cosine == 0.9999999 and e.graphs[1].cosine is None
+
+
+def test_memory_by_kind():
+    explanation = Explanation(report())
+    assert explanation.memory == {"arena": 4096, "stages": 0, "packed": 3 << 20, "literals": 12}
+    assert "arena 4.0 KiB, packed 3.0 MiB" in str(explanation)
+    assert "literals 12 B" in str(explanation)
+    assert json.loads(explanation.to_json())["memory"]["packed"] == 3 << 20
+
+
+def test_memory_of_an_engine():
+    torch = pytest.importorskip("torch")
+    fast = framelift.compile(torch.nn.Linear(32, 48))
+    with torch.inference_mode():
+        for _ in range(2):
+            fast(torch.ones(8, 32))
+    explanation = framelift.explain(fast)
+    (part,) = explanation.partitions
+    assert part.memory["contexts"] == 1
+    assert part.arena_bytes >= part.arena_least_bytes
+    held = dict(explanation.memory)
+    assert held.pop("arena") == part.arena_bytes
+    assert sum(held.values()) == part.const_bytes
 
 
 def test_sums_over_traces():

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 
+COUNTS = ("contexts", "programs")  # in a partition's memory, beside bytes
 DEAD = "nobody needs its result"  # lowering's reason for operators that run nowhere
 
 
@@ -62,7 +63,9 @@ class Partition:
     nodes: int
     steps: int
     arena_bytes: int
+    arena_least_bytes: int  # what is alive in one step at most: no arena could be smaller
     const_bytes: int
+    memory: dict  # of the engine: kind -> bytes held now on its device, see Explanation.memory
     device: str | None  # of the engine
     precision: str | None  # "f16", "bf16": what it computes float32 operators in; None: as they were recorded
 
@@ -194,6 +197,18 @@ class Explanation:
         return sum(p.kind == "engine" for p in self.partitions)
 
     @property
+    def memory(self):
+        """{kind: bytes} that the engines hold now on their devices, beside the caller's weights and results.
+
+        "arena": between steps; "stages": stand for the caller's tensors in recorded programs; "workspaces": of
+        libraries; "graphs": CUDA graphs, as the driver's free memory tells it; and what is made of weights: "computed"
+        (folded), "joined" (several side by side), "copied" (in another layout), "packed", "literals".
+        """
+        held = [p.memory for p in self.partitions if p.memory]
+        kinds = dict.fromkeys(kind for m in held for kind in m if kind not in COUNTS)
+        return {kind: sum(m.get(kind, 0) for m in held) for kind in kinds}
+
+    @property
     def eager(self):
         """Operators left to PyTorch, with reasons, most frequent first; dead operators are not among them."""
         left = [e for s in self.graphs for e in s.eager if e.reason != DEAD]
@@ -209,6 +224,7 @@ class Explanation:
         return {
             **self.raw,
             **{name: getattr(self, name) for name in summary},
+            "memory": self.memory,
             "partitions": [asdict(p) for p in self.partitions],
             "breaks": [asdict(b) for b in self.breaks],
             "checks": [asdict(b) for b in self.checks],
@@ -247,6 +263,7 @@ class Explanation:
                 ("in", "runs in", "operators", "nodes", "steps", "arena", "constants", "reason"),
                 self._part_rows(),
             ),
+            ("memory", ("in", "contexts", "programs", "holds"), self._memory_rows()),
             ("backends", ("segment", "chosen", "times", "reason"), self._backend_rows()),
             ("checked against eager", ("segment", "cosine", "max rel err"), self._verify_rows()),
             (
@@ -322,6 +339,19 @@ class Explanation:
                     )
                 )
         return rows
+
+    def _memory_rows(self):
+        return [
+            (
+                name,
+                str(part.memory["contexts"]),
+                str(part.memory["programs"]),
+                ", ".join(f"{k} {_bytes(n)}" for k, n in part.memory.items() if n and k not in COUNTS) or "nothing",
+            )
+            for name, segment in self._named_segments()
+            for part in segment.parts
+            if part.memory
+        ]
 
     def _verify_rows(self):
         return [

@@ -47,6 +47,24 @@ static PyObject *device_of(const fl_segment *s) {
   return PyUnicode_FromFormat("%s:%d", s->backend->name, s->device.id);
 }
 
+/* What an engine holds of its device's memory, in bytes, and how many contexts and programs hold it. */
+static PyObject *memory_of(fl_engine *e) {
+  static const char *const kinds[FL_CONST_KINDS] = {"computed", "literals", "joined", "copied", "packed"};
+  const fl_plan *plan = fl_engine_plan(e);
+  fl_engine_memory m = fl_engine_memory_of(e);
+  PyObject *d = PyDict_New();
+  if (!d) return NULL;
+  bool ok = put(d, "contexts", PyLong_FromLong(m.contexts)) == 0 && put(d, "arena", PyLong_FromSize_t(m.arenas)) == 0 &&
+            put(d, "stages", PyLong_FromSize_t(m.stages)) == 0 &&
+            put(d, "workspaces", PyLong_FromSize_t(m.workspaces)) == 0 &&
+            put(d, "programs", PyLong_FromLong(m.programs)) == 0 &&
+            put(d, "graphs", PyLong_FromSize_t(m.programs_bytes)) == 0;
+  for (int i = 0; ok && i < FL_CONST_KINDS; i++)
+    ok = put(d, kinds[i], PyLong_FromSize_t(plan->const_kind_bytes[i])) == 0;
+  if (!ok) Py_CLEAR(d);
+  return d;
+}
+
 static PyObject *part_of(const fl_trace *t, const fl_segment *s, const fl_seg_part *p) {
   const fl_plan *plan = p->engine ? fl_engine_plan(p->engine) : NULL;
   PyObject *d = PyDict_New();
@@ -56,6 +74,8 @@ static PyObject *part_of(const fl_trace *t, const fl_segment *s, const fl_seg_pa
       put(d, "reason", text(p->reason)) < 0 || put(d, "nodes", PyLong_FromLong(p->engine_nodes)) < 0 ||
       put(d, "steps", PyLong_FromSize_t(plan ? plan->run.len : 0)) < 0 ||
       put(d, "arena_bytes", PyLong_FromSize_t(plan ? plan->arena_bytes : 0)) < 0 ||
+      put(d, "arena_least_bytes", PyLong_FromSize_t(plan ? plan->arena_floor_bytes : 0)) < 0 ||
+      put(d, "memory", plan ? memory_of(p->engine) : PyDict_New()) < 0 ||
       put(d, "device", plan ? device_of(s) : Py_NewRef(Py_None)) < 0 ||
       put(d, "precision", text(plan && s->precision != FL_F32 ? fl_dtype_name(s->precision) : NULL)) < 0 ||
       put(d, "const_bytes", PyLong_FromSize_t(plan ? plan->const_bytes : 0)) < 0)

@@ -32,6 +32,13 @@ typedef struct fl_work {
   int n_before, n_after;
 } fl_work;
 
+/* What a queue holds of the backend's memory, for reports. */
+typedef struct fl_queue_memory {
+  size_t workspace_bytes;
+  int programs;         /* recorded */
+  size_t program_bytes; /* that they take, as far as it can be seen */
+} fl_queue_memory;
+
 typedef struct fl_backend {
   const char *name;
   const void *device; /* the backend's own: which of several devices of a kind. NULL on the CPU */
@@ -53,6 +60,9 @@ typedef struct fl_backend {
   void (*queue_destroy)(fl_queue *q); /* takes; NULL allowed */
   /* FL_INVALID where eager would raise. A backend that is not immediate tells that at the latest in the next call. */
   FL_MUST_USE fl_status (*run)(fl_queue *q, const fl_work *work);
+  /* Of a staged backend, NULL allowed: the program of this variant is not needed any more. Returns when its work is done. */
+  void (*forget)(fl_queue *q, int variant);
+  void (*memory)(const fl_queue *q, fl_queue_memory *out); /* NULL: nothing to tell */
   /* Of a backend that is not immediate: runs the work once with marks, and adds the microseconds from mark i to mark i + 1
    * to us[i], for n parts. The walk calls `mark` with 0 to n. */
   FL_MUST_USE fl_status (*profile)(fl_queue *q, const fl_work *work, int n, double *us);

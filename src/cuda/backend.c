@@ -60,6 +60,8 @@ const fl_backend fl_cuda_table = {.name = "cuda",
                                   .queue_create = fl_cuda_queue_create,
                                   .queue_destroy = fl_cuda_queue_destroy,
                                   .run = fl_cuda_run,
+                                  .forget = fl_cuda_forget,
+                                  .memory = fl_cuda_queue_memory,
                                   .profile = fl_cuda_profile,
                                   .mark = fl_cuda_mark};
 

@@ -151,6 +151,28 @@ static fl_status record(fl_cuda_queue *q, const fl_work *work, fl_cu_graph_exec 
   return s;
 }
 
+static size_t free_memory(const fl_cuda_queue *q) {
+  size_t left = 0, all;
+  return q->device->api->cuMemGetInfo_v2(&left, &all) ? 0 : left;
+}
+
+/* Others may allocate meanwhile: a figure for reports. */
+static void note_size(fl_cuda_queue *q, int variant) {
+  size_t left = q->free_before ? free_memory(q) : 0;
+  if (q->free_before) q->exec_bytes[variant] = left && left < q->free_before ? q->free_before - left : 0;
+  q->free_before = 0;
+}
+
+void fl_cuda_queue_memory(const fl_queue *base, fl_queue_memory *out) {
+  const fl_cuda_queue *q = (const fl_cuda_queue *)base;
+  *out = (fl_queue_memory){0};
+  for (const fl_cuda_block *b = q->workspace; b; b = b->next) out->workspace_bytes += b->bytes;
+  for (int i = 0; i < FL_QUEUE_VARIANTS; i++) {
+    out->programs += q->exec[i] != NULL;
+    out->program_bytes += q->exec[i] ? q->exec_bytes[i] : 0;
+  }
+}
+
 static fl_status capture(fl_cuda_queue *q, const fl_work *work) {
   const fl_cuda_api *api = q->device->api;
   fl_cu_graph_exec *exec = &q->exec[work->variant];
@@ -159,6 +181,7 @@ static fl_status capture(fl_cuda_queue *q, const fl_work *work) {
   *exec = NULL;
   fl_stage before = fl_stage_enter(FL_STAGE_capture);
   fl_status s = walk_and_compile(q, work);
+  q->free_before = s ? 0 : free_memory(q);
   if (!s) s = record(q, work, exec);
   fl_stage_enter(before);
   return s;
@@ -195,6 +218,7 @@ static fl_status launch(fl_cuda_queue *q, const fl_work *work) {
   FL_TRY(fl_cuda_check(api->cuStreamWaitEvent(stream, q->done, 0), "the run before"));
   FL_TRY(transfer(q, work->before, work->n_before, stream));
   FL_TRY(fl_cuda_check(api->cuGraphLaunch(q->exec[work->variant], stream), "graph launch"));
+  note_size(q, work->variant);
   FL_TRY(transfer(q, work->after, work->n_after, stream));
   FL_TRY(fl_cuda_check(api->cuEventRecord(q->done, stream), "event"));
   if (!work->wait) return NULL;
@@ -208,6 +232,15 @@ fl_status fl_cuda_run(fl_queue *base, const fl_work *work) {
   fl_status s = launch(q, work);
   leave(q);
   return s;
+}
+
+void fl_cuda_forget(fl_queue *base, int variant) {
+  fl_cuda_queue *q = (fl_cuda_queue *)base;
+  enter(q);
+  q->device->api->cuEventSynchronize(q->done);
+  if (q->exec[variant]) q->device->api->cuGraphExecDestroy(q->exec[variant]);
+  q->exec[variant] = NULL;
+  leave(q);
 }
 
 /* --- profiling: events recorded inside the graph --- */

@@ -17,6 +17,8 @@ FL_MUST_USE fl_status fl_cuda_upload(const fl_backend *b, void *dst, const void 
 FL_MUST_USE fl_status fl_cuda_queue_create(const fl_backend *b, fl_pool *pool, fl_queue **out);
 void fl_cuda_queue_destroy(fl_queue *q);
 FL_MUST_USE fl_status fl_cuda_run(fl_queue *q, const fl_work *work);
+void fl_cuda_forget(fl_queue *q, int variant);
+void fl_cuda_queue_memory(const fl_queue *q, fl_queue_memory *out);
 FL_MUST_USE fl_status fl_cuda_profile(fl_queue *q, const fl_work *work, int n, double *us);
 void fl_cuda_mark(fl_queue *q, int i);
 

@@ -5,6 +5,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "rt/programs.h"
+
 /* A program made ready: each step with its tensors, addresses filled in but for those the caller gives. */
 typedef struct ready_step {
   void (*run)(const fl_run_args *args);
@@ -22,15 +24,6 @@ typedef struct patches {
   size_t len;
 } patches;
 
-/* A program of a staged backend that was recorded with the caller's own addresses, for when they come again. */
-typedef struct direct {
-  const void **at; /* of inputs, then outputs; NULL = free */
-  uint64_t used;
-  bool fresh; /* to be recorded, or recorded anew since weights moved */
-} direct;
-
-enum { SEEN = 8, MAX_RECORDINGS = 16, DIRECT_ALIGN = 64 };
-
 typedef struct context {
   struct context *next; /* in the engine's list of free ones */
   ready_step *steps;
@@ -40,13 +33,8 @@ typedef struct context {
   char *arena;
   fl_queue *queue;
   uint64_t weights_seen; /* engine's weight version that the tensors hold */
-  bool fresh;            /* never run */
-  fl_transfer
-      *transfers; /* of a staged backend: inputs, then outputs; the block is the side that the caller does not give */
-  int n_stages;
-  direct variants[FL_QUEUE_VARIANTS]; /* the first is unused: that program reads and writes the stages */
-  uint64_t seen[SEEN], calls;         /* addresses of the last calls that used the stages, as hashes */
-  int recordings;
+  bool fresh;            /* never run; of a backend that records no programs */
+  fl_programs programs;  /* of a staged backend */
 } context;
 
 struct fl_engine {
@@ -64,16 +52,10 @@ struct fl_engine {
 
 /* --- contexts --- */
 
-static void *stage_of(const context *c, const fl_plan *p, int i) {
-  return i < p->n_inputs ? c->transfers[i].to : (void *)(uintptr_t)c->transfers[i].from;
-}
-
 static void context_destroy(const fl_engine *e, context *c) {
   if (!c) return;
   e->backend->queue_destroy(c->queue); /* waits for its work */
-  for (int i = 0; i < c->n_stages; i++) e->backend->release(e->backend, stage_of(c, e->plan, i));
-  for (int i = 0; i < FL_QUEUE_VARIANTS; i++) fl_free(c->variants[i].at);
-  fl_free(c->transfers);
+  fl_programs_destroy(&c->programs);
   fl_free(c->steps);
   fl_free(c->tensors);
   fl_free(c->inputs.data);
@@ -141,30 +123,6 @@ static fl_status alloc_tables(const fl_engine *e, context *c, const fl_step *ste
   return NULL;
 }
 
-static size_t span_bytes(const fl_operand *o) {
-  int64_t last = 0;
-  if (fl_type_numel(&o->type) == 0) return 0;
-  for (int i = 0; i < o->type.rank; i++) last += (o->type.dims[i] - 1) * o->strides[i];
-  return (size_t)(last + 1) * fl_dtype_size(o->type.dtype);
-}
-
-/* Blocks that stand for the caller's tensors, whose places are then the same in every call. */
-static fl_status make_stages(const fl_engine *e, context *c) {
-  const fl_plan *p = e->plan;
-  int n = p->n_inputs + p->n_outputs;
-  c->transfers = fl_calloc((size_t)n + 1, sizeof *c->transfers);
-  if (!c->transfers) return fl_oom();
-  for (int i = 0; i < n; i++) {
-    bool in = i < p->n_inputs;
-    size_t bytes = span_bytes(in ? &p->inputs[i] : &p->outputs[i - p->n_inputs]);
-    void *block = e->backend->allocate(e->backend, bytes);
-    if (!block) return fl_oom();
-    c->transfers[i] = in ? (fl_transfer){.to = block, .bytes = bytes} : (fl_transfer){.from = block, .bytes = bytes};
-    c->n_stages = i + 1;
-  }
-  return NULL;
-}
-
 static fl_status fill_context(const fl_engine *e, context *c, const fl_step *steps, size_t n, size_t arena_bytes) {
   c->n_steps = n;
   c->fresh = true;
@@ -174,7 +132,7 @@ static fl_status fill_context(const fl_engine *e, context *c, const fl_step *ste
   FL_TRY(alloc_tables(e, c, steps, n));
   ready_program(e, c, steps, n);
   if (!e->backend->staged || steps != e->plan->run.data) return NULL;
-  return make_stages(e, c);
+  return fl_programs_init(&c->programs, e->plan);
 }
 
 static fl_status context_create(const fl_engine *e, const fl_step *steps, size_t n, size_t arena_bytes, context **out) {
@@ -234,92 +192,16 @@ static void patch_addresses(context *c, const void *const *inputs, void *const *
   }
 }
 
-static void patch_stages(const fl_plan *plan, context *c) {
+static void patch_stages(context *c) {
   for (size_t i = 0; i < c->inputs.len; i++) {
     const patch *p = &c->inputs.data[i];
-    c->tensors[p->tensor].data = (char *)stage_of(c, plan, (int)p->index) + p->offset;
+    c->tensors[p->tensor].data = (char *)fl_programs_stage(&c->programs, (int)p->index) + p->offset;
   }
   for (size_t i = 0; i < c->outputs.len; i++) {
     const patch *p = &c->outputs.data[i];
-    c->tensors[p->tensor].data = (char *)stage_of(c, plan, plan->n_inputs + (int)p->index) + p->offset;
+    int stage = c->programs.plan->n_inputs + (int)p->index;
+    c->tensors[p->tensor].data = (char *)fl_programs_stage(&c->programs, stage) + p->offset;
   }
-}
-
-/* --- programs for the caller's own addresses ---
- * A recording costs about as much as a thousand copies, so that one is made for addresses that have come before only, and
- * not for ever new ones. Programs may count on the alignment that stages have. */
-
-static const void *address_of(const fl_plan *plan, const void *const *inputs, void *const *outputs, int i) {
-  return i < plan->n_inputs ? inputs[i] : outputs[i - plan->n_inputs];
-}
-
-static int find_direct(const context *c, const fl_plan *plan, const void *const *inputs, void *const *outputs) {
-  for (int v = 1; v < FL_QUEUE_VARIANTS; v++) {
-    int i = 0;
-    if (!c->variants[v].at) continue;
-    while (i < c->n_stages && c->variants[v].at[i] == address_of(plan, inputs, outputs, i)) i++;
-    if (i == c->n_stages) return v;
-  }
-  return 0;
-}
-
-/* False for what must go through the stages: memory that is not aligned as they are. */
-static bool hash_addresses(const context *c, const fl_plan *plan, const void *const *inputs, void *const *outputs,
-                           uint64_t *out) {
-  *out = 0xcbf29ce484222325;
-  for (int i = 0; i < c->n_stages; i++) {
-    uintptr_t at = (uintptr_t)address_of(plan, inputs, outputs, i);
-    if (at % DIRECT_ALIGN) return false;
-    *out = (*out ^ at) * 0x100000001b3;
-  }
-  return true;
-}
-
-static bool was_seen(context *c, uint64_t hash) {
-  for (int i = 0; i < SEEN; i++)
-    if (c->seen[i] == hash) return true;
-  c->seen[c->calls % SEEN] = hash;
-  return false;
-}
-
-/* The program least used, for these addresses. 0 when out of memory. */
-static int take_direct(context *c, const fl_plan *plan, const void *const *inputs, void *const *outputs) {
-  int v = 1;
-  for (int i = 2; i < FL_QUEUE_VARIANTS; i++)
-    if (c->variants[i].used < c->variants[v].used) v = i;
-  direct *d = &c->variants[v];
-  if (!d->at) d->at = fl_malloc((size_t)c->n_stages * sizeof *d->at);
-  if (!d->at) return 0;
-  for (int i = 0; i < c->n_stages; i++) d->at[i] = address_of(plan, inputs, outputs, i);
-  d->fresh = true;
-  c->recordings++;
-  return v;
-}
-
-static int choose_variant(context *c, const fl_plan *plan, const void *const *inputs, void *const *outputs) {
-  uint64_t hash;
-  if (!c->n_stages) return 0;
-  c->calls++;
-  int v = find_direct(c, plan, inputs, outputs);
-  if (!v && c->recordings < MAX_RECORDINGS && hash_addresses(c, plan, inputs, outputs, &hash) && was_seen(c, hash))
-    v = take_direct(c, plan, inputs, outputs);
-  c->variants[v].used = c->calls;
-  return v;
-}
-
-/* Makes the context's tensors, if the program is to be recorded, and the work's copies fit the call. */
-static void address(const fl_plan *plan, context *c, const void *const *inputs, void *const *outputs, fl_work *work) {
-  if (!c->n_stages || (work->variant && work->changed))
-    patch_addresses(c, inputs, outputs);
-  else if (work->changed)
-    patch_stages(plan, c);
-  if (!c->n_stages || work->variant) return;
-  for (int i = 0; i < plan->n_inputs; i++) c->transfers[i].from = inputs[i];
-  for (int i = 0; i < plan->n_outputs; i++) c->transfers[plan->n_inputs + i].to = outputs[i];
-  work->before = c->transfers;
-  work->n_before = plan->n_inputs;
-  work->after = c->transfers + plan->n_inputs;
-  work->n_after = plan->n_outputs;
 }
 
 /* What is not a pack. */
@@ -341,22 +223,47 @@ static void walk_steps(void *arg) {
   for (size_t i = 0; i < w->c->n_steps; i++) run_step(w->backend, &w->c->steps[i]);
 }
 
-static bool *fresh_of(context *c, int variant) { return variant ? &c->variants[variant].fresh : &c->fresh; }
+/* Where the call finds its inputs and outputs, in which program; and whether that must be walked. */
+static fl_status address(context *c, const void *const *inputs, void *const *outputs, bool marked, fl_work *work,
+                         bool **out_fresh) {
+  *out_fresh = &c->fresh;
+  work->changed = c->fresh || marked;
+  if (!c->programs.plan) {
+    patch_addresses(c, inputs, outputs);
+    return NULL;
+  }
+  fl_program *program;
+  if (marked && fl_programs_aligned(&c->programs, inputs, outputs)) {
+    patch_addresses(c, inputs, outputs); /* recorded for this once */
+    return NULL;
+  }
+  FL_TRY(fl_programs_choose(&c->programs, c->queue, inputs, outputs, work, &program));
+  *out_fresh = &program->fresh;
+  work->changed = program->fresh || marked;
+  if (!work->changed) return NULL;
+  if (work->variant)
+    patch_addresses(c, inputs, outputs);
+  else
+    patch_stages(c);
+  return NULL;
+}
 
 static fl_status run(fl_engine *e, const void *const *inputs, void *const *outputs, void (*steps)(void *), double *us) {
   context *c;
   FL_TRY(borrow_context(e, &c));
   walk w = {e->backend, c, us};
-  bool marked = us && !e->backend->immediate;
-  fl_work work = {.walk = steps, .arg = &w, .variant = marked ? 0 : choose_variant(c, e->plan, inputs, outputs)};
-  if (patch_weights(e, c))
-    for (int v = 0; v < FL_QUEUE_VARIANTS; v++) *fresh_of(c, v) = true;
-  bool *fresh = fresh_of(c, work.variant);
-  work.changed = *fresh || marked;
-  address(e->plan, c, inputs, outputs, &work);
-  *fresh = true;
-  fl_status s = marked ? e->backend->profile(c->queue, &work, (int)c->n_steps, us) : e->backend->run(c->queue, &work);
-  *fresh = s != NULL || marked; /* a queue's own program is not the one that was profiled */
+  bool marked = us && !e->backend->immediate, *fresh;
+  fl_work work = {.walk = steps, .arg = &w};
+  if (patch_weights(e, c)) {
+    c->fresh = true;
+    fl_programs_refresh(&c->programs);
+  }
+  fl_status s = address(c, inputs, outputs, marked, &work, &fresh);
+  if (!s) {
+    *fresh = true;
+    s = marked ? e->backend->profile(c->queue, &work, (int)c->n_steps, us) : e->backend->run(c->queue, &work);
+    *fresh = s != NULL || marked; /* a queue's own program is not the one that was profiled */
+  }
   give_back_context(e, c);
   return s;
 }
@@ -549,6 +456,25 @@ void fl_engine_destroy(fl_engine *e) {
   fl_free(e->weights);
   fl_plan_destroy(e->plan);
   fl_free(e);
+}
+
+static void add_memory(const fl_engine *e, const context *c, fl_engine_memory *m) {
+  fl_queue_memory q = {0};
+  if (e->backend->memory) e->backend->memory(c->queue, &q);
+  m->contexts++;
+  m->programs += q.programs;
+  m->arenas += e->plan->arena_bytes;
+  m->stages += fl_programs_bytes(&c->programs);
+  m->workspaces += q.workspace_bytes;
+  m->programs_bytes += q.program_bytes;
+}
+
+fl_engine_memory fl_engine_memory_of(fl_engine *e) {
+  fl_engine_memory m = {.constants = e->plan->const_bytes};
+  pthread_mutex_lock(&e->lock);
+  for (const context *c = e->free; c; c = c->next) add_memory(e, c, &m);
+  pthread_mutex_unlock(&e->lock);
+  return m;
 }
 
 const fl_plan *fl_engine_plan(const fl_engine *e) { return e->plan; }

@@ -17,6 +17,14 @@ FL_MUST_USE fl_status fl_engine_create(fl_plan *plan, const void *const *weights
 void fl_engine_destroy(fl_engine *e); /* takes; NULL allowed */
 const fl_plan *fl_engine_plan(const fl_engine *e);
 
+/* What an engine holds now, of the backend's memory; contexts that calls are using are left out. Weights that the plan reads in
+ * place are the caller's. What the constant block holds by kind is the plan's to tell. */
+typedef struct fl_engine_memory {
+  int contexts, programs;
+  size_t constants, arenas, stages, workspaces, programs_bytes;
+} fl_engine_memory;
+fl_engine_memory fl_engine_memory_of(fl_engine *e);
+
 /* Computes outputs from inputs. inputs[i] and outputs[i] are the data pointers of tensors with exactly the types and
  * strides of plan->inputs[i] and plan->outputs[i]; outputs do not overlap inputs or each other. Fails with FL_OOM (the
  * first run on a new context), or with FL_INVALID where eager would raise (an index out of range): outputs are then

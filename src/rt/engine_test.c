@@ -324,6 +324,7 @@ typedef struct recorder {
   fl_queue base;
   recorded programs[FL_QUEUE_VARIANTS];
   int variant, walks, copies; /* of the last work: variant and copies; walks of all */
+  bool known[FL_QUEUE_VARIANTS];
 } recorder;
 
 static struct {
@@ -331,6 +332,7 @@ static struct {
   fl_kernel kernel;
   fl_backend table;
   recorder *last;
+  int blocks; /* of memory */
 } staged;
 
 static void record_step(const fl_run_args *a) {
@@ -361,6 +363,19 @@ static fl_status staged_create(const fl_backend *b, fl_pool *pool, fl_queue **ou
 
 static void staged_destroy(fl_queue *q) { fl_free(q); }
 
+static void staged_forget(fl_queue *q, int variant) { ((recorder *)q)->known[variant] = false; }
+
+static void *staged_allocate(const fl_backend *b, size_t bytes) {
+  void *block = fl_backend_cpu.allocate(b, bytes);
+  staged.blocks += block != NULL;
+  return block;
+}
+
+static void staged_release(const fl_backend *b, void *block) {
+  staged.blocks -= block != NULL;
+  fl_backend_cpu.release(b, block);
+}
+
 static fl_status staged_run(fl_queue *base, const fl_work *work) {
   recorder *q = (recorder *)base;
   q->variant = work->variant;
@@ -368,7 +383,9 @@ static fl_status staged_run(fl_queue *base, const fl_work *work) {
   if (work->changed) {
     work->walk(work->arg);
     q->walks++;
+    q->known[work->variant] = true;
   }
+  FL_CHECK(q->known[work->variant]);
   for (int i = 0; i < work->n_before; i++) memcpy(work->before[i].to, work->before[i].from, work->before[i].bytes);
   staged.real->run(&q->programs[work->variant].args);
   for (int i = 0; i < work->n_after; i++) memcpy(work->after[i].to, work->after[i].from, work->after[i].bytes);
@@ -385,6 +402,9 @@ static fl_engine *staged_engine(const float *weight) {
   staged.table.queue_create = staged_create;
   staged.table.queue_destroy = staged_destroy;
   staged.table.run = staged_run;
+  staged.table.forget = staged_forget;
+  staged.table.allocate = staged_allocate;
+  staged.table.release = staged_release;
   FL_CHECK_OK(
       fl_graph_parse("graph(%0: f32[4], %1: weight 0 f32[4]) {\n  %2 = mul(%0, %1) : f32[4]\n  return %2\n}\n", &g));
   fl_plan_options options = {.threads = 1, .backend = &staged.table};
@@ -417,14 +437,14 @@ FL_TEST(addresses_that_come_again_are_used_themselves) {
   int other = call_staged(e, x[1], y[0], 2);
   FL_CHECK(other > 0 && other != own);
   FL_CHECK(call_staged(e, x[0], y[0], 2) == own && call_staged(e, x[1], y[0], 2) == other);
-  FL_CHECK(staged.last->walks == 3);
+  FL_CHECK(staged.last->walks == 4); /* that of the stages twice: it had been forgotten */
   FL_CHECK_OK(fl_engine_update(e, (uint32_t[]){0}, (const void *[]){moved}, 1)); /* a weight moved: each once more */
   FL_CHECK(call_staged(e, x[0], y[0], 3) == own && call_staged(e, x[1], y[0], 3) == other);
   FL_CHECK(call_staged(e, x[2], y[2], 3) == 0 && call_staged(e, x[0], y[0], 3) == own);
-  FL_CHECK(staged.last->walks == 6);
+  FL_CHECK(staged.last->walks == 7);
   for (int i = 0; i < 4; i++) moved[i] = 5; /* new contents at the same place */
   FL_CHECK_OK(fl_engine_update(e, (uint32_t[]){0}, (const void *[]){moved}, 1));
-  FL_CHECK(call_staged(e, x[0], y[0], 5) == own && staged.last->walks == 6);
+  FL_CHECK(call_staged(e, x[0], y[0], 5) == own && staged.last->walks == 7);
   fl_engine_destroy(e);
 }
 
@@ -440,8 +460,48 @@ FL_TEST(addresses_that_do_not_fit_go_through_stages) {
   FL_CHECK(staged.last->walks == 1);
   for (int round = 0; round < N; round++) /* pairs that come again but more of them than are kept */
     for (int i = 0; i < 7; i++) call_staged(e, x[i], y[i], 2);
-  FL_CHECK_MSG(staged.last->walks <= 1 + 16, "%d walks", staged.last->walks);
+  FL_CHECK_MSG(staged.last->walks <= 1 + 16 + 5, "%d walks", staged.last->walks); /* stages are remade a few times */
   fl_engine_destroy(e);
+}
+
+/* Stages go when two calls in a row have not used them, then after twice as many; so do programs for addresses that do not come
+ * any more. */
+FL_TEST(what_goes_unused_is_forgotten) {
+  _Alignas(64) static float x[4][16], y[16], weight[4] = {2, 2, 2, 2};
+  fl_engine *e = staged_engine(weight);
+  if (!e) return;
+  FL_CHECK(call_staged(e, x[0], y, 2) == 0);
+  int blocks = staged.blocks, own = call_staged(e, x[0], y, 2);
+  FL_CHECK(own > 0 && staged.blocks == blocks && call_staged(e, x[0], y, 2) == own);
+  FL_CHECK(staged.blocks == blocks - 2 && !staged.last->known[0]);
+  FL_CHECK(call_staged(e, x[1], y, 2) == 0 && staged.blocks == blocks); /* made anew, and kept for four calls */
+  int other = call_staged(e, x[1], y, 2);
+  for (int i = 0; i < 2; i++) FL_CHECK(call_staged(e, x[0], y, 2) == own && staged.blocks == blocks);
+  FL_CHECK(call_staged(e, x[0], y, 2) == own && staged.blocks == blocks - 2);
+  FL_CHECK(other > 0 && staged.last->known[other]);
+  for (int i = 0; i < 100; i++) FL_CHECK(call_staged(e, x[0], y, 2) == own);
+  FL_CHECK(!staged.last->known[other] && staged.last->known[own]);
+  FL_CHECK(call_staged(e, x[1], y, 2) == other); /* seen before: recorded at once */
+  for (int i = 0; i < 100; i++) FL_CHECK(call_staged(e, x[0], y, 2) == own);
+  FL_CHECK(staged.last->known[other]); /* kept for 128 calls now */
+  fl_engine_destroy(e);
+  FL_CHECK(staged.blocks == 0);
+}
+
+/* Where there is no memory for stages, the call fails and the next one tries again. */
+FL_TEST(stages_may_not_fit) {
+  _Alignas(64) static float x[16], y[16], weight[4] = {2, 2, 2, 2};
+  fl_engine *e = staged_engine(weight);
+  if (!e) return;
+  FL_CHECK(call_staged(e, x, y, 2) == 0 && call_staged(e, x, y, 2) > 0 && call_staged(e, x, y, 2) > 0);
+  for (int at = 1; at <= 2; at++) {
+    fl_alloc_fail_at(at);
+    FL_CHECK_FAILS(fl_engine_run(e, (const void *[]){x + 1}, (void *[]){y}), FL_OOM, "");
+    fl_alloc_fail_at(0);
+  }
+  FL_CHECK(call_staged(e, x + 1, y, 2) == 0);
+  fl_engine_destroy(e);
+  FL_CHECK(staged.blocks == 0);
 }
 
 FL_TEST_MAIN(FL_RUN(random_graphs) FL_RUN(random_graphs_through_the_passes) FL_RUN(many_threads_run_one_engine)
@@ -450,4 +510,5 @@ FL_TEST_MAIN(FL_RUN(random_graphs) FL_RUN(random_graphs_through_the_passes) FL_R
                          FL_RUN(profile_adds_up) FL_RUN(too_few_weights_fail)
                              FL_RUN(beginnings_of_concatenations_are_copied_once)
                                  FL_RUN(addresses_that_come_again_are_used_themselves)
-                                     FL_RUN(addresses_that_do_not_fit_go_through_stages))
+                                     FL_RUN(addresses_that_do_not_fit_go_through_stages)
+                                         FL_RUN(what_goes_unused_is_forgotten) FL_RUN(stages_may_not_fit))

@@ -315,6 +315,23 @@ def test_memory_is_pytorchs_and_goes_back():
     assert torch.cuda.memory_allocated() == before
 
 
+def test_memory_is_told():
+    model = Net().eval().to(**HALF)
+    fast = framelift.compile(model)
+    x = torch.randn(64, 3, 64, 64, **HALF)
+    with torch.inference_mode():
+        for _ in range(8):
+            fast(x)  # each answer lies where the one before it did
+    explanation = framelift.explain(fast)
+    (part,) = explanation.partitions
+    held = explanation.memory
+    assert held["arena"] == part.arena_bytes
+    assert held["stages"] == 0
+    assert part.memory["programs"] >= 1
+    made = ("computed", "literals", "joined", "copied", "packed")
+    assert sum(held[kind] for kind in made) == part.const_bytes
+
+
 def test_statistics_that_training_wrote():
     model = Net().eval().to(**HALF)
     fast = framelift.compile(model)
