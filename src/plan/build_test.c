@@ -170,17 +170,17 @@ FL_TEST(equal_packs_are_made_once) {
   fl_plan_destroy(p);
 }
 
-#define SCALED(more, outputs)                                                                                          \
+#define SCALED(more, outputs) SCALED_BY("mul(%1, %4)", more, outputs)
+#define SCALED_BY(mul, more, outputs)                                                                                  \
   "graph(%0: f32[1,8,9,9], %1: weight 0 f32[16,8,3,3], %2: weight 1 f32[16]) {\n"                                      \
   "  %3 = rsqrt(%2) : f32[16]\n"                                                                                       \
   "  %4 = reshape(%3) dims=[16,1,1,1] : f32[16,1,1,1]\n"                                                               \
-  "  %5 = mul(%1, %4) : f32[16,8,3,3]\n"                                                                               \
+  "  %5 = " mul " : f32[16,8,3,3]\n"                                                                                   \
   "  %6 = conv2d(%0, %5, _, _) stride=[1,1] dilation=[1,1] pad=[0,0,0,0] groups=1 : f32[1,16,7,7]\n" more              \
   "  return " outputs "\n}\n"
 
-FL_TEST(weights_are_scaled_while_they_are_packed) {
-  if (fl_cpu_isa() < FL_ISA_AVX2) return;
-  fl_plan *p = plan_of(SCALED("", "%6"), NULL);
+static void check_scaled_pack(const char *text) {
+  fl_plan *p = plan_of(text, NULL);
   FL_CHECK(p->init.len == 2 && init_count(p, FL_STEP_KERNEL) == 1 && p->init_arena_bytes == 64);
   const fl_step *pack = &p->init.data[1];
   const fl_operand *o = &p->operands.data[pack->operands];
@@ -188,6 +188,12 @@ FL_TEST(weights_are_scaled_while_they_are_packed) {
   FL_CHECK(o[0].space == FL_SPACE_WEIGHT && o[0].index == 0 && o[1].space == FL_SPACE_ARENA);
   FL_CHECK(o[2].space == FL_SPACE_CONST && p->init.data[0].n_deps == 2); /* the scale is not kept */
   fl_plan_destroy(p);
+}
+
+FL_TEST(weights_are_scaled_while_they_are_packed) {
+  if (fl_cpu_isa() < FL_ISA_AVX2) return;
+  check_scaled_pack(SCALED("", "%6"));
+  check_scaled_pack(SCALED_BY("pointwise(%1, %4) {r2 = mul f32 r0 r1; yield r2}", "", "%6"));
 }
 
 FL_TEST(weights_that_others_read_too_are_scaled_first) {

@@ -23,10 +23,18 @@ static bool is_scale(const fl_builder *b, fl_vid v, const fl_type *weights, int 
          (t->dims[at] == 1 || b->locs[v].strides[at] == 1);
 }
 
+/* Operand 0 times operand 1, and nothing else: the pointwise pass makes a group of a single operator, too. */
+static bool multiplies(const fl_node *n) {
+  const fl_pw_program *p = n->program;
+  if (n->op != FL_OP_POINTWISE) return n->op == FL_OP_MUL;
+  return p->n_instrs == 1 && p->n_inputs == 2 && p->n_outputs == 1 && p->instrs[0].op == FL_OP_MUL &&
+         p->instrs[0].src[0] == 0 && p->instrs[0].src[1] == 1;
+}
+
 bool fl_may_scale_late(const fl_builder *b, const fl_node *n) {
   fl_vid out = n->outputs[0];
   fl_nid reader = fl_graph_sole_user(b->g, out);
-  if (n->op != FL_OP_MUL || reader == FL_NO_NODE || !fl_graph_is_const(b->g, out)) return false;
+  if (!multiplies(n) || reader == FL_NO_NODE || !fl_graph_is_const(b->g, out)) return false;
   const fl_node *r = &b->g->nodes.data[reader];
   const fl_type *t = type_of(b, out), *weights = type_of(b, n->inputs[0]);
   int axis = channel_axis(r, out);
