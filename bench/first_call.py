@@ -1,9 +1,10 @@
-"""The first call of a compiled model beside eager's first call, and where its time goes.
+"""The first two calls of a compiled model beside eager's first call, and where their time goes.
 
 Every sample is a process of its own that makes the model and calls it; contenders take turns, N rounds of them.
-Figures are the minimum and the median of the rounds; the stages are those of the fastest one. (Image models of the zoo
+Figures are the minimum and the median of the rounds; the stages are those of the fastest one: of the first call, and of
+what the second one does before its engines run. (Image models of the zoo
 have been run by then, by PyTorch, which gave their batch norms statistics: eager's kernels are warm, framelift's are
-not.) The goal is 1.5 times eager's first call and 50 ms.
+not.) The goal, of either call, is 1.5 times eager's first call and 50 ms.
 
     python bench/first_call.py [--only NAME] [--rounds N] [--beside FOLDER] [--realtime] [--json FILE]
 
@@ -24,7 +25,7 @@ from pathlib import Path
 
 CASES = ("resnet18", "resnet50", "mobilenet_v2", "vgg16", "timm_vision_transformer", "hf_Bert", "minilm", "hf_GPT2")
 HERE = str(Path(__file__).parent.parent / "python")
-CALLS = 12  # after the first: the fastest is `call_ms`
+CALLS = 12  # after the first two: the fastest is `call_ms`
 
 
 def undisturbed() -> None:
@@ -46,14 +47,15 @@ def sample(name: str, contender: str, realtime: bool) -> dict:
     if realtime:
         undisturbed()
     with torch.inference_mode():
-        for _ in range(CALLS + 1):
+        for _ in range(CALLS + 2):
             begin = time.perf_counter()
             fn(*entry.args, **entry.kwargs)
             times.append((time.perf_counter() - begin) * 1000)
-    row = {"first_ms": times[0], "call_ms": min(times[1:]), "threads": torch.get_num_threads()}
+    row = {"first_ms": times[0], "second_ms": times[1], "call_ms": min(times[2:]), "threads": torch.get_num_threads()}
     if contender != "eager":
-        (trace,) = explain(fn).traces
-        row["stages_ms"] = getattr(trace, "first_call_ms", None)
+        traces = explain(fn).traces  # of a build that lacks some of this, too
+        row["stages_ms"] = getattr(traces[-1], "first_call_ms", None)
+        row["ready_ms"] = getattr(traces[-1], "ready_ms", None)
     return row
 
 
@@ -73,22 +75,26 @@ def row_of(name: str, samples: dict) -> dict:
         best = min(found, key=lambda s: s["first_ms"])
         row[f"{contender}_first_ms"] = round(best["first_ms"], 1)
         row[f"{contender}_first_median_ms"] = round(statistics.median(s["first_ms"] for s in found), 1)
+        row[f"{contender}_second_ms"] = round(min(s["second_ms"] for s in found), 1)
         row[f"{contender}_call_ms"] = round(min(s["call_ms"] for s in found), 2)
-        if best.get("stages_ms"):
-            row[f"{contender}_stages_ms"] = {k: round(v, 1) for k, v in best["stages_ms"].items()}
+        for stages in ("stages_ms", "ready_ms"):
+            if best.get(stages):
+                row[f"{contender}_{stages}"] = {k: round(v, 1) for k, v in best[stages].items()}
     row["goal_ms"] = round(1.5 * row["eager_first_ms"] + 50, 1)
-    row["met"] = row["framelift_first_ms"] <= row["goal_ms"]
+    row["met"] = max(row["framelift_first_ms"], row["framelift_second_ms"]) <= row["goal_ms"]
     return row
 
 
 def print_row(row: dict) -> None:
     def figures(contender):
-        return f"{row[f'{contender}_first_ms']:7.1f} ({row[f'{contender}_first_median_ms']:.1f})"
+        first, median, second = (row[f"{contender}_{k}_ms"] for k in ("first", "first_median", "second"))
+        return f"{first:7.1f} ({median:.1f}), {second:.1f}"
 
     before = f"   before {figures('before')}" if "before_first_ms" in row else ""
     ours = f"   framelift {figures('framelift')}   goal {row['goal_ms']} {'met' if row['met'] else 'not met'}"
     print(f"{row['model']:24} eager {figures('eager')}{before}{ours}")
-    print("    " + ", ".join(f"{k} {v}" for k, v in row["framelift_stages_ms"].items()), flush=True)
+    for stages in ("framelift_stages_ms", "framelift_ready_ms"):
+        print("    " + ", ".join(f"{k} {v}" for k, v in row.get(stages, {}).items()), flush=True)
 
 
 def main() -> int:
@@ -104,17 +110,19 @@ def main() -> int:
         print(json.dumps(sample(*options.sample, options.realtime)))
         return 0
     contenders = {"eager": HERE, "framelift": HERE} | ({"before": options.beside} if options.beside else {})
-    rows = []
+    if options.json:
+        Path(options.json).parent.mkdir(parents=True, exist_ok=True)
+        Path(options.json).write_text("")
     for name in options.only or CASES:
         samples = {contender: [] for contender in contenders}
         for _ in range(options.rounds):
             for contender, package in contenders.items():
                 samples[contender].append(sample_apart(name, contender, package, options.realtime))
-        rows.append(row_of(name, samples))
-        print_row(rows[-1])
-    if options.json:
-        with open(options.json, "w") as f:
-            f.writelines(json.dumps(r) + "\n" for r in rows)
+        row = row_of(name, samples)
+        print_row(row)
+        if options.json:
+            with open(options.json, "a") as f:
+                f.write(json.dumps(row) + "\n")
     return 0
 
 

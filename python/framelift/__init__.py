@@ -1,7 +1,7 @@
 """framelift makes an unmodified PyTorch model answer faster.
 
 fast = framelift.compile(model)
-y = fast(x)                      # the first call records, checks and builds; later calls run the engine
+y = fast(x)                      # the first call records; later calls run an engine that was checked against it
 print(framelift.explain(fast))   # what was captured, what runs in the engine, what stayed eager and why
 """
 

@@ -26,9 +26,9 @@ def compile(
 ):
     """Returns a callable that gives `model`'s answers faster. Works as a decorator too, with and without options.
 
-    The first call with new arguments runs the model for real while recording its operators, builds an engine from
-    them and checks the engine against the recorded outputs; later calls check guards and run the engine. What cannot
-    be lowered stays eager; explain() tells what and why. Calls run without grad: compile is for inference.
+    The first call with new arguments runs the model for real while recording its operators, and plans an engine for
+    them; later calls check guards and run the engine, which is checked against the recorded outputs before that. What
+    cannot be lowered stays eager; explain() tells what and why. Calls run without grad: compile is for inference.
 
     model      a torch.nn.Module, function, method or other callable; it is neither changed nor copied, and changes
                made to it later (weights, attributes, mode, hooks) take effect on the next call

@@ -95,6 +95,7 @@ class Trace:
     guards: dict
     weights: int
     first_call_ms: dict  # milliseconds of the call that recorded it: stage -> its share, and "total"
+    ready_ms: dict  # the same of verifying its engines, where that waited for the second call, or this explanation
     segments: tuple
     breaks: tuple
     checks: tuple  # answers of tensors that are compared once the graph has been computed, as Breaks
@@ -309,16 +310,19 @@ class Explanation:
             for i, t in enumerate(self.traces)
         ]
 
+    def _times(self):
+        """(trace, stage -> milliseconds): its first call, then what was put off until its engines were needed."""
+        for i, t in enumerate(self.traces):
+            yield from ((f"{i}{name}", ms) for name, ms in (("", t.first_call_ms), (", later", t.ready_ms)) if ms)
+
     def _stages(self):
         """Stages of the traces' first calls, each trace's in its order, the total last."""
-        stages = dict.fromkeys(stage for t in self.traces for stage in t.first_call_ms if stage != "total")
+        stages = dict.fromkeys(stage for _, times in self._times() for stage in times if stage != "total")
         return (*stages, "total")
 
     def _first_call_rows(self):
         return [
-            (str(i), *(f"{t.first_call_ms[s]:.1f}" if s in t.first_call_ms else "" for s in self._stages()))
-            for i, t in enumerate(self.traces)
-            if t.first_call_ms
+            (name, *(f"{times[s]:.1f}" if s in times else "" for s in self._stages())) for name, times in self._times()
         ]
 
     def _part_rows(self):
@@ -404,6 +408,7 @@ def _trace(values):
         guards=dict(values.get("guards", {})),
         weights=values.get("weights", 0),
         first_call_ms=dict(values.get("first_call_ms", {})),
+        ready_ms=dict(values.get("ready_ms", {})),
         segments=tuple(map(_segment, values.get("segments", ()))),
         breaks=tuple(_row(Break, b) for b in values.get("breaks", ())),
         checks=tuple(_row(Break, b) for b in values.get("checks", ())),

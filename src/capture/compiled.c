@@ -5,6 +5,7 @@
 
 #include "capture/device.h"
 #include "capture/eval.h"
+#include "capture/later.h"
 #include "capture/replay_break.h"
 
 /* --- finding a trace --- */
@@ -178,11 +179,21 @@ static bool requires_grad(PyObject *const *items, size_t n, int depth) {
 
 /* --- the call --- */
 
+/* While another thread holds the lock, the trace's operators run without its engines. */
+bool fl_compiled_make_ready(fl_compiled *c, fl_trace *t) {
+  if (!t->later) return true;
+  if (!PyThread_acquire_lock(c->lock, NOWAIT_LOCK)) return false;
+  if (t->later) fl_later_verify(t);
+  PyThread_release_lock(c->lock);
+  return true;
+}
+
 static PyObject *replay(fl_call *k, fl_trace *t, PyObject **inputs, const char **miss) {
-  int grad = t->eager_parts && !k->state.inference ? fl_grad_enabled() : 0;
+  bool engines = fl_compiled_make_ready(k->c, t);
+  int grad = (t->eager_parts || !engines) && !k->state.inference ? fl_grad_enabled() : 0;
   if (grad < 0 || (grad > 0 && fl_grad_set(false) < 0)) return NULL;
   fl_call_args args = {k->args, k->nargs, k->kwnames};
-  PyObject *out = fl_trace_run(t, inputs, &args, miss, true);
+  PyObject *out = fl_trace_run(t, inputs, &args, miss, engines);
   if (grad > 0) {
     PyObject *type, *value, *tb;
     PyErr_Fetch(&type, &value, &tb);

@@ -53,6 +53,10 @@ void fl_compiled_refresh(fl_compiled *c);
  * when none does (no exception), or with one. */
 fl_trace *fl_compiled_find(fl_compiled *c, PyObject *const *args, size_t nargs, PyObject *kwnames, PyObject **inputs);
 
+/* The engines of a trace whose guards and weights were just checked may run: verified, where that was put off. False
+ * while another call holds the lock. */
+bool fl_compiled_make_ready(fl_compiled *c, fl_trace *t);
+
 /* report.c */
 PyObject *fl_report(fl_compiled *c);
 /* [[segment as data (fx.h)] for each trace] */

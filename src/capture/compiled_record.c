@@ -6,6 +6,7 @@
 
 #include "capture/eval.h"
 #include "capture/fx.h"
+#include "capture/later.h"
 
 /* --- giving up --- */
 
@@ -111,7 +112,7 @@ static int verify(fl_rec *r, fl_trace *t, PyObject *generator, const fl_build_op
   int rc = 0;
   if (t->random && !(after = generator_state(generator))) rc = -1;
   fl_stage before = fl_stage_enter(FL_STAGE_verify);
-  if (rc == 0) rc = fl_trace_verify(t, r->inputs, finals, o);
+  if (rc == 0 && !fl_later_take(t, r->inputs, finals, o)) rc = fl_trace_verify(t, r->inputs, finals, o);
   fl_stage_enter(before);
   if (after) {
     PyObject *type, *value, *tb;

@@ -182,7 +182,7 @@ static PyObject *times_of(const fl_stage_times *times) {
   PyObject *d = PyDict_New();
   for (int i = 0; d && i < FL_STAGES; i++)
     if (times->ms[i] > 0 && put(d, fl_stage_name((fl_stage)i), PyFloat_FromDouble(times->ms[i])) < 0) Py_CLEAR(d);
-  if (d && put(d, "total", PyFloat_FromDouble(fl_stages_total(times))) < 0) Py_CLEAR(d);
+  if (d && fl_stages_total(times) > 0 && put(d, "total", PyFloat_FromDouble(fl_stages_total(times))) < 0) Py_CLEAR(d);
   return d;
 }
 
@@ -204,8 +204,8 @@ static PyObject *trace_of(const fl_trace *t) {
        put(d, "effects", PyLong_FromSize_t(t->writes.list.len)) == 0 &&
        put(d, "sources", PyLong_FromSize_t(t->writes.sources.len)) == 0 &&
        put(d, "hits", PyLong_FromUnsignedLongLong(t->hits)) == 0 && put(d, "first_call_ms", times_of(&t->times)) == 0 &&
-       put(d, "segments", Py_NewRef(segments)) == 0 && put(d, "breaks", Py_NewRef(breaks)) == 0 &&
-       put(d, "checks", Py_NewRef(checks)) == 0;
+       put(d, "ready_ms", times_of(&t->ready_times)) == 0 && put(d, "segments", Py_NewRef(segments)) == 0 &&
+       put(d, "breaks", Py_NewRef(breaks)) == 0 && put(d, "checks", Py_NewRef(checks)) == 0;
   Py_XDECREF(segments);
   Py_XDECREF(breaks);
   Py_XDECREF(checks);
@@ -239,12 +239,18 @@ static PyObject *target_name(PyObject *target) {
   return q ? q : text(Py_TYPE(target)->tp_name);
 }
 
+/* What is told of a trace is that its engines are right. */
+static void make_ready(fl_compiled *c, fl_trace *t) {
+  if (t->later && fl_weights_check(&t->weights)) (void)fl_compiled_make_ready(c, t);
+}
+
 PyObject *fl_report(fl_compiled *c) {
   PyObject *d = PyDict_New(), *traces = PyList_New(0);
   bool ok = d && traces;
   for (size_t i = 0; ok && i < c->traces.len; i++) {
     fl_trace *t = c->traces.data[i];
     fl_trace_retain(t); /* collecting garbage may let other threads reset the callable */
+    make_ready(c, t);
     ok = add(traces, trace_of(t)) == 0;
     fl_trace_release(t);
   }
@@ -266,6 +272,7 @@ PyObject *fl_report_segments(fl_compiled *c) {
   for (size_t i = 0; traces && i < c->traces.len; i++) {
     fl_trace *t = c->traces.data[i];
     fl_trace_retain(t);
+    make_ready(c, t);
     PyObject *list = PyList_New(0);
     for (size_t k = 0; list && k < t->steps.len; k++)
       if (t->steps.data[k].kind == FL_TSTEP_SEGMENT && add(list, fl_fx_data(t, &t->steps.data[k])) < 0) Py_CLEAR(list);
@@ -281,6 +288,7 @@ static PyObject *joined(fl_compiled *c, fl_status (*print)(fl_seg_part *, const 
   PyObject *all = PyUnicode_FromString("");
   for (size_t i = 0; all && i < c->traces.len; i++) {
     fl_trace *t = c->traces.data[i];
+    make_ready(c, t);
     for (size_t k = 0; all && k < t->steps.len; k++) {
       fl_segment *s = t->steps.data[k].segment;
       for (int p = 0; all && s && s->lowered && p < s->n_parts; p++) {
@@ -341,6 +349,11 @@ static fl_trace *fitting(fl_compiled *c, flat_call *f, PyObject *args, PyObject 
   if (flatten(f, args, kwargs) < 0) return NULL;
   fl_trace *t = fl_compiled_find(c, f->args, f->n_pos, f->kwnames, inputs);
   if (t) fl_trace_retain(t);
+  if (t && !fl_compiled_make_ready(c, t)) {
+    fl_trace_release(t);
+    t = NULL;
+    PyErr_SetString(PyExc_RuntimeError, "framelift: another thread is recording");
+  }
   if (!t && !PyErr_Occurred())
     PyErr_SetString(PyExc_ValueError, "framelift: no trace fits these arguments; call it with them first");
   return t;

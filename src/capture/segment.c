@@ -312,6 +312,10 @@ static fl_status build_segment(fl_trace *t, uint32_t step, fl_segment *s, const 
 
 bool fl_segment_rebuild(fl_trace *t, uint32_t step, const fl_build_options *o) {
   fl_segment *s = t->steps.data[step].segment;
+  for (size_t i = 0; i < s->aten->values.len; i++) { /* weights may have moved since */
+    const fl_tval *v = &t->values.data[s->values[i]];
+    if (s->aten->values.data[i].data) s->aten->values.data[i].data = t->weights.list.data[v->index].meta.data;
+  }
   for (uint32_t i = 0; i < s->aten->nodes.len; i++)
     s->aten->nodes.data[i].pin_eager = t->nodes.data[t->steps.data[step].first + i].pin;
   fl_status bad = lower_segment(t, step, s, o);

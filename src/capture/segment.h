@@ -82,6 +82,11 @@ int fl_part_run(fl_trace *t, fl_segment *s, fl_seg_part *p, PyObject **values);
  * `finals` holds the recorded results by value (NULL elsewhere). -1 with an exception. */
 int fl_trace_verify(fl_trace *t, PyObject *const *inputs, PyObject *const *finals, const fl_build_options *options);
 
+/* The same later on, on copies, for a trace of engines alone. Where the weights have changed since (`stale`), or the
+ * answers differ, the operators say what is right now: `finals` then gets their results. */
+int fl_trace_verify_late(fl_trace *t, PyObject *const *inputs, PyObject **finals, bool stale,
+                         const fl_build_options *options);
+
 /* Two answers of one program: the same structure, and tensors as close as an engine's must be. Leaves no exception. */
 bool fl_answers_agree(fl_pool *pool, fl_dtype precision, PyObject *got, PyObject *want);
 

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "capture/later.h"
 #include "capture/segment.h"
 
 fl_trace *fl_trace_new(void) {
@@ -22,6 +23,7 @@ void fl_trace_retain(fl_trace *t) { t->refs++; }
 
 void fl_trace_release(fl_trace *t) {
   if (!t || --t->refs > 0) return;
+  fl_later_free(t->later);
   for (size_t i = 0; i < t->steps.len; i++) fl_segment_destroy(t->steps.data[i].segment);
   for (size_t i = 0; i < t->breaks.len; i++) {
     fl_break *b = t->breaks.data[i];

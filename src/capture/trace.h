@@ -159,7 +159,9 @@ typedef struct fl_trace {
   bool idle;           /* being measured: engines do not run, their results hold anything */
   bool eager_parts;    /* some operator runs through PyTorch: grad mode must be off */
   uint64_t hits;
-  fl_stage_times times; /* of the call that recorded it */
+  fl_stage_times times;       /* of the call that recorded it */
+  fl_stage_times ready_times; /* of the verification that was put off */
+  struct fl_later *later;     /* no engine may run yet but to be verified (later.h); else NULL */
   float cosine, max_rel;
   bool verified;
   bool near; /* some engine is not as near to eager as usual, but as near to the answer in float64 */

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/stages.h"
 #include "rt/programs.h"
 
 /* A program made ready: each step with its tensors, addresses filled in but for those the caller gives. */
@@ -45,6 +46,7 @@ struct fl_engine {
   _Atomic(const void *) *weights;
   uint32_t n_weights;
   _Atomic uint64_t weight_version;
+  atomic_bool ready;       /* constants hold what the init program makes */
   pthread_mutex_t lock;    /* of the free list */
   pthread_mutex_t updates; /* held by whoever runs the init program */
   context *free;
@@ -248,8 +250,11 @@ static fl_status address(context *c, const void *const *inputs, void *const *out
   return NULL;
 }
 
+static fl_status make_ready(fl_engine *e);
+
 static fl_status run(fl_engine *e, const void *const *inputs, void *const *outputs, void (*steps)(void *), double *us) {
   context *c;
+  FL_TRY(make_ready(e));
   FL_TRY(borrow_context(e, &c));
   walk w = {e->backend, c, us};
   bool marked = us && !e->backend->immediate, *fresh;
@@ -397,7 +402,7 @@ static fl_status update(fl_engine *e, const uint32_t *slots, const void *const *
     atomic_store_explicit(&e->weights[slots[i]], data[i], memory_order_relaxed);
   }
   atomic_fetch_add_explicit(&e->weight_version, 1, memory_order_release);
-  fl_status s = run_init(e, changed);
+  fl_status s = atomic_load_explicit(&e->ready, memory_order_relaxed) ? run_init(e, changed) : NULL;
   fl_free(changed);
   return s;
 }
@@ -409,19 +414,39 @@ fl_status fl_engine_update(fl_engine *e, const uint32_t *slots, const void *cons
   return s;
 }
 
+/* --- the constants, made when they are first needed --- */
+
+static fl_status make_constants(fl_engine *e) {
+  const fl_plan *p = e->plan;
+  if (!e->constants) e->constants = e->backend->allocate(e->backend, p->const_bytes);
+  if (!e->constants) return fl_oom();
+  if (p->literal_bytes) FL_TRY(e->backend->upload(e->backend, e->constants, p->literals, p->literal_bytes));
+  FL_TRY(run_init(e, NULL));
+  atomic_store_explicit(&e->ready, true, memory_order_release);
+  return NULL;
+}
+
+static fl_status make_ready(fl_engine *e) {
+  if (atomic_load_explicit(&e->ready, memory_order_acquire)) return NULL;
+  fl_stage before = fl_stage_enter(FL_STAGE_weights);
+  pthread_mutex_lock(&e->updates);
+  fl_status s = atomic_load_explicit(&e->ready, memory_order_relaxed) ? NULL : make_constants(e);
+  pthread_mutex_unlock(&e->updates);
+  fl_stage_enter(before);
+  return s;
+}
+
 /* --- life --- */
 
 static fl_status fill_engine(fl_engine *e, const void *const *weights, uint32_t n_weights) {
   const fl_plan *p = e->plan;
   if (n_weights < p->n_weights)
     return fl_fail(FL_INVALID, "engine: %u weights given, the plan uses %u slots", n_weights, p->n_weights);
-  e->constants = e->backend->allocate(e->backend, p->const_bytes);
   e->weights = fl_calloc(p->n_weights + 1u, sizeof *e->weights);
-  if (!e->constants || !e->weights) return fl_oom();
+  if (!e->weights) return fl_oom();
   for (uint32_t i = 0; i < p->n_weights; i++) atomic_init(&e->weights[i], weights[i]);
-  if (p->literal_bytes) FL_TRY(e->backend->upload(e->backend, e->constants, p->literals, p->literal_bytes));
   atomic_init(&e->weight_version, 1);
-  return run_init(e, NULL);
+  return e->backend->immediate ? NULL : make_ready(e);
 }
 
 fl_status fl_engine_create(fl_plan *plan, const void *const *weights, uint32_t n_weights, fl_pool *pool,
@@ -470,7 +495,7 @@ static void add_memory(const fl_engine *e, const context *c, fl_engine_memory *m
 }
 
 fl_engine_memory fl_engine_memory_of(fl_engine *e) {
-  fl_engine_memory m = {.constants = e->plan->const_bytes};
+  fl_engine_memory m = {.constants = e->constants ? e->plan->const_bytes : 0};
   pthread_mutex_lock(&e->lock);
   for (const context *c = e->free; c; c = c->next) add_memory(e, c, &m);
   pthread_mutex_unlock(&e->lock);

@@ -11,7 +11,7 @@
 typedef struct fl_engine fl_engine;
 
 /* Takes the plan (also on failure). `weights` (at least plan->n_weights of them) holds, for each slot, the tensor's current data pointer; borrowed until
- * replaced by fl_engine_update. Runs the init program. `pool` is borrowed and must outlive the engine. */
+ * replaced by fl_engine_update. The init program runs at once on a device, else in the first run. `pool` is borrowed and must outlive the engine. */
 FL_MUST_USE fl_status fl_engine_create(fl_plan *plan, const void *const *weights, uint32_t n_weights, fl_pool *pool,
                                        fl_engine **out);
 void fl_engine_destroy(fl_engine *e); /* takes; NULL allowed */
@@ -27,8 +27,8 @@ fl_engine_memory fl_engine_memory_of(fl_engine *e);
 
 /* Computes outputs from inputs. inputs[i] and outputs[i] are the data pointers of tensors with exactly the types and
  * strides of plan->inputs[i] and plan->outputs[i]; outputs do not overlap inputs or each other. Fails with FL_OOM (the
- * first run on a new context), or with FL_INVALID where eager would raise (an index out of range): outputs are then
- * undefined. */
+ * first run, or the first on a new context), or with FL_INVALID where eager would raise (an index out of range, among the weights
+ * too): outputs are then undefined. */
 FL_MUST_USE fl_status fl_engine_run(fl_engine *e, const void *const *inputs, void *const *outputs);
 
 /* Weights in `slots` have new contents or a new place: sets pointers and runs the init steps that depend on them.
