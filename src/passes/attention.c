@@ -208,6 +208,25 @@ static fl_status visit(fl_graph *g, fl_nid n, bool *changed) {
   return fuse(g, n, &m);
 }
 
+/* --- masks that hide nothing: zeros to be added, or true everywhere. Written out they would be as large as the scores --- */
+
+static bool hides_nothing(const fl_graph *g, fl_vid m) {
+  double number;
+  if (m == FL_NO_VALUE || !fl_rw_scalar(g, m, &number)) return false;
+  return fl_rw_type(g, m)->dtype == FL_BOOL ? number != 0 : number == 0;
+}
+
+static fl_status drop_mask(fl_graph *g, fl_nid n, bool *changed) {
+  const fl_node *a = fl_rw_node(g, n);
+  if (a->op != FL_OP_ATTENTION || !hides_nothing(g, a->inputs[3])) return NULL;
+  fl_vid in[4] = {a->inputs[0], a->inputs[1], a->inputs[2], FL_NO_VALUE}, v;
+  fl_attrs attrs = a->attrs;
+  FL_TRY(fl_rw_add(g, n, FL_OP_ATTENTION, in, 4, &attrs, &v));
+  *changed = true;
+  fl_rw_replace(g, n, v);
+  return NULL;
+}
+
 static fl_status visit_attention(fl_graph *g, fl_nid n, bool *changed) {
   return fl_rw_node(g, n)->op == FL_OP_ATTENTION ? drop_repetition(g, n) : NULL;
 }
@@ -215,5 +234,6 @@ static fl_status visit_attention(fl_graph *g, fl_nid n, bool *changed) {
 fl_status fl_pass_attention(fl_graph *g) {
   bool changed = false;
   FL_TRY(fl_rw_walk(g, visit, &changed));
+  FL_TRY(fl_rw_walk(g, drop_mask, &changed));
   return fl_rw_walk(g, visit_attention, &changed);
 }

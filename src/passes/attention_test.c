@@ -87,5 +87,23 @@ FL_TEST(repeated_heads) {
       "  %9 = attention(%0, %5, %5) scale=1 : f32[2,8,7,6] return %9 }");
 }
 
+FL_TEST(masks_that_hide_nothing) {
+  CHECK_PASS("attention",
+             "graph(%0: f32[2,8,7,6], %1: f32[2,8,9,6], %2: literal f32[] = [0], %3: literal bool[1] = [1]) {"
+             "  %4 = expand(%2) dims=[2,8,7,9] : f32[2,8,7,9] %5 = attention(%0, %1, %1, %4) scale=1 : f32[2,8,7,6]"
+             "  %6 = expand(%3) dims=[7,9] : bool[7,9] %7 = attention(%5, %1, %1, %6) scale=1 causal=1 : f32[2,8,7,6]"
+             "  return %7 }",
+             "graph(%0: f32[2,8,7,6], %1: f32[2,8,9,6], %2: literal f32[] = [0], %3: literal bool[1] = [1]) {"
+             "  %5 = attention(%0, %1, %1) scale=1 : f32[2,8,7,6]"
+             "  %7 = attention(%5, %1, %1) scale=1 causal=1 : f32[2,8,7,6] return %7 }");
+  CHECK_UNCHANGED(
+      "attention",
+      "graph(%0: f32[2,8,7,6], %1: f32[2,8,9,6], %2: literal f32[] = [1], %3: literal bool[1] = [0],"
+      "      %8: literal f32[9] = [0,0,0,0,0,0,0,0,1]) {"
+      "  %4 = expand(%2) dims=[2,8,7,9] : f32[2,8,7,9] %5 = attention(%0, %1, %1, %4) scale=1 : f32[2,8,7,6]"
+      "  %6 = expand(%3) dims=[7,9] : bool[7,9] %7 = attention(%5, %1, %1, %6) scale=1 : f32[2,8,7,6]"
+      "  %9 = attention(%7, %1, %1, %8) scale=1 : f32[2,8,7,6] return %9 }");
+}
+
 FL_TEST_MAIN(FL_RUN(plain) FL_RUN(masks_and_factors) FL_RUN(masked_fill) FL_RUN(three_axes) FL_RUN(declined)
-                 FL_RUN(repeated_heads))
+                 FL_RUN(repeated_heads) FL_RUN(masks_that_hide_nothing))
