@@ -161,6 +161,43 @@ def weak_references_to_objects_of_the_call(compile, call):
         call(fast, x(k))
 
 
+OPERATORS = {
+    "__add__": lambda t: t + 1,
+    "__rsub__": lambda t: 1 - t,
+    "__matmul__": lambda t: t @ t.T,
+    "__neg__": lambda t: -t,
+    "__getitem__": lambda t: t[0] * 1,
+    "__lt__": lambda t: (t < 0) * 1,
+}
+
+
+@case
+def operators_of_tensors_replaced(compile, call):
+    def in_place(t):
+        y = t.clone()
+        y += 1
+        y[0] = 2.0
+        return (y if y.sum() else -y), [row * 1 for row in y]
+
+    replacements = {name: lambda own: lambda self, *args: own(self, *args) * 2 for name in OPERATORS}
+    replacements["__iadd__"] = lambda own: lambda self, other: own(self, other + 5)
+    replacements["__setitem__"] = lambda own: lambda self, key, value: own(self, key, value + 5)
+    replacements["__bool__"] = lambda own: lambda self: False
+    replacements["__iter__"] = lambda own: lambda self: iter([self, self])
+    for name, replacement in replacements.items():
+        fast = compile(OPERATORS.get(name, in_place))
+        call(fast, x(0))
+        call(fast, x(1))
+        here, own = name in torch.Tensor.__dict__, getattr(torch.Tensor, name)
+        setattr(torch.Tensor, name, replacement(own))
+        try:
+            call(fast, x(0))
+            call(fast, x(1))
+        finally:
+            setattr(torch.Tensor, name, own) if here else delattr(torch.Tensor, name)
+        call(fast, x(0))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_like_eager(name):
     battery.check(CASES[name])

@@ -68,9 +68,14 @@ static void saw(fl_rec *r, PyObject *o, int depth) {
 
 void fl_data_saw(fl_rec *r, PyObject *obj) { saw(r, obj, 0); }
 
-/* An operand whose type stands for this special method; a tensor's operators reach the dispatcher. */
+/* An operand whose type stands for this special method. A tensor's operators reach the dispatcher, unless the method is
+ * replaced. */
 static void operand(fl_rec *r, PyObject *o, PyObject *method) {
-  if (is_plain_value(o) || fl_ccall_is_tensor(Py_TYPE(o))) return;
+  if (is_plain_value(o)) return;
+  if (fl_ccall_is_tensor(Py_TYPE(o))) {
+    fl_attr_saw_slot(r, Py_TYPE(o), method);
+    return;
+  }
   if (fl_ccall_is_python_class(Py_TYPE(o))) {
     fl_tell(r, fl_rec_read_instance(r, o));
     fl_attr_saw_slot(r, Py_TYPE(o), method);
@@ -128,6 +133,7 @@ PyObject *fl_data_binary(fl_rec *r, int op, PyObject *a, PyObject *b) {
   if (r && fl_eval_here->tail) return fl_call_operator(r, operator_names[op], (PyObject *[]){a, b}, 2);
   uses(r, a, b);
   if (!r || (is_plain_value(a) && is_plain_value(b))) return row->fn(a, b);
+  if (row->inplace) operand(r, a, *row->inplace);
   operand(r, a, *row->left);
   operand(r, b, *row->right);
   if (row->inplace && fl_data_is_container(a)) fl_tell(r, fl_rec_write(r, FL_WRITE_METHOD, a, *row->inplace, NULL));
@@ -164,7 +170,9 @@ int fl_data_truth(fl_rec *r, PyObject *a) {
   if (!r || is_plain_value(a) || PyTuple_CheckExact(a)) return PyObject_IsTrue(a);
   PyTypeObject *tp = Py_TYPE(a);
   saw_view(r, a);
-  if (fl_ccall_is_python_class(tp) && !fl_ccall_is_tensor(tp)) {
+  if (fl_ccall_is_tensor(tp)) {
+    fl_attr_saw_slot(r, tp, fl_n.__bool__);
+  } else if (fl_ccall_is_python_class(tp)) {
     fl_tell(r, fl_rec_read_instance(r, a));
     fl_attr_saw_slot(r, tp, fl_n.__bool__);
     fl_attr_saw_slot(r, tp, fl_n.__len__);
@@ -281,6 +289,7 @@ int fl_data_store(fl_rec *r, PyObject *container, PyObject *key, PyObject *value
     PyTypeObject *tp = Py_TYPE(container), *solid = fl_ccall_solid(tp);
     PyObject *name = value ? fl_n.__setitem__ : fl_n.__delitem__;
     if (fl_ccall_is_tensor(tp)) {
+      fl_attr_saw_slot(r, tp, name);
       if (!is_plain_value(key)) fl_data_saw(r, key);
     } else if (fl_ccall_is_python_class(tp) && slot_ass_subscript(tp) != slot_ass_subscript(solid)) {
       fl_attr_saw_slot(r, tp, name);
@@ -314,7 +323,9 @@ PyObject *fl_data_iter(fl_rec *r, PyObject *a) {
   if (!PyTuple_CheckExact(a)) fl_rec_uses(r, a);
   PyTypeObject *tp = Py_TYPE(a);
   saw_view(r, a);
-  if (fl_ccall_is_python_class(tp) && !fl_ccall_is_tensor(tp)) {
+  if (fl_ccall_is_tensor(tp)) {
+    fl_attr_saw_slot(r, tp, fl_n.__iter__);
+  } else if (fl_ccall_is_python_class(tp)) {
     fl_tell(r, fl_rec_read_instance(r, a));
     fl_attr_saw_slot(r, tp, fl_n.__iter__);
     if (!tp->tp_iter) fl_attr_saw_slot(r, tp, fl_n.__getitem__);
