@@ -6,8 +6,10 @@ import weakref
 
 import pytest
 import torch
+from torch._higher_order_ops.while_loop import while_loop
 
 import battery
+import framelift
 
 LIN = torch.nn.Linear(4, 4).eval()
 CONTEXT = contextvars.copy_context()
@@ -196,6 +198,46 @@ def operators_of_tensors_replaced(compile, call):
         finally:
             setattr(torch.Tensor, name, own) if here else delattr(torch.Tensor, name)
         call(fast, x(0))
+
+
+@case
+def operators_that_take_functions(compile, call):
+    f = compile(lambda t: torch.cond(t.sum() > 0, lambda y: LIN(y) * 2, lambda y: y - 1, (LIN(t),)))
+    g = compile(lambda t: while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, LIN(y)), (torch.tensor(0), t)))
+    for k in range(4):
+        call(f, x(k))
+        call(g, x(k))
+
+
+@case
+def called_by_what_torch_compiles(compile, call):
+    m = linear(0)
+    f = compile(m)
+    outer = torch.compile(lambda t: f(t) * 2, backend="eager")
+    for k in range(3):
+        call(outer, x(k))
+    m.weight.data.mul_(2)
+    call(outer, x(0))
+
+
+def test_the_line_that_raises_in_a_replay():
+    def f(a, b):
+        c = a + 1
+        return c // b
+
+    def frames(function, *args):
+        with pytest.raises(RuntimeError, match="ZeroDivisionError") as got:
+            function(*args)
+        return [(entry.name, entry.lineno) for entry in got.traceback[2:]]
+
+    fast, a = framelift.compile(f), torch.tensor([1, 2])
+    with torch.no_grad():
+        for b in ([1, 1], [1, 2], [0, 1]):
+            if 0 in b:
+                assert frames(fast, a, torch.tensor(b)) == frames(f, a, torch.tensor(b))
+            else:
+                assert torch.equal(fast(a, torch.tensor(b)), f(a, torch.tensor(b)))
+    assert framelift.explain(fast).replayed == 1
 
 
 @pytest.mark.parametrize("name", CASES)

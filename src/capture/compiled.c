@@ -211,7 +211,7 @@ static PyObject *try_traces(fl_call *k) {
   fl_trace *t;
   while ((t = find(k, &from, inputs))) {
     PyObject *out = replay(k, t, inputs, &miss);
-    bool again = t->writes.list.len && !t->effects && !t->random;
+    bool again = !t->effects && !t->random; /* nothing was done yet */
     if (out) {
       t->hits++;
       k->c->replayed++;
@@ -219,7 +219,7 @@ static PyObject *try_traces(fl_call *k) {
     fl_trace_release(t);
     if (out) return out;
     if (PyErr_Occurred()) {
-      /* What eager does before it raises is still to be done. */
+      /* What eager does before it raises is still to be done, and its traceback shows the program's line. */
       if (!again || miss || !PyErr_ExceptionMatches(PyExc_Exception)) return NULL;
       PyErr_Clear();
       return fl_call_native(k, "an operator raised", false);

@@ -522,14 +522,24 @@ static PyObject *dispatch(PyObject *self, PyObject *const *a, Py_ssize_t nargs) 
   return result;
 }
 
+/* What torch asks of a mode on the stack. Seeing that there is one that minds what it compiles, torch.compile lets frames be;
+ * an operator that takes functions (cond, flex_attention) comes to the mode, and ends the recording. */
+static PyObject *no(PyObject *self, PyObject *ignored) { Py_RETURN_FALSE; }
+static PyObject *yes(PyObject *self, void *ignored) { Py_RETURN_TRUE; }
+
 static PyMethodDef mode_methods[] = {{"__torch_dispatch__", (PyCFunction)(void (*)(void))dispatch, METH_FASTCALL, NULL},
+                                     {"is_infra_mode", no, METH_NOARGS, NULL},
+                                     {"ignore_compile_internals", no, METH_NOARGS, NULL},
                                      {NULL, NULL, 0, NULL}};
+static PyGetSetDef mode_fields[] = {{"supports_higher_order_operators", yes, NULL, NULL, NULL},
+                                    {NULL, NULL, NULL, NULL, NULL}};
 
 static PyTypeObject mode_type = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "framelift._C.RecordMode",
     .tp_basicsize = sizeof(PyObject),
     .tp_flags = Py_TPFLAGS_DEFAULT,
     .tp_methods = mode_methods,
+    .tp_getset = mode_fields,
     .tp_doc = "The dispatch mode that records ATen operators.",
 };
 
