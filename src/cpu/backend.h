@@ -58,6 +58,9 @@ typedef struct fl_backend {
 
   FL_MUST_USE fl_status (*queue_create)(const struct fl_backend *b, fl_pool *pool, fl_queue **out);
   void (*queue_destroy)(fl_queue *q); /* takes; NULL allowed */
+  /* Begins what the work's first run takes long for (compiling), and waits for none of it; nothing is computed. NULL: there is
+   * nothing to begin. */
+  void (*prepare)(fl_queue *q, const fl_work *work);
   /* FL_INVALID where eager would raise. A backend that is not immediate tells that at the latest in the next call. */
   FL_MUST_USE fl_status (*run)(fl_queue *q, const fl_work *work);
   /* Of a staged backend, NULL allowed: the program of this variant is not needed any more. Returns when its work is done. */

@@ -109,6 +109,7 @@ void fl_cuda_queue_destroy(fl_queue *base) {
   if (q->base.fault) api->cuMemFreeHost(q->base.fault);
   drop_workspaces(q);
   leave(q);
+  fl_status_free(fl_cuda_compile_pending(q));
   fl_status_free(q->failed);
   fl_free(q);
 }
@@ -119,11 +120,15 @@ static fl_status take_failure(fl_cuda_queue *q) {
   return s;
 }
 
-static fl_status walk_and_compile(fl_cuda_queue *q, const fl_work *work) {
+static void prepare(fl_cuda_queue *q, const fl_work *work) {
   q->preparing = true;
   q->workspace_wanted = 0;
   work->walk(work->arg);
   q->preparing = false;
+}
+
+static fl_status walk_and_compile(fl_cuda_queue *q, const fl_work *work) {
+  prepare(q, work);
   fl_status s = fl_cuda_compile_pending(q);
   if (!s && !q->failed) {
     fl_cuda_conv_decide(q);
@@ -224,6 +229,16 @@ static fl_status launch(fl_cuda_queue *q, const fl_work *work) {
   if (!work->wait) return NULL;
   FL_TRY(fl_cuda_check(api->cuEventSynchronize(q->done), "run"));
   return verdict(q, false);
+}
+
+void fl_cuda_prepare(fl_queue *base, const fl_work *work) {
+  fl_cuda_queue *q = (fl_cuda_queue *)base;
+  fl_stage before = fl_stage_enter(FL_STAGE_capture);
+  enter(q);
+  prepare(q, work);
+  fl_status_free(take_failure(q)); /* the run will meet it again */
+  leave(q);
+  fl_stage_enter(before);
 }
 
 fl_status fl_cuda_run(fl_queue *base, const fl_work *work) {

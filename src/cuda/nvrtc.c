@@ -20,10 +20,12 @@ typedef struct entry {
 } entry;
 
 struct fl_cuda_pending {
-  fl_cuda_pending *next;
+  fl_cuda_pending *next;     /* of the queue */
+  fl_cuda_pending *next_job; /* of those that nobody has begun with */
   uint64_t hash[2];
   char *source;
-  fl_cuda_queue *queue;
+  const fl_cuda_device *device;
+  bool done;
   fl_status status;
 };
 
@@ -81,8 +83,9 @@ static fl_status compile_program(const fl_cuda_device *d, fl_rtc_program program
                                  size_t *out_bytes) {
   char arch[40];
   snprintf(arch, sizeof arch, "--gpu-architecture=sm_%d%s", d->arch, d->arch == 90 ? "a" : ""); /* a: with wgmma */
-  const char *options[] = {arch, "--std=c++17"};
-  int r = d->api->nvrtcCompileProgram(program, 2, options);
+  const char *options[] = {arch, "--std=c++17", "--minimal"}; /* minimal: half of the time before optimization */
+  const bool knows_minimal = d->api->nvrtc_major >= 13;
+  int r = d->api->nvrtcCompileProgram(program, knows_minimal ? 3 : 2, options);
   if (r) return compile_error(d->api, program, r, source);
   r = d->api->nvrtcGetCUBINSize(program, out_bytes);
   if (r) return compile_error(d->api, program, r, source);
@@ -149,7 +152,7 @@ static fl_status keep(const fl_cuda_device *d, const uint64_t h[2], const char *
 }
 
 static void compile_one(fl_cuda_pending *p) {
-  const fl_cuda_device *d = p->queue->device;
+  const fl_cuda_device *d = p->device;
   fl_cu_function function = NULL;
   bool cached = false;
   d->api->cuCtxPushCurrent_v2(d->context);
@@ -160,9 +163,58 @@ static void compile_one(fl_cuda_pending *p) {
   if (!p->status) p->status = keep(d, p->hash, p->source, function, cached);
 }
 
-static void compile_range(void *arg, int64_t begin, int64_t end, int thread) {
-  fl_cuda_pending **list = arg;
-  for (; begin < end; begin++) compile_one(list[begin]);
+/* --- the crew: threads that compile what has been noted, while the walk that notes goes on; they end when nothing is left --- */
+
+enum { MAX_CREW = 16 };
+
+static struct {
+  pthread_mutex_t lock;
+  pthread_cond_t finished; /* a job */
+  fl_cuda_pending *first, **end;
+  int crew;
+} jobs = {.lock = PTHREAD_MUTEX_INITIALIZER, .finished = PTHREAD_COND_INITIALIZER, .end = &jobs.first};
+
+/* With the lock, which is given up meanwhile. False: there is nothing left to begin with. */
+static bool do_a_job(void) {
+  fl_cuda_pending *p = jobs.first;
+  if (!p) return false;
+  jobs.first = p->next_job;
+  if (!jobs.first) jobs.end = &jobs.first;
+  pthread_mutex_unlock(&jobs.lock);
+  compile_one(p);
+  pthread_mutex_lock(&jobs.lock);
+  p->done = true;
+  pthread_cond_broadcast(&jobs.finished);
+  return true;
+}
+
+static void *crew_member(void *unused) {
+  pthread_mutex_lock(&jobs.lock);
+  while (do_a_job()) continue;
+  jobs.crew--;
+  pthread_mutex_unlock(&jobs.lock);
+  return NULL;
+}
+
+/* Where no thread can be had, whoever waits compiles. The thread that notes has work of its own: one core is left for it. */
+static void submit(fl_cuda_pending *p) {
+  pthread_t thread;
+  int most = fl_pool_default_threads() - 1;
+  pthread_mutex_lock(&jobs.lock);
+  *jobs.end = p;
+  jobs.end = &p->next_job;
+  if (jobs.crew < (most < MAX_CREW ? most : MAX_CREW) && !pthread_create(&thread, NULL, crew_member, NULL)) {
+    pthread_detach(thread);
+    jobs.crew++;
+  }
+  pthread_mutex_unlock(&jobs.lock);
+}
+
+static void wait_for(const fl_cuda_pending *p) {
+  pthread_mutex_lock(&jobs.lock);
+  while (!p->done)
+    if (!do_a_job()) pthread_cond_wait(&jobs.finished, &jobs.lock);
+  pthread_mutex_unlock(&jobs.lock);
 }
 
 static double now_ms(void) {
@@ -172,33 +224,25 @@ static double now_ms(void) {
 }
 
 fl_status fl_cuda_compile_pending(fl_cuda_queue *q) {
-  int64_t n = 0;
-  for (fl_cuda_pending *p = q->pending; p; p = p->next) n++;
-  if (!n) return NULL;
-  fl_cuda_pending **list = fl_malloc((size_t)n * sizeof *list);
-  if (list) {
-    n = 0;
-    for (fl_cuda_pending *p = q->pending; p; p = p->next) list[n++] = p;
-    double began = now_ms();
-    fl_stage before = fl_stage_enter(FL_STAGE_compile);
-    fl_parallel(q->base.pool, n, 1, compile_range, list);
-    fl_stage_enter(before);
-    pthread_mutex_lock(&table.lock);
-    table.stats.ms += now_ms() - began;
-    pthread_mutex_unlock(&table.lock);
-  }
-  fl_status s = list ? NULL : fl_oom();
+  fl_status s = NULL;
+  if (!q->pending) return NULL;
+  double began = now_ms();
+  fl_stage before = fl_stage_enter(FL_STAGE_compile);
   for (fl_cuda_pending *p = q->pending, *next; p; p = next) {
     next = p->next;
-    if (!s)
-      s = p->status;
-    else
+    wait_for(p);
+    if (s)
       fl_status_free(p->status);
+    else
+      s = p->status;
     fl_free(p->source);
     fl_free(p);
   }
   q->pending = NULL;
-  fl_free(list);
+  fl_stage_enter(before);
+  pthread_mutex_lock(&table.lock);
+  table.stats.ms += now_ms() - began;
+  pthread_mutex_unlock(&table.lock);
   return s;
 }
 
@@ -225,8 +269,9 @@ static fl_status note_pending(fl_cuda_queue *q, const uint64_t h[2], char *sourc
     fl_free(source);
     return fl_oom();
   }
-  *p = (fl_cuda_pending){.next = q->pending, .hash = {h[0], h[1]}, .source = source, .queue = q};
+  *p = (fl_cuda_pending){.next = q->pending, .hash = {h[0], h[1]}, .source = source, .device = q->device};
   q->pending = p;
+  if (q->device->api->nvrtcCreateProgram) submit(p); /* tests write sources for no device */
   return NULL;
 }
 

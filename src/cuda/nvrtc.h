@@ -15,7 +15,7 @@ enum { FL_CUDA_MAX_PARAMS = 64 };
  * only notes that it will be needed. Failures are kept in the queue. Empty grids do nothing. */
 void fl_cuda_launch(const fl_run_args *a, fl_text *source, int64_t grid, int block, size_t shared_bytes,
                     void **pointers, int n_pointers);
-/* Compiles what preparing noted, on the queue's pool. */
+/* Waits until what preparing noted is compiled, which threads have been at since it was noted. */
 FL_MUST_USE fl_status fl_cuda_compile_pending(fl_cuda_queue *q);
 
 /* What preparing noted, for tests: calls `visit` for each source, without the prelude, and forgets it. */

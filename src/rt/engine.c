@@ -374,6 +374,27 @@ static void walk_selected(void *arg) {
   finish_packs(w);
 }
 
+/* The engine's first run begins to be prepared before there are constants: what it compiles takes longer than they do. */
+static fl_status prepare_run(fl_engine *e) {
+  context *c;
+  FL_TRY(borrow_context(e, &c));
+  walk w = {e->backend, c, NULL};
+  fl_work work = {.walk = walk_steps, .arg = &w, .changed = true};
+  patch_weights(e, c);
+  if (c->n_stages) patch_stages(e->plan, c);
+  e->backend->prepare(c->queue, &work);
+  give_back_context(e, c);
+  return NULL;
+}
+
+static fl_status run_work(fl_engine *e, context *c, const fl_work *work, bool first) {
+  if (first && e->backend->prepare) {
+    e->backend->prepare(c->queue, work);
+    FL_TRY(prepare_run(e));
+  }
+  return e->backend->run(c->queue, work);
+}
+
 /* Runs the init steps that depend on a changed slot, or all of them when `changed` is NULL. */
 static fl_status run_init(fl_engine *e, const bool *changed) {
   const fl_plan *p = e->plan;
@@ -385,7 +406,7 @@ static fl_status run_init(fl_engine *e, const bool *changed) {
   if (!s) {
     patch_weights(e, w.c);
     fl_work work = {.walk = walk_selected, .arg = &w, .changed = true, .wait = true};
-    s = e->backend->run(w.c->queue, &work);
+    s = run_work(e, w.c, &work, !changed);
   }
   fl_free(w.packs);
   context_destroy(e, w.c);

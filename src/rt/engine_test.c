@@ -325,6 +325,7 @@ typedef struct recorder {
   recorded programs[FL_QUEUE_VARIANTS];
   int variant, walks, copies; /* of the last work: variant and copies; walks of all */
   bool known[FL_QUEUE_VARIANTS];
+  bool prepared;
 } recorder;
 
 static struct {
@@ -359,6 +360,12 @@ static fl_status staged_create(const fl_backend *b, fl_pool *pool, fl_queue **ou
   *out = &q->base;
   staged.last = q;
   return NULL;
+}
+
+static void staged_prepare(fl_queue *base, const fl_work *work) {
+  recorder *q = (recorder *)base;
+  work->walk(work->arg);
+  q->prepared = true;
 }
 
 static void staged_destroy(fl_queue *q) { fl_free(q); }
@@ -504,6 +511,27 @@ FL_TEST(stages_may_not_fit) {
   FL_CHECK(staged.blocks == 0);
 }
 
+/* The run's program is walked before there are constants, with the stages that it will have, and nothing is computed. */
+FL_TEST(the_first_run_is_prepared_while_constants_are_made) {
+  _Alignas(64) static float x[16], y[16], weight[4] = {2, 2, 2, 2};
+  fl_graph *g = NULL;
+  fl_engine *e = NULL;
+  fl_engine_destroy(staged_engine(weight));
+  staged.table.prepare = staged_prepare;
+  FL_CHECK_OK(fl_graph_parse("graph(%0: f32[4], %1: weight 0 f32[4]) {\n  %2 = mul(%1, %1) : f32[4]\n"
+                             "  %3 = mul(%0, %2) : f32[4]\n  return %3\n}\n",
+                             &g));
+  fl_plan_options options = {.threads = 1, .backend = &staged.table};
+  FL_CHECK_OK(fl_engine_compile(g, &options, (const void *[]){weight}, 1, NULL, &e));
+  fl_graph_destroy(g);
+  if (!e) return;
+  const recorder *q = staged.last;
+  FL_CHECK(q->prepared && q->walks == 0);
+  FL_CHECK(call_staged(e, x, y, 4) == 0);
+  FL_CHECK(staged.last == q && q->walks == 1);
+  fl_engine_destroy(e);
+}
+
 FL_TEST_MAIN(FL_RUN(random_graphs) FL_RUN(random_graphs_through_the_passes) FL_RUN(many_threads_run_one_engine)
                  FL_RUN(every_allocation_may_fail) FL_RUN(updates_run_only_what_depends)
                      FL_RUN(weights_used_as_they_are_follow_their_place) FL_RUN(bad_indexes_are_reported)
@@ -511,4 +539,5 @@ FL_TEST_MAIN(FL_RUN(random_graphs) FL_RUN(random_graphs_through_the_passes) FL_R
                              FL_RUN(beginnings_of_concatenations_are_copied_once)
                                  FL_RUN(addresses_that_come_again_are_used_themselves)
                                      FL_RUN(addresses_that_do_not_fit_go_through_stages)
-                                         FL_RUN(what_goes_unused_is_forgotten) FL_RUN(stages_may_not_fit))
+                                         FL_RUN(what_goes_unused_is_forgotten) FL_RUN(stages_may_not_fit)
+                                             FL_RUN(the_first_run_is_prepared_while_constants_are_made))
