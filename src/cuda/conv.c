@@ -167,7 +167,7 @@ static bool is_gemm(const fl_cuda_conv *c) { return c->align == 16 && c->even &&
 
 /* Its depthwise engines are several times slower than ours. */
 static bool is_for_cudnn(const built *b) {
-  bool depthwise = b->c.cg == 1 && b->c.groups > 1 && fl_cuda_conv_own_count(&b->c, b->device->arch);
+  bool depthwise = b->c.cg == 1 && b->c.groups > 1 && fl_cuda_conv_is_ours(&b->c, b->device->arch);
   return !depthwise && b->c.align == 16 && b->c.even && fl_is_channels_last(&b->in[0].type, b->in[0].strides);
 }
 
@@ -203,11 +203,13 @@ static void propose(built *b) {
   if (!is_for_cudnn(b) || (!*handle && b->device->api->cudnnCreate(handle))) return;
   fl_dnn_conv c = dnn_of(b);
   bool more = c.bias || c.residual || b->c.act != FL_ACT_NONE;
-  for (int fused = more && fl_dnn_can_fuse(&c); fused >= 0; fused--) {
+  for (int fused = more && fl_dnn_can_fuse(&c); fused >= 0 && !b->plans[FL_CONV_FUSED]; fused--) {
     fl_dnn_graph *g = &b->graphs[fused];
     if (!fl_dnn_graph_make(b->device->api, *handle, &c, fused, g)) continue;
-    add_plans(b, g, FL_DNN_A, fused ? FL_CONV_FUSED : FL_CONV_PLAIN, fused ? MAX_FUSED : MAX_PLAIN);
-    if (!fused && !b->plans[FL_CONV_PLAIN]) add_plans(b, g, FL_DNN_FALLBACK, FL_CONV_PLAIN, MAX_PLAIN);
+    int first = fused || !more ? FL_CONV_FUSED : FL_CONV_PLAIN, most = first == FL_CONV_FUSED ? MAX_FUSED : MAX_PLAIN;
+    add_plans(b, g, FL_DNN_A, first, most);
+    if (!fused && !b->plans[first] && !fl_cuda_conv_is_ours(&b->c, b->device->arch))
+      add_plans(b, g, FL_DNN_FALLBACK, first, most);
   }
 }
 
@@ -241,9 +243,9 @@ static fl_status run_cudnn(const fl_run_args *a, const built *b, int way, void *
 static bool launch(const fl_run_args *a, built *b, int way) {
   if (way == FL_CONV_DIRECT)
     fl_cuda_run_map(a);
-  else if (way < FL_CONV_GEMM) {
-    if (way >= fl_cuda_conv_own_count(&b->c, b->device->arch)) return false;
-    fl_cuda_conv_own_launch(a, &b->c, way);
+  else if (way == FL_CONV_OWN) {
+    if (!fl_cuda_conv_is_ours(&b->c, b->device->arch)) return false;
+    fl_cuda_conv_own(a, &b->c);
   } else if (way == FL_CONV_GEMM) {
     if (!is_gemm(&b->c)) return false;
     run_gemm(a, b);
@@ -309,16 +311,16 @@ static fl_cuda_tactic tactic_of(built *b, trial *t) {
 
 /* The first way that there is, for want of timing. */
 static int first_way(built *b) {
-  if (fl_cuda_conv_own_count(&b->c, b->device->arch)) return FL_CONV_OWN;
+  if (fl_cuda_conv_is_ours(&b->c, b->device->arch)) return FL_CONV_OWN;
   propose(b);
   for (int i = FL_CONV_FUSED; i < FL_CONV_WAYS; i++)
     if (b->plans[i]) return i;
-  return FL_CONV_DIRECT;
+  return is_gemm(&b->c) ? FL_CONV_GEMM : FL_CONV_DIRECT;
 }
 
 static void settle(built *b, int way) {
   if (way >= FL_CONV_FUSED) propose(b); /* takes cuDNN some milliseconds */
-  bool there = way == FL_CONV_DIRECT || (way < FL_CONV_GEMM && way < fl_cuda_conv_own_count(&b->c, b->device->arch)) ||
+  bool there = way == FL_CONV_DIRECT || (way == FL_CONV_OWN && fl_cuda_conv_is_ours(&b->c, b->device->arch)) ||
                (way == FL_CONV_GEMM && is_gemm(&b->c)) || (way >= FL_CONV_FUSED && b->plans[way]);
   b->way = there ? way : first_way(b);
   b->decided = true;
@@ -405,7 +407,8 @@ static void prepare(fl_cuda_queue *q, built *b, const fl_run_args *a) {
   fl_run_args each = *a;
   each.spare_bytes = SIZE_MAX; /* until it is chosen, none needs a workspace */
   for (int i = 0; i <= FL_CONV_GEMM; i++) launch(&each, b, i);
-  if (is_for_cudnn(b)) fl_cuda_conv_finish(a, &b->c);
+  propose(b); /* while kernels are being compiled */
+  if (b->plans[FL_CONV_PLAIN]) fl_cuda_conv_finish(a, &b->c);
 }
 
 void fl_cuda_run_conv(const fl_run_args *a) {

@@ -7,10 +7,10 @@
 /* Ways to compute one, as the timing cache numbers them. */
 enum {
   FL_CONV_OWN = 0, /* conv_own.c's */
-  FL_CONV_GEMM = 4,
-  FL_CONV_FUSED = 5,  /* engines of cuDNN: bias, residual and activation in the same operation */
-  FL_CONV_PLAIN = 11, /* and in a kernel after it */
-  FL_CONV_WAYS = 14,
+  FL_CONV_GEMM = 1,
+  FL_CONV_FUSED = 2, /* engines of cuDNN: bias, residual and activation in the same operation */
+  FL_CONV_PLAIN = 6, /* where there is none: in a kernel after it */
+  FL_CONV_WAYS = 9,
   FL_CONV_DIRECT = -1 /* a thread an element: what always works */
 };
 
@@ -32,9 +32,9 @@ fl_cuda_conv fl_cuda_conv_of(const fl_run_args *a, const fl_cuda_params *q);
 /* A matrix product of x [m, c] and w [o, c]: a window of one element, and pixels evenly apart. */
 bool fl_cuda_conv_is_plain(const fl_cuda_conv *c);
 
-/* conv_own.c: our own kernels for it, the likeliest first. Launching while the queue is preparing compiles. */
-int fl_cuda_conv_own_count(const fl_cuda_conv *c, int arch);
-void fl_cuda_conv_own_launch(const fl_run_args *a, const fl_cuda_conv *c, int i);
+/* conv_own.c: is there a kernel of our own for it that may be the fastest? Launching while the queue is preparing compiles. */
+bool fl_cuda_conv_is_ours(const fl_cuda_conv *c, int arch);
+void fl_cuda_conv_own(const fl_run_args *a, const fl_cuda_conv *c);
 /* y = act(y + bias + residual), for what a library did not do. Null operands are left out. */
 void fl_cuda_conv_finish(const fl_run_args *a, const fl_cuda_conv *c);
 

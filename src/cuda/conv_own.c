@@ -1,6 +1,8 @@
-/* Our own convolution kernels: depthwise, products on the tensor cores, and those of a few pixels (squeeze-excitation). */
+/* Our own convolution kernels: depthwise, products on the tensor cores, of images (a network's first layer), and those of a
+ * few pixels (squeeze-excitation). */
 #include <inttypes.h>
 #include <math.h>
+#include <stdint.h>
 
 #include "cuda/conv.h"
 #include "cuda/sources.h"
@@ -10,6 +12,7 @@ enum { X, W, BIAS, RESIDUAL };
 enum {
   MAX_SHARED = 40 << 10,
   FEW_PIXELS = 256,
+  FEW_PRODUCTS = 8 << 20,
   FULL = 264 /* blocks, two a multiprocessor */,
   DEPTHWISE_THREADS = 128
 };
@@ -46,10 +49,10 @@ static bool is_depthwise(const fl_cuda_conv *c) {
   return c->groups > 1 && c->cg == 1 && c->og == 1 && c->xs[1] == 1 && c->kh * c->kw <= 81;
 }
 
-static const int depthwise_tiles[][2] = {{2, 2}, {1, 4}};
-
-static void launch_depthwise(const fl_run_args *a, const fl_cuda_conv *c, int i) {
-  int v = width_for(c, 8, c->c | c->yp, c->xs[3]), th = depthwise_tiles[i][0], tw = depthwise_tiles[i][1];
+static void launch_depthwise(const fl_run_args *a, const fl_cuda_conv *c) {
+  int v = width_for(c, 8, c->c | c->yp, c->xs[3]);
+  int th = c->sh == 1 ? 2 : 1,
+      tw = c->sh == 1 ? 2 : 4; /* pixels of a thread: those that share most of what they read */
   int64_t vectors = c->c / v, vx = 1, tiles = c->n * ((c->oh + th - 1) / th) * ((c->ow + tw - 1) / tw);
   int64_t most = MAX_SHARED / (c->kh * c->kw * v * (int)sizeof(float));
   if (most > 32) most = 32;
@@ -87,13 +90,13 @@ typedef struct tile {
   int bm, bn, warps_m, warps_n, stages;
 } tile;
 
-enum { TILES = 2 };
-static const tile wide[TILES] = {{128, 128, 4, 2, 3}, {64, 64, 2, 2, 4}};
-static const tile of_96[TILES] = {{128, 96, 4, 2, 3}, {64, 96, 2, 2, 4}};
-static const tile of_64[TILES] = {{128, 64, 2, 2, 4}, {64, 64, 2, 2, 4}};
-static const tile of_48[TILES] = {{128, 48, 4, 1, 4}, {64, 48, 2, 1, 4}};
-static const tile of_32[TILES] = {{128, 32, 4, 1, 4}, {64, 32, 2, 1, 4}};
-static const tile of_16[TILES] = {{128, 16, 4, 1, 4}, {64, 16, 2, 1, 4}};
+/* For many pixels, and for few. */
+static const tile wide[2] = {{128, 128, 4, 2, 3}, {64, 64, 2, 2, 4}};
+static const tile of_96[2] = {{128, 96, 4, 2, 3}, {64, 96, 2, 2, 4}};
+static const tile of_64[2] = {{128, 64, 2, 2, 4}, {64, 64, 2, 2, 4}};
+static const tile of_48[2] = {{128, 48, 4, 1, 4}, {64, 48, 2, 1, 4}};
+static const tile of_32[2] = {{128, 32, 4, 1, 4}, {64, 32, 2, 1, 4}};
+static const tile of_16[2] = {{128, 16, 4, 1, 4}, {64, 16, 2, 1, 4}};
 
 static const tile *tiles_for(int64_t og) {
   return og <= 16                ? of_16
@@ -132,15 +135,16 @@ static void geometry(fl_cuda_writer *w, const fl_cuda_conv *c, bool plain) {
   fl_text_add(&w->text, "typedef %s I;\n", far < INT32_MAX - (1 << 24) ? "int" : "i64");
 }
 
-/* Large tiles where there are enough of them to fill the device, else small ones; candidate 1 is the other. */
-static const tile *tile_for(const fl_cuda_conv *c, int i) {
+/* Large tiles where there are enough of them to fill the device; not where there is little to add up, and much to write. */
+static const tile *tile_for(const fl_cuda_conv *c) {
   const tile *t = tiles_for(c->og);
   bool few = (c->m + t->bm - 1) / t->bm * ((c->og + t->bn - 1) / t->bn) * c->groups < FULL;
-  return &t[few ? 1 - i : i];
+  bool shallow = c->kh * c->kw * c->cg <= 32 && c->og >= 96;
+  return &t[few || shallow];
 }
 
-static void launch_mma(const fl_run_args *a, const fl_cuda_conv *c, int i) {
-  const tile *t = tile_for(c, i);
+static void launch_mma(const fl_run_args *a, const fl_cuda_conv *c) {
+  const tile *t = tile_for(c);
   int va = load_width(c), vb = width_for(c, 8, c->kh * c->kw * c->cg, 8), vo = width_for(c, 8, c->o | c->yp, c->og);
   int64_t k = c->kh * c->kw * c->cg, bk = k <= 16 ? 16 : 32, steps = (k + bk - 1) / bk;
   bool plain = fl_cuda_conv_is_plain(c) && va > 1;
@@ -167,9 +171,61 @@ static void launch_mma(const fl_run_args *a, const fl_cuda_conv *c, int i) {
                        t->warps_m * t->warps_n * 32, loads > stores ? loads : stores);
 }
 
+/* --- of images: few channels --- */
+
+enum { IMAGE_CHANNELS = 4, IMAGE_ROWS = 8, IMAGE_COLS = 16, IMAGE_THREADS = 128, IMAGE_BLOCKS = 2 * FULL };
+enum { IMAGE_MAX_SHARED = 96 << 10 };
+
+/* Channels of the result that a block computes, a multiple of 8. */
+static int image_channels(const fl_cuda_conv *c) {
+  return c->o % 64 == 0 ? 64 : c->o <= 64 ? (int)(c->o + 7) / 8 * 8 : c->o % 48 == 0 ? 48 : c->o % 32 == 0 ? 32 : 64;
+}
+
+static int64_t image_taps(const fl_cuda_conv *c) { return (c->kw + 3) / 4 * 4; }
+
+static size_t image_shared(const fl_cuda_conv *c) {
+  int64_t taps = image_taps(c), pixels = ((IMAGE_ROWS - 1) * c->sh + c->kh) * ((IMAGE_COLS - 1) * c->sw + taps);
+  return (size_t)(image_channels(c) * (c->kh * taps * 4 + 8) + pixels * 4) * 2;
+}
+
+static bool is_image(const fl_cuda_conv *c, int arch) {
+  for (int i = 0; i < 4; i++)
+    if (c->xs[i] > INT32_MAX) return false;
+  return arch >= 80 && (c->dtype == FL_F16 || c->dtype == FL_BF16) && c->groups == 1 && c->c <= IMAGE_CHANNELS &&
+         c->kh * c->kw > 1 && c->dh * c->dw == 1 && image_shared(c) <= IMAGE_MAX_SHARED;
+}
+
+static void launch_image(const fl_run_args *a, const fl_cuda_conv *c) {
+  int bn = image_channels(c);
+  int64_t down = (c->oh + IMAGE_ROWS - 1) / IMAGE_ROWS, across = (c->ow + IMAGE_COLS - 1) / IMAGE_COLS;
+  int64_t tiles = c->n * down * across, parts = (c->o + bn - 1) / bn, most = IMAGE_BLOCKS / parts;
+  fl_cuda_writer w = {0};
+  operands(&w, a, c);
+  common(&w, c);
+  fl_text_add(&w.text, "#define MMA \"%s\"\n", fl_cg_storage(c->dtype));
+  fl_cuda_write_number(&w, "CG", c->c);
+  fl_cuda_write_number(&w, "BN", bn);
+  fl_cuda_write_number(&w, "VO", width_for(c, 8, c->o | c->yp, bn / 4));
+  const struct {
+    const char *name;
+    int64_t v;
+  } args[] = {{"H", c->h},      {"W", c->w},       {"O", c->o},       {"OH", c->oh},       {"OW", c->ow},
+              {"TOP", c->top},  {"LEFT", c->left}, {"XN", c->xs[0]},  {"XC", c->xs[1]},    {"XH", c->xs[2]},
+              {"XW", c->xs[3]}, {"YP", c->yp},     {"TILES_Y", down}, {"TILES_X", across}, {"TILES", tiles}};
+  for (size_t i = 0; i < sizeof args / sizeof *args; i++) fl_cuda_write_argument(&w, args[i].name, args[i].v);
+  fl_cuda_write_launch(&w, a, fl_cuda_source_conv_image,
+                       (tiles < most ? tiles
+                        : most > 0   ? most
+                                     : 1) *
+                           parts,
+                       IMAGE_THREADS, image_shared(c));
+}
+
 /* --- of few pixels: a warp a channel of the result --- */
 
-static bool has_few_pixels(const fl_cuda_conv *c) { return fl_cuda_conv_is_plain(c) && c->m <= FEW_PIXELS; }
+static bool has_few_pixels(const fl_cuda_conv *c) {
+  return fl_cuda_conv_is_plain(c) && c->m <= FEW_PIXELS && c->m * c->c * c->o <= FEW_PRODUCTS;
+}
 
 static void launch_few(const fl_run_args *a, const fl_cuda_conv *c) {
   int v = width_for(c, 8, c->cg, c->xs[3]);
@@ -191,25 +247,31 @@ static void launch_few(const fl_run_args *a, const fl_cuda_conv *c) {
 
 /* --- all of them --- */
 
-/* Large windows without groups, with an activation that cuDNN has: its engines are better. */
-static bool is_for_cudnn(const fl_cuda_conv *c) {
-  return c->kh * c->kw > 1 && c->groups == 1 && c->cg >= 32 && (c->act == FL_ACT_NONE || c->act == FL_ACT_RELU);
+/* Where the kernels of libraries were always faster: without groups, many channels. Windows of one element, unless they have
+ * an activation that the libraries lack and not too many channels; others with an activation that cuDNN has. */
+static bool is_for_libraries(const fl_cuda_conv *c) {
+  bool simple = c->act == FL_ACT_NONE || c->act == FL_ACT_RELU;
+  if (c->groups > 1) return false;
+  if (c->kh * c->kw > 1) return simple && c->cg >= 32;
+  return c->align == 16 && c->c % 8 == 0 && c->o % 8 == 0 && c->xs[1] == 1 && c->xs[3] == c->c &&
+         c->c >= (simple ? 256 : 384);
 }
 
-int fl_cuda_conv_own_count(const fl_cuda_conv *c, int arch) {
-  if (!c->even) return 0;
-  if (is_depthwise(c)) return (int)(sizeof depthwise_tiles / sizeof *depthwise_tiles);
-  int n = has_few_pixels(c);
-  return n + (has_tensor_cores(c, arch) && !is_for_cudnn(c) ? n ? 1 : TILES : 0);
+bool fl_cuda_conv_is_ours(const fl_cuda_conv *c, int arch) {
+  if (!c->even) return false;
+  return is_depthwise(c) || is_image(c, arch) || has_few_pixels(c) ||
+         (has_tensor_cores(c, arch) && !is_for_libraries(c));
 }
 
-void fl_cuda_conv_own_launch(const fl_run_args *a, const fl_cuda_conv *c, int i) {
+void fl_cuda_conv_own(const fl_run_args *a, const fl_cuda_conv *c) {
   if (is_depthwise(c))
-    launch_depthwise(a, c, i);
-  else if (has_few_pixels(c) && i == 0)
+    launch_depthwise(a, c);
+  else if (is_image(c, fl_cuda_queue_of(a)->device->arch))
+    launch_image(a, c);
+  else if (has_few_pixels(c))
     launch_few(a, c);
   else
-    launch_mma(a, c, has_few_pixels(c) ? 1 : i);
+    launch_mma(a, c);
 }
 
 void fl_cuda_conv_finish(const fl_run_args *a, const fl_cuda_conv *c) {

@@ -1,6 +1,5 @@
 #include "cuda/cudnn.h"
 
-#include <math.h>
 #include <string.h>
 
 enum { /* cudnn_graph.h: descriptors, */
@@ -26,6 +25,7 @@ enum { /* types of attributes, */
        T_VOID_PTR = 6,
        T_CONV_MODE = 7,
        T_HEUR_MODE = 8,
+       T_NAN = 10,
        T_NUMERICS = 11,
        T_POINTWISE_MODE = 14,
        T_DESC = 15,
@@ -34,8 +34,8 @@ enum { /* types of attributes, */
 enum { /* attributes, */
        A_PW_MODE = 0,
        A_PW_PREC = 1,
+       A_PW_NAN = 2,
        A_PW_LOWER = 3,
-       A_PW_UPPER = 4,
        A_CONV_TYPE = 100,
        A_CONV_MODE = 101,
        A_CONV_DILATIONS = 102,
@@ -68,7 +68,6 @@ enum { /* attributes, */
        A_TENSOR_STRIDES = 903,
        A_TENSOR_ID = 906,
        A_TENSOR_VIRTUAL = 907,
-       A_TENSOR_BY_VALUE = 908,
        A_PACK_IDS = 1000,
        A_PACK_POINTERS = 1001,
        A_PACK_WORKSPACE = 1003,
@@ -81,20 +80,13 @@ enum { /* and values */
        DNN_BFLOAT16 = 9,
        CROSS_CORRELATION = 1,
        PW_ADD = 0,
-       PW_MUL = 1,
        PW_RELU = 100,
-       PW_TANH = 101,
-       PW_SIGMOID = 102,
-       PW_GELU = 104,
-       PW_SWISH = 106,
-       PW_GELU_TANH = 107,
+       PROPAGATE_NAN = 1,
        TENSOR_CORE = 0,
        NONDETERMINISTIC = 4,
        RUNTIME_COMPILATION = 0
 };
-enum { ID_X = 1, ID_W, ID_BIAS, ID_RESIDUAL, ID_THREE, ID_SIXTH, ID_Y, ID_VIRTUAL };
-
-static const float three = 3, sixth = 1.0f / 6; /* of hardswish and hardsigmoid: host memory */
+enum { ID_X = 1, ID_W, ID_BIAS, ID_RESIDUAL, ID_Y, ID_VIRTUAL };
 
 /* --- descriptors: the first failure is kept, later calls do nothing --- */
 
@@ -124,7 +116,7 @@ static void finish(maker *m, fl_dnn_desc d) {
 
 static fl_dnn_desc tensor(maker *m, int64_t id, int type, const int64_t *dims, const int64_t *strides) {
   fl_dnn_desc d = make(m, D_TENSOR);
-  int64_t align = id == ID_THREE || id == ID_SIXTH ? 4 : 16;
+  int64_t align = 16;
   bool yes = true;
   set(m, d, A_TENSOR_TYPE, T_DATA_TYPE, 1, &type);
   set(m, d, A_TENSOR_DIMS, T_INT64, 4, dims);
@@ -132,7 +124,6 @@ static fl_dnn_desc tensor(maker *m, int64_t id, int type, const int64_t *dims, c
   set(m, d, A_TENSOR_ID, T_INT64, 1, &id);
   set(m, d, A_TENSOR_ALIGN, T_INT64, 1, &align);
   if (id >= ID_VIRTUAL) set(m, d, A_TENSOR_VIRTUAL, T_BOOLEAN, 1, &yes);
-  if (id == ID_THREE || id == ID_SIXTH) set(m, d, A_TENSOR_BY_VALUE, T_BOOLEAN, 1, &yes);
   finish(m, d);
   return d;
 }
@@ -143,26 +134,22 @@ static fl_dnn_desc image(maker *m, int64_t id, int type, const fl_type *t) {
   return tensor(m, id, type, t->dims, strides);
 }
 
-static fl_dnn_desc scalar(maker *m, int64_t id) {
-  const int64_t ones[4] = {1, 1, 1, 1};
-  return tensor(m, id, DNN_FLOAT, ones, ones);
-}
-
 /* Where the next operation's result goes: the result of all if it is the last. */
 static fl_dnn_desc result(maker *m) {
   return --m->left > 0 ? image(m, ID_VIRTUAL + m->left, DNN_FLOAT, &m->c->y)
                        : tensor(m, ID_Y, m->type, m->c->y.dims, m->c->ys);
 }
 
-/* now = mode(now, b), `b` NULL for one operand. */
-static void pointwise(maker *m, int mode, fl_dnn_desc b, double lo, double hi) {
+/* now = mode(now, b), `b` NULL for one operand. What is not a number stays so. */
+static void pointwise(maker *m, int mode, fl_dnn_desc b) {
   fl_dnn_desc d = make(m, D_POINTWISE), y = result(m);
-  int prec = DNN_FLOAT;
+  int prec = DNN_FLOAT, nan = PROPAGATE_NAN;
+  double lowest = 0;
   set(m, d, A_PW_MODE, T_POINTWISE_MODE, 1, &mode);
   set(m, d, A_PW_PREC, T_DATA_TYPE, 1, &prec);
   if (mode == PW_RELU) {
-    set(m, d, A_PW_LOWER, T_DOUBLE, 1, &lo);
-    if (!isinf(hi)) set(m, d, A_PW_UPPER, T_DOUBLE, 1, &hi);
+    set(m, d, A_PW_NAN, T_NAN, 1, &nan);
+    set(m, d, A_PW_LOWER, T_DOUBLE, 1, &lowest);
   }
   finish(m, d);
   fl_dnn_desc op = make(m, D_OP_POINTWISE);
@@ -202,48 +189,13 @@ static void convolution(maker *m) {
   m->now = y;
 }
 
-/* --- activations --- */
+/* --- activations: with others, cuDNN has no engine that it need not compile first --- */
 
-/* Operations that the activation takes; -1: it cannot be a part of the graph. */
-static int act_ops(const fl_attrs *attrs) {
-  switch ((fl_act)fl_attr_int(attrs, "act", FL_ACT_NONE)) {
-  case FL_ACT_NONE: return 0;
-  case FL_ACT_CLAMP: return fl_attr_float(attrs, "act_lo", 0) == 0 ? 1 : -1;
-  case FL_ACT_HARDSIGMOID: return 3;
-  case FL_ACT_HARDSWISH: return 4;
-  case FL_ACT_RELU:
-  case FL_ACT_SILU:
-  case FL_ACT_SIGMOID:
-  case FL_ACT_TANH:
-  case FL_ACT_GELU:
-  case FL_ACT_GELU_TANH: return 1;
-  default: return -1;
-  }
+static bool has_relu(const fl_attrs *attrs) { return fl_attr_int(attrs, "act", FL_ACT_NONE) == FL_ACT_RELU; }
+
+bool fl_dnn_can_fuse(const fl_dnn_conv *c) {
+  return has_relu(&c->attrs) || fl_attr_int(&c->attrs, "act", FL_ACT_NONE) == FL_ACT_NONE;
 }
-
-static void activation(maker *m) {
-  fl_dnn_desc x = m->now;
-  fl_act act = (fl_act)fl_attr_int(&m->c->attrs, "act", FL_ACT_NONE);
-  switch (act) {
-  case FL_ACT_RELU: pointwise(m, PW_RELU, NULL, 0, INFINITY); break;
-  case FL_ACT_CLAMP: pointwise(m, PW_RELU, NULL, 0, fl_attr_float(&m->c->attrs, "act_hi", 0)); break;
-  case FL_ACT_SILU: pointwise(m, PW_SWISH, NULL, 0, 0); break;
-  case FL_ACT_SIGMOID: pointwise(m, PW_SIGMOID, NULL, 0, 0); break;
-  case FL_ACT_TANH: pointwise(m, PW_TANH, NULL, 0, 0); break;
-  case FL_ACT_GELU: pointwise(m, PW_GELU, NULL, 0, 0); break;
-  case FL_ACT_GELU_TANH: pointwise(m, PW_GELU_TANH, NULL, 0, 0); break;
-  case FL_ACT_HARDSIGMOID:
-  case FL_ACT_HARDSWISH:
-    pointwise(m, PW_ADD, scalar(m, ID_THREE), 0, 0);
-    pointwise(m, PW_RELU, NULL, 0, 6);
-    if (act == FL_ACT_HARDSWISH) pointwise(m, PW_MUL, x, 0, 0);
-    pointwise(m, PW_MUL, scalar(m, ID_SIXTH), 0, 0);
-    break;
-  default: break;
-  }
-}
-
-bool fl_dnn_can_fuse(const fl_dnn_conv *c) { return act_ops(&c->attrs) >= 0; }
 
 bool fl_dnn_graph_make(const fl_cuda_api *api, fl_dnn_handle handle, const fl_dnn_conv *c, bool fused,
                        fl_dnn_graph *out) {
@@ -251,15 +203,15 @@ bool fl_dnn_graph_make(const fl_cuda_api *api, fl_dnn_handle handle, const fl_dn
   *out = (fl_dnn_graph){.fused = fused};
   maker m = {.api = api, .c = c, .g = out};
   m.type = t == FL_F32 ? DNN_FLOAT : t == FL_F16 ? DNN_HALF : DNN_BFLOAT16;
-  m.left = 1 + (fused ? c->bias + c->residual + act_ops(&c->attrs) : 0);
+  m.left = 1 + (fused ? c->bias + c->residual + has_relu(&c->attrs) : 0);
   convolution(&m);
   /* The residual before the bias: in this order cuDNN has engines that are compiled already. */
-  if (fused && c->residual) pointwise(&m, PW_ADD, image(&m, ID_RESIDUAL, m.type, &c->y), 0, 0);
+  if (fused && c->residual) pointwise(&m, PW_ADD, image(&m, ID_RESIDUAL, m.type, &c->y));
   if (fused && c->bias) {
     const int64_t k = c->y.dims[1], dims[4] = {1, k, 1, 1}, strides[4] = {k, 1, k, k};
-    pointwise(&m, PW_ADD, tensor(&m, ID_BIAS, m.type, dims, strides), 0, 0);
+    pointwise(&m, PW_ADD, tensor(&m, ID_BIAS, m.type, dims, strides));
   }
-  if (fused) activation(&m);
+  if (fused && has_relu(&c->attrs)) pointwise(&m, PW_RELU, NULL);
   fl_dnn_desc graph = make(&m, D_GRAPH);
   set(&m, graph, A_GRAPH_HANDLE, T_HANDLE, 1, &handle);
   set(&m, graph, A_GRAPH_OPS, T_DESC, m.n_ops, m.ops);
@@ -330,15 +282,10 @@ fl_dnn_desc fl_dnn_plan(const fl_cuda_api *api, fl_dnn_handle handle, fl_dnn_des
 
 int fl_dnn_execute(const fl_cuda_api *api, fl_dnn_handle handle, fl_dnn_desc plan, const fl_dnn_conv *c, bool fused,
                    const fl_dnn_memory *memory, fl_cu_stream stream) {
-  int64_t ids[7] = {ID_X, ID_W, ID_Y}, n = 3;
-  void *pointers[7] = {memory->x, memory->w, memory->y};
-  int scalars = fused ? act_ops(&c->attrs) : 0;
+  int64_t ids[5] = {ID_X, ID_W, ID_Y}, n = 3;
+  void *pointers[5] = {memory->x, memory->w, memory->y};
   if (fused && c->bias) ids[n] = ID_BIAS, pointers[n++] = memory->bias;
   if (fused && c->residual) ids[n] = ID_RESIDUAL, pointers[n++] = memory->residual;
-  if (scalars > 1) {
-    ids[n] = ID_THREE, pointers[n++] = (void *)(uintptr_t)&three;
-    ids[n] = ID_SIXTH, pointers[n++] = (void *)(uintptr_t)&sixth;
-  }
   fl_dnn_desc pack = NULL;
   int r = api->cudnnSetStream(handle, stream);
   if (!r) r = api->cudnnBackendCreateDescriptor(D_VARIANTS, &pack);

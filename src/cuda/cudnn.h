@@ -26,7 +26,7 @@ typedef struct fl_dnn_graph {
   bool fused;
 } fl_dnn_graph;
 
-/* Can the convolution's activation be a part of the graph? True when it has none. */
+/* Can the convolution's activation be a part of the graph? relu, or none. */
 bool fl_dnn_can_fuse(const fl_dnn_conv *c);
 /* False: cuDNN's heuristics or descriptors refuse. To be freed in any case. */
 bool fl_dnn_graph_make(const fl_cuda_api *api, fl_dnn_handle handle, const fl_dnn_conv *c, bool fused,

@@ -29,7 +29,7 @@ enum { /* cublasLt.h, cublas_api.h, library_types.h */
        EPILOGUE_BIAS = 4,
        EPILOGUE_GELU = 32
 };
-enum { WORKSPACE = 32 << 20, MAX_ALGOS = 12, ALIGN = 16, BUCKETS = 64 };
+enum { WORKSPACE = 32 << 20, MAX_ALGOS = 6, ALIGN = 16, BUCKETS = 64 };
 enum { WHOLE = 8, MIN_RAGGED = 1024 }; /* elements of 16 bits in 16 bytes; columns from which odd widths matter */
 
 static int type_of(fl_dtype t) { return t == FL_F32 ? R_32F : t == FL_F16 ? R_16F : R_16BF; }
