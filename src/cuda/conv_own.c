@@ -63,6 +63,7 @@ static void launch_depthwise(const fl_run_args *a, const fl_cuda_conv *c) {
   fl_cuda_writer w = {0};
   operands(&w, a, c);
   common(&w, c);
+  fl_cuda_write_number(&w, "RESIDUAL", c->residual);
   fl_cuda_write_number(&w, "V", v);
   fl_cuda_write_number(&w, "TH", th);
   fl_cuda_write_number(&w, "TW", tw);
@@ -203,6 +204,7 @@ static void launch_image(const fl_run_args *a, const fl_cuda_conv *c) {
   operands(&w, a, c);
   common(&w, c);
   fl_text_add(&w.text, "#define MMA \"%s\"\n", fl_cg_storage(c->dtype));
+  fl_cuda_write_number(&w, "RESIDUAL", c->residual);
   fl_cuda_write_number(&w, "CG", c->c);
   fl_cuda_write_number(&w, "BN", bn);
   fl_cuda_write_number(&w, "VO", width_for(c, 8, c->o | c->yp, bn / 4));

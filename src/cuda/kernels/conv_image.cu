@@ -1,6 +1,6 @@
 // Convolution of an image of at most four channels on the tensor cores, 16-bit floats: a network's first layer.
 // Defined before: T, MMA ("f16" or "bf16"), KH, KW, SH, SW, CG (channels), BN (channels of the result a block), VO (of them
-// stored at once), ACT(v); by the parameters p_...: H, W, O, OH, OW, TOP, LEFT, XN, XC, XH, XW (strides of x), YP (from pixel to
+// stored at once), RESIDUAL (is there one?), ACT(v); by the parameters p_...: H, W, O, OH, OW, TOP, LEFT, XN, XC, XH, XW (strides of x), YP (from pixel to
 // pixel of y), TILES_Y, TILES_X, TILES (of all images). Weights are [O][KH][KW][CG].
 //
 // A block keeps BN channels' weights in shared memory and goes through tiles of 8 x 16 pixels. The part of the image that a tile
@@ -109,12 +109,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) k(const T *x, const T *w, 
       if (first + i >= O) continue;
       pack<T, VO> v, add, b;
       if (bias) b = *(const pack<T, VO> *)(bias + first + i);
-      if (residual) add = *(const pack<T, VO> *)(residual + pixel * O + first + i);
+      if (RESIDUAL) add = *(const pack<T, VO> *)(residual + pixel * O + first + i);
 #pragma unroll
       for (int u = 0; u < VO; u++) {
         float f = acc[(i + u) / 2][e + (i + u) % 2];
         if (bias) f += ld(b.x[u]);
-        if (residual) f += ld(add.x[u]);
+        if (RESIDUAL) f += ld(add.x[u]);
         st(v.x[u], ACT(f));
       }
       *(pack<T, VO> *)(y + pixel * YP + first + i) = v;
