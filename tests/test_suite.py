@@ -166,6 +166,17 @@ def test_arguments_are_repaired_by_what_an_error_says():
         RuntimeError("mat1 and mat2 shapes cannot be multiplied (192x64 and 768x64)"),
     )
     assert patches["pixel_values"].shape == (1, 16, 768)
+    masked = sound | {"input_features_mask": torch.ones(1, 64)}
+    whole = repaired(masked, ValueError("expects a multiple of `n_window * 2` (100), but got 80."))
+    assert whole["input_features"].shape == (1, 128, 100) and whole["input_features_mask"].shape == (1, 100)
+    wide = repaired(
+        sound, RuntimeError("The size of tensor a (80) must match the size of tensor b (560) at dimension 2")
+    )
+    assert wide["input_features"].shape == (1, 64, 560)
+    pair = repaired(
+        {"pixel_values": torch.randn(1, 1, 4, 4)}, ValueError("a 5D tensor of shape (batch_size, 2, 1, 4, 4)")
+    )
+    assert pair["pixel_values"].shape == (1, 2, 1, 4, 4)
 
 
 def test_rounding_is_judged_by_float64():

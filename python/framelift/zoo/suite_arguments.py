@@ -36,6 +36,9 @@ def candidates(model, config):
             found.append({name: value, **decoder})
             if texts:
                 found.append({**texts, name: value, **decoder})
+    media = {name: _media(name, config)[0] for name in _IMAGES if name in parameters}
+    if len(media) > 1:
+        found.append({**texts, **media, **decoder})
     text = [{**texts, **decoder}] if texts else []
     both = [c for c in found if "input_ids" in c]
     alone = [c for c in found if "input_ids" not in c]
@@ -83,6 +86,23 @@ def repaired(config, kwargs, error):
         return {**kwargs, "input_ids": _with_image_tokens(kwargs["input_ids"], config, int(tokens[2]))}
     if "index out of range" in text and "input_ids" in kwargs and kwargs["input_ids"].max() > 8:
         return {k: v % 7 + 1 if k.endswith("input_ids") else v for k, v in kwargs.items()}
+    return _reshaped(config, kwargs, text)
+
+
+def _reshaped(config, kwargs, text):
+    """What an error says of the shape that a sound or an image should have, or None."""
+    audio = next((n for n in ("input_features", "input_values") if n in kwargs), None)
+    size = re.search(r"size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\)", text)
+    if size and audio and kwargs[audio].ndim == 3 and kwargs[audio].shape[-1] == int(size[1]) < int(size[2]) <= 1024:
+        return {**kwargs, audio: torch.randn(1, FRAMES, int(size[2]))}
+    length = re.search(r"multiple of [^(]*\((\d+)\), but got", text)
+    if length and audio and kwargs[audio].shape[-1] != int(length[1]):
+        masks = {k: torch.ones(1, int(length[1]), dtype=torch.long) for k in kwargs if k.endswith("_mask")}
+        bins = _field(config, "num_mel_bins", "feature_size", default=128)
+        return {**kwargs, **masks, audio: torch.randn(1, bins, int(length[1]))}
+    images = kwargs.get("pixel_values")
+    if "5D tensor of shape (batch_size, 2," in text and images is not None and images.ndim == 4:
+        return {**kwargs, "pixel_values": torch.stack([images, images.flip(-1)], 1)}
     return None
 
 
@@ -182,7 +202,7 @@ def _hidden(config, length=8):
 
 def _series(config):
     length = _field(config, "context_length", default=32)
-    lags = _field(config, "lags_sequence", default=[0], kind=(list,))
+    lags = _field(config, "lags_sequence", default=[0], kind=(list, tuple))
     channels = _field(config, "num_input_channels", "input_size", default=1)
     values = torch.randn(1, length + max(lags), channels)
     return values[..., 0] if hasattr(config, "lags_sequence") and channels == 1 else values
@@ -211,6 +231,11 @@ _KNOWN = {
     "context_hidden_states": _hidden,
     "encoder_hidden_states": _hidden,
     "hidden_states": lambda c: _hidden(c, LENGTH),
+    "latents": lambda c: _hidden(c, LENGTH),
+    "decoder_input_values": lambda c: _hidden(c, LENGTH),
+    "action_embeds": _hidden,
+    "merge_sizes": lambda c: torch.ones(1, dtype=torch.long),
+    "target_sizes": lambda c: torch.tensor([[GRID, GRID]], dtype=torch.int32),
     "inputs_embeds": lambda c: _hidden(c, LENGTH),
     "past_values": _series,
     "past_observed_mask": lambda c: torch.ones_like(_series(c)),
@@ -256,7 +281,7 @@ def _media(name, config):
     """Tensors that an image, video or audio input may be."""
     if name.startswith("pixel_values"):
         kinds = (int, list, tuple)
-        size = _field(config, "image_size", "input_size", "img_size", default=64, kind=kinds)
+        size = _field(config, "image_size", "input_size", "img_size", "max_img_size", default=64, kind=kinds)
         height, width = (size, size) if isinstance(size, int) else (size[-2], size[-1])
         channels = _field(config, "num_channels", "in_channels", "in_chans", default=3)
         sizes = dict.fromkeys([(height, width), (64, 64), (224, 224)])

@@ -33,6 +33,7 @@ _FEW = [
     (r"num_(local_|routed_)?experts|n_routed_experts", 4),
     (r"num_experts_per_tok(en)?|top_k_experts|moe_top_?k|moe_k", 2),
     (r"n_group|num_expert_groups?|topk_group", 1),
+    (r"latent_query_num", 4),
 ]
 _OWN = [
     *_FEW,
@@ -44,13 +45,21 @@ _OWN = [
     (r"rotary_dim", 8),
     (r"image_size", 64),
 ]
+# as many heads of keys as of queries
+_EVEN = [(_KV_HEADS, 4), *_OWN]
 # heads of a size that is written into an architecture's code
 _WIDE = [[(_HIDDEN, 256), (_KV_HEADS, 2), (_HEADS, 256 // size), (r"head_dim", size), *_OWN] for size in (64, 128)]
 
 
 def small_configs(config_class):
     """Calls that each make a configuration; any may raise what the architecture says about it."""
-    for rules, scale in ((_OWN, False), *((wide, False) for wide in _WIDE), (_FEW, True), (_FEW, False)):
+    for rules, scale in (
+        (_OWN, False),
+        (_EVEN, False),
+        *((wide, False) for wide in _WIDE),
+        (_FEW, True),
+        (_FEW, False),
+    ):
         for in_place in (False, True):
             yield lambda rules=rules, scale=scale, in_place=in_place: _made(config_class, rules, scale, in_place)
 
@@ -211,7 +220,11 @@ def _fill(config):
         "n_shared_experts": 1,
         "n_group": 1,
         "topk_group": 1,
+        "top_k_experts": 2,
+        "moe_intermediate_size": 128,
         "pad_token_id": 1,
+        "image_token_index": 5,
+        "image_token_id": 5,
         "prediction_length": 8,
         "context_length": 16,
         "vocabulary_map": {"<image>": 5},
