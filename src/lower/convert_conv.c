@@ -192,6 +192,7 @@ static void resize(fl_cv *c, int axes, bool bilinear) {
   fl_vid x = fl_cv_arg(c, fl_cv_has(c, "input") ? "input" : "self");
   fl_type out = fl_cv_out(c, 0);
   if (fl_cv_type(c, x).rank != axes + 2 || out.rank != axes + 2) fl_cv_decline(c, "input of rank %d", out.rank);
+  if (bilinear && out.dtype == FL_F64) fl_cv_decline(c, "in f64: weights are f32");
   if (!fl_cv_ok(c)) return;
   fl_attrs attrs = {0};
   fl_attr_set_list(&attrs, "out", (int64_t[]){axes == 2 ? out.dims[2] : 1, out.dims[out.rank - 1]}, 2);

@@ -57,6 +57,7 @@ enum { SET, ADD, MUL, MAX, MIN };
 
 static void scatter(fl_cv *c, fl_vid x, int axis, fl_vid index, fl_vid src, int mode) {
   fl_attrs attrs = {0};
+  if (mode == ADD || mode == MUL) x = fl_cv_wide(c, x), src = fl_cv_wide(c, src);
   fl_attr_set_int(&attrs, "axis", 'i', axis);
   fl_attr_set_int(&attrs, "mode", 'i', mode);
   fl_cv_result(c, 0, fl_cv_op(c, FL_OP_SCATTER, (fl_vid[]){x, index, src}, 3, &attrs));

@@ -139,7 +139,8 @@ void fl_convert_softplus(fl_cv *c) {
 /* log(sigmoid(x)) = -softplus(-x) */
 void fl_convert_log_sigmoid(fl_cv *c) {
   fl_vid x = fl_cv_unary(c, FL_OP_NEG, fl_cv_arg(c, "self"));
-  x = with_floats(c, FL_OP_SOFTPLUS, x, "beta", 1, "threshold", 20);
+  /* Where exp(-x) is nothing beside x. */
+  x = with_floats(c, FL_OP_SOFTPLUS, x, "beta", 1, "threshold", fl_cv_type(c, x).dtype == FL_F64 ? 40 : 20);
   fl_cv_result(c, 0, fl_cv_unary(c, FL_OP_NEG, x));
 }
 
@@ -335,6 +336,13 @@ static fl_vid power(fl_cv *c, fl_vid x, double exponent) {
   return fl_cv_binary(c, FL_OP_POW, x, scalar_like(c, x, exponent));
 }
 
+/* A power, not a root: of -inf and -0 it is positive. */
+static fl_vid half_root(fl_cv *c, fl_vid x, double exponent) {
+  fl_vid below = compare(c, FL_OP_EQ, x, -INFINITY);
+  x = fl_cv_binary(c, FL_OP_ADD, x, scalar_like(c, x, 0));
+  return fl_cv_where(c, below, scalar_like(c, x, exponent > 0 ? INFINITY : 0), power(c, x, exponent));
+}
+
 void fl_convert_pow(fl_cv *c) {
   fl_vid a, b;
   fl_cv_operands(c, "self", "exponent", &a, &b);
@@ -343,7 +351,12 @@ void fl_convert_pow(fl_cv *c) {
     fl_cv_result(c, 0, fl_cv_binary(c, FL_OP_POW, a, b));
   else {
     double exponent = fl_cv_float(c, "exponent", 1);
-    if (exponent == 3 && c->cpu && fl_cv_type(c, a).dtype == FL_F16) a = fl_cv_wide(c, a);
+    bool half = c->cpu && fl_cv_type(c, a).dtype == FL_F16;
+    if (half && exponent == 3) a = fl_cv_wide(c, a);
+    if (half && (exponent == 0.5 || exponent == -0.5)) {
+      fl_cv_result(c, 0, half_root(c, a, exponent));
+      return;
+    }
     fl_cv_result(c, 0, power(c, a, exponent));
   }
 }
@@ -401,8 +414,11 @@ void fl_convert_lerp(fl_cv *c) {
   fl_vid a = fl_cv_wide(c, fl_cv_arg(c, "self")), b = fl_cv_wide(c, fl_cv_arg(c, "end"));
   fl_vid span = fl_cv_binary(c, FL_OP_SUB, b, a);
   if (fl_cv_is_tensor(c, "weight")) {
-    fl_vid step = fl_cv_binary(c, FL_OP_MUL, fl_cv_wide(c, fl_cv_arg(c, "weight")), span);
-    fl_cv_result(c, 0, fl_cv_binary(c, FL_OP_ADD, a, step));
+    fl_vid w = fl_cv_wide(c, fl_cv_arg(c, "weight")), one = scalar_like(c, w, 1);
+    fl_vid rest = fl_cv_binary(c, FL_OP_MUL, span, fl_cv_binary(c, FL_OP_SUB, one, w));
+    fl_vid from_a = fl_cv_binary(c, FL_OP_ADD, a, fl_cv_binary(c, FL_OP_MUL, w, span));
+    fl_vid near_a = fl_cv_binary(c, FL_OP_LT, fl_cv_unary(c, FL_OP_ABS, w), scalar_like(c, w, 0.5));
+    fl_cv_result(c, 0, fl_cv_where(c, near_a, from_a, fl_cv_binary(c, FL_OP_SUB, b, rest)));
     return;
   }
   double w = fl_cv_float(c, "weight", 0);

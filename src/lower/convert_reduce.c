@@ -16,7 +16,10 @@ static bool keepdim(fl_cv *c) { return fl_cv_bool(c, "keepdim", false); }
 
 /* In the recorded dtype: integers add up in i64, a dtype argument is followed. */
 void fl_convert_sum(fl_cv *c) {
-  fl_vid x = fl_cv_cast(c, fl_cv_arg(c, "self"), fl_cv_out(c, 0).dtype);
+  fl_dtype dtype = fl_cv_out(c, 0).dtype;
+  if (c->param == FL_OP_PROD && c->cpu && (dtype == FL_F16 || dtype == FL_BF16))
+    fl_cv_decline(c, "16-bit floats, rounded at each step");
+  fl_vid x = fl_cv_cast(c, fl_cv_arg(c, "self"), dtype);
   fl_cv_result(c, 0, reduce_dim(c, (fl_op)c->param, x, keepdim(c)));
 }
 

@@ -1,0 +1,73 @@
+"""Recorded with ordinary values, called with others: infinities, zeros, values that overflow, the digits of f64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import framelift
+
+INF = float("inf")
+SPECIAL = [0.0, -0.0, 1.0, -1.0, INF, -INF, float("nan"), 0.5, -0.5, 2.5, -2.5, 20.7, -20.7, -45.0, 100.0, -1e4]
+
+
+def special(dtype):
+    return torch.tensor(SPECIAL).to(dtype)
+
+
+CASES = {
+    "lerp by tensors": lambda t: torch.lerp(t, t.flip(0), t.roll(3)),
+    "lerp": lambda t: torch.lerp(t, t.flip(0), 0.7),
+    "pow 0.5": lambda t: t**0.5,
+    "pow -0.5": lambda t: t**-0.5,
+    "pow 3": lambda t: t**3,
+    "logsigmoid": lambda t: F.logsigmoid(t),
+    "prod": lambda t: (t.nan_to_num(1, 2, 3) * 50).view(4, 4).prod(1),
+    "norm": lambda t: t.norm(),
+    "div by a large number": lambda t: t / 1e6,
+    "mul by a large number": lambda t: t * -1e9,
+    "bilinear": lambda t: F.interpolate(t.clamp(-3, 3).nan_to_num(1).view(1, 1, 4, 4), size=(7, 9), mode="bilinear"),
+    "linear": lambda t: F.interpolate(t.clamp(-3, 3).nan_to_num(1).view(1, 4, 4), size=7, mode="linear"),
+    "softplus": lambda t: F.softplus(t),
+    "clamp": lambda t: t.clamp(max=INF),
+    "softmax": lambda t: t.view(4, 4).softmax(1),
+    "logsumexp": lambda t: t.view(4, 4).logsumexp(1),
+    "atan2": lambda t: torch.atan2(t, t.flip(0)),
+    "remainder": lambda t: t % 0.7,
+    "floor division": lambda t: t // 0.7,
+    "topk": lambda t: t.topk(5)[0],
+    "max": lambda t: t.view(4, 4).max(1)[0],
+    "argmax": lambda t: t.view(4, 4).argmax(1),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", CASES)
+def test_as_eager(name, dtype):
+    f = CASES[name]
+    fast, ordinary = framelift.compile(f), torch.rand(16, generator=torch.Generator().manual_seed(1)).to(dtype) + 0.1
+    rtol = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 2e-6, torch.float64: 1e-13}[dtype]
+    with torch.no_grad():
+        fast(ordinary)
+        for t in (special(dtype), special(dtype).flip(0), ordinary * 0, -ordinary, ordinary * 300):
+            torch.testing.assert_close(fast(t), f(t), rtol=rtol, atol=rtol, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["scatter_add", "index_add", "scatter_reduce"])
+def test_sums_at_indexes_round_once(name, dtype):
+    g = torch.Generator().manual_seed(2)
+    t, index = torch.randn(512, 8, generator=g).to(dtype), torch.randint(0, 3, (512,), generator=g)
+
+    def f(t, index):
+        out = torch.zeros(3, 8, dtype=t.dtype)
+        if name == "index_add":
+            return out.index_add(0, index, t)
+        index = index[:, None].expand(-1, 8)
+        return out.scatter_add(0, index, t) if name == "scatter_add" else out.scatter_reduce(0, index, t, "sum")
+
+    fast = framelift.compile(f, verify=False)
+    with torch.no_grad():
+        fast(t, index)
+        ours, exact = fast(t, index).double(), f(t.double(), index)
+    assert framelift.explain(fast).engines == 1
+    assert (ours - exact).norm() <= 0.5 * torch.finfo(dtype).eps * exact.norm()
