@@ -243,3 +243,21 @@ def test_the_line_that_raises_in_a_replay():
 @pytest.mark.parametrize("name", CASES)
 def test_like_eager(name):
     battery.check(CASES[name])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_stays_in_its_windows(value):
+    """Winograd's tiles would spread it: such a call is answered by PyTorch, the next one by the engine again."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(32, 32, 3, padding=1).eval()
+    fast = framelift.compile(lambda x: torch.relu(conv(x)))
+    x = torch.randn(1, 32, 30, 30)
+    with torch.inference_mode():
+        fast(x), fast(x)
+        odd = x.clone()
+        odd[0, 3, 12, 17] = value
+        want, got = torch.relu(conv(odd)), fast(odd)
+        assert torch.equal(torch.isfinite(want), torch.isfinite(got))
+        torch.testing.assert_close(got, want, equal_nan=True, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(fast(x), torch.relu(conv(x)), rtol=1e-3, atol=1e-4)
+    assert framelift.explain(fast).engines == 1

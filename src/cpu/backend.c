@@ -46,7 +46,9 @@ static fl_status run(fl_queue *base, const fl_work *work) {
   work->walk(work->arg);
   fl_pool_release(base->pool);
   if (!__atomic_load_n(&q->fault, __ATOMIC_RELAXED)) return NULL;
-  return fl_fail(FL_INVALID, "engine: an index was out of range, or an integer was divided by zero");
+  return fl_fail(FL_INVALID,
+                 "engine: an index was out of range, an integer was divided by zero, or a number was not finite in a "
+                 "convolution that mixes neighbours");
 }
 
 const fl_backend fl_backend_cpu = {.name = "cpu",

@@ -63,7 +63,7 @@ typedef struct fl_run_args {
   size_t spare_bytes;
   fl_pool *pool;
   int *fault; /* may be NULL. A kernel stores 1 where eager would raise (index out of range, integer division
-                           by zero), from any of its threads; it never reads or writes out of bounds. The runner zeroes
+                           by zero) or answers what the kernel cannot (numbers that are not finite), from any of its threads; it never reads or writes out of bounds. The runner zeroes
                            it before the first step, and turns it into FL_INVALID after the last. */
   struct fl_queue *queue; /* what a device's kernels put their work on; NULL on the CPU is fine */
 } fl_run_args;

@@ -232,6 +232,39 @@ FL_TEST(winograd) {
   }
 }
 
+/* Tiles whose inputs are not finite are told of, and none else: neither what lies behind the last channel, nor what an
+ * activation would hide. */
+FL_TEST(winograd_tells_of_what_is_not_finite) {
+  static const float values[] = {1e30f, INFINITY, -INFINITY, NAN, 1};
+  const shape s = {.n = 1,
+                   .c = 20,
+                   .h = 13,
+                   .w = 14,
+                   .o = 37,
+                   .kh = 3,
+                   .kw = 3,
+                   .stride = 1,
+                   .pad = 1,
+                   .dilation = 1,
+                   .groups = 1,
+                   .bias = true,
+                   .act = FL_ACT_RELU};
+  for (int k = 0; k < 4; k++)
+    for (int v = 0; v < 5; v++) {
+      product q;
+      product_runner r;
+      if (fl_cpu_isa() < kernels[k + 2].isa) continue;
+      make(&q, &s);
+      ((float *)q.in[0].data)[7 * 13 * 14 + 80] = values[v];
+      FL_CHECK(!product_prepare(&r, &q, kernels[k + 2].name));
+      r.fault = 0;
+      product_run(&r, pool);
+      FL_CHECK_MSG(r.fault == !isfinite(values[v]), "%s, %g", kernels[k + 2].name, (double)values[v]);
+      product_release(&r);
+      product_end(&q);
+    }
+}
+
 FL_TEST(few_channels) {
   static const int64_t ks[] = {1, 3, 4, 7};
   for (int64_t c = 1; c <= 4; c++)
@@ -357,6 +390,7 @@ int main(void) {
   test_groups();
   test_groups_do_not_mix();
   test_winograd();
+  test_winograd_tells_of_what_is_not_finite();
   test_few_channels();
   test_borders();
   test_weights_not_constant();

@@ -202,6 +202,7 @@ static void run(const fl_run_args *args) {
                        .bias = c->has_bias ? args->in[FL_CONV_BIAS].data : NULL,
                        .residual = c->has_residual ? args->in[FL_CONV_RESIDUAL].data : NULL,
                        .y = args->out[0].data,
+                       .fault = args->fault,
                        .epilogue = q->epilogue},
                  .u = args->in[FL_CONV_W].data,
                  .m = args->scratch,

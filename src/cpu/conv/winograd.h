@@ -3,7 +3,10 @@
  * channels for each), and transformed back. 4 multiplications for each result and channel instead of 9 (m = 4: 2.25).
  *
  * Lavin and Gray 2015, "Fast algorithms for convolutional neural networks". For m = 4 the interpolation points are
- * 0, +-5/8, +-3/2, infinity, whose rounding errors are a fifth of those of 0, +-1, +-2. */
+ * 0, +-5/8, +-3/2, infinity, whose rounding errors are a fifth of those of 0, +-1, +-2.
+ *
+ * An input that is infinite or no number makes every result of its tiles no number, also those whose window it is not in;
+ * and sums of large ones may overflow on the way. Such results are not what eager computes: they are a fault. */
 #ifndef FL_CPU_CONV_WINOGRAD_H
 #define FL_CPU_CONV_WINOGRAD_H
 
@@ -20,6 +23,8 @@ typedef struct fl_winograd {
   fl_gemm_b shape;                 /* weights of one position: C x O */
   const float *x, *bias, *residual;
   float *y;
+  int *
+      fault; /* set to 1 where a result is infinite or no number, which its neighbours need not be: as fl_run_args.fault */
   fl_epilogue epilogue;
 } fl_winograd;
 

@@ -92,6 +92,15 @@ FL_INLINE vf finish(vf v, const fl_epilogue *e) {
   return v;
 }
 
+/* Is any lane not zero? */
+FL_INLINE bool is_any(vf v) {
+  float lanes[VL];
+  bool any = false;
+  vf_store(lanes, v);
+  for (int i = 0; i < VL; i++) any |= lanes[i] != 0;
+  return any;
+}
+
 FL_INLINE void output_tile(const int m, const fl_winograd *w, int64_t tile, int64_t o0, int64_t o1, const float *s,
                            int64_t position) {
   const int n = m + 2;
@@ -99,8 +108,11 @@ FL_INLINE void output_tile(const int m, const fl_winograd *w, int64_t tile, int6
   const place p = place_of(w, tile);
   const int rows = (int)min64(m, g->oh - p.h), columns = (int)min64(m, g->ow - p.w);
   const int64_t first = ((p.n * g->oh + p.h) * g->ow + p.w) * g->o;
+  vf bad = vf_zero(); /* no numbers where a result is not finite */
   for (int64_t o = o0; o < o1; o += VL, s += VL) {
     const vm lanes = vm_first((int)min64(VL, o1 - o));
+    float bad_here[VL] = {0};
+    vf here = vf_zero();
     const vf bias = w->bias ? vf_load_mask(w->bias + o, lanes) : vf_zero();
     vf t[4][6], d[6], y[4];
     for (int j = 0; j < n; j++) {
@@ -113,11 +125,15 @@ FL_INLINE void output_tile(const int m, const fl_winograd *w, int64_t tile, int6
       for (int j = 0; j < m && j < columns; j++) {
         const int64_t at = first + (i * g->ow + j) * g->o + o;
         vf v = vf_add(y[j], bias);
+        here = vf_add(here, vf_sub(y[j], y[j]));
         if (w->residual) v = vf_add(v, vf_load_mask(w->residual + at, lanes));
         vf_store_mask(w->y + at, lanes, finish(v, &w->epilogue));
       }
     }
+    vf_store_mask(bad_here, lanes, here); /* what lies behind the last channel is anything */
+    bad = vf_add(bad, vf_load(bad_here));
   }
+  if (w->fault && is_any(bad)) __atomic_store_n(w->fault, 1, __ATOMIC_RELAXED);
   if (w->epilogue.act <= FL_ACT_CLAMP) return;
   for (int i = 0; i < rows; i++)
     for (int j = 0; j < columns; j++) {
