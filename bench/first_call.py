@@ -4,7 +4,7 @@ Every sample is a process of its own that makes the model and calls it; contende
 Figures are the minimum and the median of the rounds; the stages are those of the fastest one: of the first call, and of
 what the second one does before its engines run. (Image models of the zoo
 have been run by then, by PyTorch, which gave their batch norms statistics: eager's kernels are warm, framelift's are
-not.) The goal, of either call, is 1.5 times eager's first call and 50 ms.
+not.) The goal, of the first, is 1.5 times eager's first call and 50 ms.
 
     python bench/first_call.py [--only NAME] [--rounds N] [--beside FOLDER] [--realtime] [--json FILE]
 
@@ -81,7 +81,8 @@ def row_of(name: str, samples: dict) -> dict:
             if best.get(stages):
                 row[f"{contender}_{stages}"] = {k: round(v, 1) for k, v in best[stages].items()}
     row["goal_ms"] = round(1.5 * row["eager_first_ms"] + 50, 1)
-    row["met"] = max(row["framelift_first_ms"], row["framelift_second_ms"]) <= row["goal_ms"]
+    row["met"] = row["framelift_first_ms"] <= row["goal_ms"]
+    row["second_met"] = row["framelift_second_ms"] <= row["goal_ms"]
     return row
 
 
@@ -90,8 +91,9 @@ def print_row(row: dict) -> None:
         first, median, second = (row[f"{contender}_{k}_ms"] for k in ("first", "first_median", "second"))
         return f"{first:7.1f} ({median:.1f}), {second:.1f}"
 
+    met = "met" if row["met"] else "not met"
     before = f"   before {figures('before')}" if "before_first_ms" in row else ""
-    ours = f"   framelift {figures('framelift')}   goal {row['goal_ms']} {'met' if row['met'] else 'not met'}"
+    ours = f"   framelift {figures('framelift')}   goal {row['goal_ms']}: {met}"
     print(f"{row['model']:24} eager {figures('eager')}{before}{ours}")
     for stages in ("framelift_stages_ms", "framelift_ready_ms"):
         print("    " + ", ".join(f"{k} {v}" for k, v in row.get(stages, {}).items()), flush=True)

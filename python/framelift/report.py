@@ -94,6 +94,7 @@ class Trace:
 
     guards: dict
     weights: int
+    rebound: int  # how often weights that were replaced by others like them were taken
     first_call_ms: dict  # milliseconds of the call that recorded it: stage -> its share, and "total"
     ready_ms: dict  # the same of verifying its engines, where that waited for the second call, or this explanation
     segments: tuple
@@ -304,7 +305,7 @@ class Explanation:
             (
                 str(i),
                 ", ".join(f"{n} {kind}" for kind, n in t.guards.items()) or "none",
-                str(t.weights),
+                f"{t.weights}, replaced {t.rebound} times" if t.rebound else str(t.weights),
                 str(len(t.segments)),
             )
             for i, t in enumerate(self.traces)
@@ -407,6 +408,7 @@ def _trace(values):
     return Trace(
         guards=dict(values.get("guards", {})),
         weights=values.get("weights", 0),
+        rebound=values.get("rebound", 0),
         first_call_ms=dict(values.get("first_call_ms", {})),
         ready_ms=dict(values.get("ready_ms", {})),
         segments=tuple(map(_segment, values.get("segments", ()))),

@@ -6,6 +6,7 @@
 #include "capture/device.h"
 #include "capture/eval.h"
 #include "capture/later.h"
+#include "capture/rebind.h"
 #include "capture/replay_break.h"
 
 /* --- finding a trace --- */
@@ -50,6 +51,13 @@ static bool find_sources(fl_call *k, const fl_trace *t, PyObject **inputs) {
   return true;
 }
 
+static bool holds(fl_call *k, fl_trace *t) {
+  if (!fl_guards_check(&t->guards, k->why, sizeof k->why)) return false;
+  if (fl_weights_check(&t->weights)) return true;
+  snprintf(k->why, sizeof k->why, "weight: dtype, sizes, strides or device");
+  return false;
+}
+
 /* 1 fits, 0 does not, -1 exception. */
 static int fits(fl_call *k, fl_trace *t, PyObject **inputs) {
   const char *why = NULL;
@@ -76,10 +84,7 @@ static int fits(fl_call *k, fl_trace *t, PyObject **inputs) {
     k->stale = t;
     return 0;
   }
-  if (fl_guards_check(&t->guards, k->why, sizeof k->why)) {
-    if (fl_weights_check(&t->weights)) return 1;
-    snprintf(k->why, sizeof k->why, "weight: dtype, sizes, strides or device");
-  }
+  if (holds(k, t) || (fl_trace_rebind(t, inputs) && holds(k, t))) return 1;
   k->stale = t;
   return 0;
 }
@@ -229,6 +234,11 @@ static PyObject *try_traces(fl_call *k) {
   return NULL;
 }
 
+/* A program whose every call is new runs natively after some recordings; one that comes back to what it did may go on. */
+static bool may_record(const fl_compiled *c) {
+  return (uint64_t)c->recordings < FL_FREE_RECORDINGS + c->replayed / FL_CALLS_PER_RECORDING;
+}
+
 static PyObject *record_locked(fl_call *k) {
   fl_compiled *c = k->c;
   if (!PyThread_acquire_lock(c->lock, NOWAIT_LOCK)) {
@@ -260,10 +270,8 @@ PyObject *fl_compiled_call(PyObject *self, PyObject *const *args, size_t nargsf,
   const char *why = fl_torch_state_why_not(&k.state);
   if (why) return fl_call_native(&k, why, false);
   if (fl_call_gave_up_before(&k)) return fl_call_native(&k, c->native_reason, false);
-  if (c->traces.len >= FL_MAX_TRACES && !k.stale)
-    return fl_call_native(&k, "8 traces were recorded and none fits", false);
   if (c->give_ups.len >= 4) return fl_call_native(&k, c->native_reason, false);
-  if (c->recordings >= FL_MAX_RECORDINGS) return fl_call_native(&k, "32 recordings were made and none fits", false);
+  if (!may_record(c)) return fl_call_native(&k, "too many recordings for the calls that they answered", false);
   if (!fl_eval_supported()) return fl_call_native(&k, fl_eval_why_not(), false);
   if (fl_device_is_capturing()) return fl_call_native(&k, "a CUDA graph is being captured", false);
   return record_locked(&k);

@@ -5,10 +5,11 @@
 #include "capture/rec.h"
 #include "capture/segment.h"
 
-#define FL_MAX_TRACES     8
-#define FL_MAX_STATES     3  /* traces that change the same thing they rely on */
-#define FL_MAX_OPAQUE     16 /* callables left to CPython because something in them could not be recorded */
-#define FL_MAX_RECORDINGS 32 /* of one callable: then it runs natively */
+#define FL_MAX_TRACES          8  /* of one callable; the one used longest ago makes room */
+#define FL_MAX_STATES          3  /* traces that change the same thing they rely on */
+#define FL_MAX_OPAQUE          16 /* callables left to CPython because something in them could not be recorded */
+#define FL_FREE_RECORDINGS     32 /* of one callable; more only as its traces answer calls: */
+#define FL_CALLS_PER_RECORDING 16
 
 typedef struct fl_give_up {
   char *reason, *detail, *file;

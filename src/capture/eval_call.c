@@ -322,7 +322,7 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
     mark_result(r, v);
     return v;
   case FL_CC_ID:
-    if (c->npos && fl_rec_is_passing(r, c->args[0])) fl_rec_give_up(r, "id of a tensor or argument", "");
+    if (c->npos) fl_rec_identified(r, c->args[0]);
     return natively(c);
   case FL_CC_ABC: return call_abc(r, c);
   case FL_CC_QUERY: return call_query(r, c);

@@ -89,9 +89,11 @@ static void verify_without_grad(fl_trace *t, fl_later *l) {
 void fl_later_verify(fl_trace *t) {
   fl_later *l = t->later;
   fl_clock clock;
+  t->running++;
   fl_clock_start(&clock, FL_STAGE_verify);
   verify_without_grad(t, l);
   fl_clock_stop(&clock);
+  t->running--;
   t->ready_times = clock.times;
   t->later = NULL;
   fl_later_free(l);

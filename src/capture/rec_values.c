@@ -114,3 +114,8 @@ bool fl_rec_fix_numbers(fl_rec *r, PyObject *tensor) {
 bool fl_rec_read_elements(fl_rec *r, PyObject *tensor) {
   return r && !r->gave_up && !r->paused && fl_tensor_check(tensor) && fl_rec_fix_numbers(r, tensor);
 }
+
+void fl_rec_identified(fl_rec *r, PyObject *obj) {
+  if (fl_rec_is_passing(r, obj)) fl_rec_give_up(r, "id of a tensor or argument", "");
+  if (r && r->trace && fl_tensor_check(obj)) r->trace->identified = true;
+}

@@ -42,6 +42,8 @@ int fl_rec_read_descr(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *value
 int fl_rec_read_contents(fl_rec *r, PyObject *container);
 /* `is` was asked of two objects that are not the same. */
 void fl_rec_compared(fl_rec *r, PyObject *a, PyObject *b);
+/* The program learns which object this is (`id`, and so hash). */
+void fl_rec_identified(fl_rec *r, PyObject *obj);
 /* Another object stands here in the next call: an argument, a tensor made by the call. */
 bool fl_rec_is_passing(fl_rec *r, PyObject *obj);
 /* A C function that only reads interpreter or library state was called with these arguments and gave `result`

@@ -379,6 +379,7 @@ PyObject *fl_trace_run(fl_trace *t, PyObject *const *inputs, const fl_call_args 
   for (size_t i = 0; i < t->inputs.len; i++)
     values[t->inputs.data[i]] = inputs[t->values.data[t->inputs.data[i]].index];
   fl_run run = {.t = t, .values = values, .inputs = inputs, .call = call};
+  t->running++;
   int rc = put_containers(t, call, values);
   if (rc == 0) rc = run_steps(&run, miss, engines, &out);
   if (rc == 0) out = finish(t, fl_result_build(&t->result, values), miss);
@@ -386,6 +387,7 @@ PyObject *fl_trace_run(fl_trace *t, PyObject *const *inputs, const fl_call_args 
   for (size_t i = 0; i < t->inputs.len; i++) values[t->inputs.data[i]] = NULL;
   for (size_t i = 0; i < n; i++)
     if (values[i] != t->start[i]) Py_DECREF(values[i]);
+  t->running--;
   if (values != local) fl_free(values);
   return out;
 }

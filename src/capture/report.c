@@ -203,6 +203,7 @@ static PyObject *trace_of(const fl_trace *t) {
        put(d, "inputs", PyLong_FromLong(t->args.n_inputs)) == 0 &&
        put(d, "effects", PyLong_FromSize_t(t->writes.list.len)) == 0 &&
        put(d, "sources", PyLong_FromSize_t(t->writes.sources.len)) == 0 &&
+       put(d, "rebound", PyLong_FromUnsignedLongLong(t->rebound)) == 0 &&
        put(d, "hits", PyLong_FromUnsignedLongLong(t->hits)) == 0 && put(d, "first_call_ms", times_of(&t->times)) == 0 &&
        put(d, "ready_ms", times_of(&t->ready_times)) == 0 && put(d, "segments", Py_NewRef(segments)) == 0 &&
        put(d, "breaks", Py_NewRef(breaks)) == 0 && put(d, "checks", Py_NewRef(checks)) == 0;

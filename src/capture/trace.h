@@ -139,6 +139,7 @@ typedef struct fl_trace {
   int refs;
   fl_arena arena;
   PyObject *keep; /* list: everything held */
+  int running;    /* calls that run or change it now */
   fl_argspec args;
   fl_torch_state state;
   int cuda_state; /* fl_torch_cuda_state() if engines compute on a GPU, else -1 */
@@ -155,10 +156,11 @@ typedef struct fl_trace {
   fl_effects writes;
   bool effects; /* running it twice is not running it once: it writes to arguments, buffers, parameters */
   bool random;
-  bool writes_weights; /* weights are checked again before each segment */
-  bool idle;           /* being measured: engines do not run, their results hold anything */
-  bool eager_parts;    /* some operator runs through PyTorch: grad mode must be off */
-  uint64_t hits;
+  bool writes_weights;        /* weights are checked again before each segment */
+  bool idle;                  /* being measured: engines do not run, their results hold anything */
+  bool identified;            /* the program knows which tensors its weights are: by id, as keys of a dictionary */
+  bool eager_parts;           /* some operator runs through PyTorch: grad mode must be off */
+  uint64_t hits, rebound;     /* rebound: how often weights were replaced (rebind.h) */
   fl_stage_times times;       /* of the call that recorded it */
   fl_stage_times ready_times; /* of the verification that was put off */
   struct fl_later *later;     /* no engine may run yet but to be verified (later.h); else NULL */

@@ -297,6 +297,52 @@ bool fl_weights_check(fl_weights *w) {
   return true;
 }
 
+void fl_replacement_take(PyObject *tensor, fl_replacement *out) {
+  fl_tensor_meta now;
+  fl_tensor_read(tensor, &now);
+  *out = (fl_replacement){.tensor = Py_NewRef(tensor), .data = now.data};
+  if (!fl_tensor_version(tensor, &out->version)) out->version = 0;
+  fl_impl_take(tensor, now.ndim, &out->seen);
+  out->storage = fl_storage_hold(tensor);
+}
+
+void fl_replacement_free(fl_replacement *r) {
+  if (!r->tensor) return;
+  fl_storage_let_go(r->storage);
+  Py_CLEAR(r->tensor);
+}
+
+#define EXCHANGE(a, b)                                                                                                 \
+  do {                                                                                                                 \
+    __typeof__(a) exchanged_ = (a);                                                                                    \
+    (a) = (b);                                                                                                         \
+    (b) = exchanged_;                                                                                                  \
+  } while (0)
+
+void fl_weights_replace(fl_weights *w, uint32_t index, fl_replacement *by) {
+  fl_weight *x = &w->list.data[index];
+  EXCHANGE(x->tensor, by->tensor);
+  EXCHANGE(x->storage, by->storage);
+  x->meta.data = by->data;
+  x->version = by->version;
+  x->seen = by->seen;
+  if (x->copy) memcpy(x->copy, by->data, fl_type_bytes(&x->meta.type));
+  x->epoch = ++w->epoch;
+  w->watched = false;
+}
+
+void fl_weights_replace_witness(fl_weights *w, uint32_t index, fl_replacement *by) {
+  fl_witness *x = &w->witnesses.data[index];
+  EXCHANGE(x->tensor, by->tensor);
+  EXCHANGE(x->storage, by->storage);
+  x->version = by->version;
+  x->seen = by->seen;
+  w->epoch++;
+  for (size_t i = 0; i < w->list.len; i++)
+    if (w->list.data[i].witness == (int)index) w->list.data[i].epoch = w->epoch;
+  w->watched = false;
+}
+
 void fl_weights_touch(fl_weights *w) {
   w->epoch++;
   for (size_t i = 0; i < w->list.len; i++) {

@@ -63,6 +63,19 @@ bool fl_weights_witness(fl_weights *w, uint32_t index, PyObject *tensor);
 uint32_t fl_weights_remove(fl_weights *w, uint32_t index);
 /* The trace depends on this CPU weight's contents. False when out of memory. */
 bool fl_weights_freeze(fl_weights *w, uint32_t index);
+/* A tensor of the same metadata that is to be a weight in place of another. Taking it may run other threads; the exchange
+ * does not, and leaves what was there before in it. */
+typedef struct fl_replacement {
+  PyObject *tensor; /* owned */
+  void *data;
+  int64_t version;
+  fl_impl_snapshot seen;
+  uint64_t storage;
+} fl_replacement;
+void fl_replacement_take(PyObject *tensor, fl_replacement *out);
+void fl_replacement_free(fl_replacement *r); /* zeroed: nothing */
+void fl_weights_replace(fl_weights *w, uint32_t index, fl_replacement *by);
+void fl_weights_replace_witness(fl_weights *w, uint32_t index, fl_replacement *by);
 /* Looks at all of them. False when one no longer has the recorded dtype, sizes, strides or device, or, frozen, contents. */
 bool fl_weights_check(fl_weights *w);
 void fl_weights_touch(fl_weights *w); /* as if all had changed */
