@@ -58,6 +58,7 @@ def test_a_row(stand_in_gpu, monkeypatch, dtype):
     for name in ("eager", "framelift"):
         assert 0 < row[f"{name}_ms"] < 1e3 and 0 < row[f"{name}_latency_ms"] < 1e3
         assert 3 < row[f"{name}_mib"] < 4, "3 MiB a call takes, and the weights"
+    assert row["framelift_memory_mib"]["arena"] > 0
     assert row["eager_channels_last_mib"] == 3, "a copy has its weights where it was made"
     assert row["peer_errors"] == {"compile": "RuntimeError: cannot"} and row["compile_ms"] is None
     assert ("cosine_fp32" in row) == (dtype == "fp16") and row["first_call_warm_s"] > 0

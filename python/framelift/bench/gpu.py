@@ -237,6 +237,8 @@ def _prepare(entry, against, row):
             failed[name] = first_line(error)  # a peer that cannot take the model is a result, not our failure
             continue
         row[f"{name}_mib"] = (memory + shared) / MIB
+        if name == "framelift":
+            row["framelift_memory_mib"] = {k: n / MIB for k, n in framelift.explain(fast).memory.items() if n}
         if name in against:
             row[f"{name}_first_call_s"] = seconds
     with torch.inference_mode(), contextlib.suppress(RuntimeError, ValueError):  # where no trace fits, there is none
