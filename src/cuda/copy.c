@@ -1,4 +1,4 @@
-/* Strided copies: vectors where elements are adjacent in both, tiles through shared memory where the axes of adjacent elements
+/* Strided copies: vectors where elements are adjacent in both, also where rows begin anywhere, tiles through shared memory where the axes of adjacent elements
  * differ (channels-last and contiguous), vectors gathered element by element where only the result is dense. */
 #include <inttypes.h>
 
@@ -82,6 +82,50 @@ static void by_vectors(const fl_run_args *a, const shape *s, int64_t w) {
   fl_text_add(&t, "*(P *)(y + to(i)) = *(const P *)(x + from(i));\n}\n");
   void *pointers[] = {a->in[0].data, a->out[0].data, a->fault};
   fl_cuda_launch(a, &t, (n + 255) / 256, 256, 0, pointers, 3);
+}
+
+/* --- long rows that begin anywhere: a vocabulary's, of odd width --- */
+
+enum { MIN_ROW_BYTES = 256 };
+
+static bool has_long_rows(const shape *s) {
+  const axis *last = &s->axes[s->n - 1];
+  return last->in == 1 && last->out == 1 && last->dim * (int64_t)s->size >= MIN_ROW_BYTES;
+}
+
+/* A thread stores 16 aligned bytes of a row, out of the two aligned vectors in which these lie; the first thread of a row stores
+ * what comes before them, and the last what comes after. Each vector that is read has an element of the row in it. */
+static void by_rows(const fl_run_args *a, const shape *s) {
+  fl_text t = {0};
+  int64_t length = s->axes[s->n - 1].dim, w = 16 / (int64_t)s->size, slots = length / w + 2, rows = s->total / length;
+  begin(&t, s);
+  place(&t, "from", s, s->n - 1, 1, true);
+  place(&t, "to", s, s->n - 1, 1, false);
+  fl_text_add(&t, "typedef pack<unsigned long long, 2> P;\ntypedef unsigned long long u64;\n%s", head);
+  fl_text_add(&t,
+              "  const i64 i = (i64)blockIdx.x * 256 + threadIdx.x, r = i / %" PRId64 ";\n"
+              "  if (r >= %" PRId64 ") return;\n"
+              "  const int slot = (int)(i - r * %" PRId64 "), n = %" PRId64 ", w = %d;\n",
+              slots, rows, slots, length, (int)w);
+  fl_text_add(&t,
+              "  x += from(r);\n  y += to(r);\n"
+              "  const int before = (int)((16 - (u64)y %% 16) %% 16 / sizeof(T));\n"
+              "  const int at = slot ? before + (slot - 1) * w : 0, end = slot ? at + w : before;\n"
+              "  if (slot && end <= n) {\n"
+              "    const unsigned off = (unsigned)((u64)(x + at) %% 16);\n"
+              "    const P *p = (const P *)((const char *)(x + at) - off);\n"
+              "    const P lo = p[0], hi = off ? p[1] : lo;\n"
+              "    const bool far = off >= 8;\n"
+              "    const int bits = (int)(off %% 8) * 8;\n"
+              "    const u64 a = far ? lo.x[1] : lo.x[0], b = far ? hi.x[0] : lo.x[1], c = far ? hi.x[1] : hi.x[0];\n"
+              "    P out;\n"
+              "    out.x[0] = bits ? a >> bits | b << (64 - bits) : a;\n"
+              "    out.x[1] = bits ? b >> bits | c << (64 - bits) : b;\n"
+              "    *(P *)(y + at) = out;\n"
+              "    return;\n  }\n"
+              "  for (int e = at; e < end && e < n; e++) y[e] = x[e];\n}\n");
+  void *pointers[] = {a->in[0].data, a->out[0].data, a->fault};
+  fl_cuda_launch(a, &t, (rows * slots + 255) / 256, 256, 0, pointers, 3);
 }
 
 /* --- the result is dense --- */
@@ -178,7 +222,9 @@ void fl_cuda_copy(const fl_run_args *a) {
   int64_t w = vector_of(&s, in, out);
   int crossing = crossing_axis(&s);
   if (s.total == 0) return;
-  if ((size_t)w * s.size >= 4 && w > 1)
+  if ((size_t)w * s.size <= 4 && has_long_rows(&s))
+    by_rows(a, &s);
+  else if ((size_t)w * s.size >= 4 && w > 1)
     by_vectors(a, &s, w);
   else if (crossing >= 0)
     by_tiles(a, &s, crossing);

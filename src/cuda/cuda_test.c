@@ -337,6 +337,11 @@ static const char *const graphs[] = {
     " %4 = matmul(%3, %1, _, _) trans_b=1 act=none act_lo=0.0 act_hi=0.0 : f32[3,4,16,32]\n"
     " %5 = permute(%4) perm=[0,1,3,2] : f32[3,4,32,16]\n"
     " %6 = matmul(%5, %4, _, _) trans_b=0 act=none act_lo=0.0 act_hi=0.0 : f32[3,4,32,32]\n return %6\n}",
+    /* copies of long rows that begin anywhere */
+    "graph(%0: f32[33,1048]) {\n %1 = slice(%0) axis=1 start=0 stop=1027 step=1 : f32[33,1027]\n"
+    " %2 = slice(%0) axis=1 start=5 stop=1030 step=1 : f32[33,1025]\n return %1, %2\n}",
+    "graph(%0: f32[3,2,701], %1: f32[3,2,5]) {\n %2 = cat(%1, %0, %1) axis=2 : f32[3,2,711]\n return %2\n}",
+    "graph(%0: bool[5,1301], %1: bool[5,3]) {\n %2 = cat(%1, %0) axis=1 : bool[5,1304]\n return %2\n}",
     /* of odd width */
     "graph(%0: f32[2,7,64], %1: weight 0 f32[1027,64], %2: weight 1 f32[1027]) {\n"
     " %3 = matmul(%0, %1, %2, _) trans_b=1 act=relu act_lo=0.0 act_hi=0.0 : f32[2,7,1027]\n"
