@@ -90,7 +90,7 @@ def repaired(config, kwargs, error):
 
 
 def _reshaped(config, kwargs, text):
-    """What an error says of the shape that a sound or an image should have, or None."""
+    """What an error says of the shape that a sound should have, or None."""
     audio = next((n for n in ("input_features", "input_values") if n in kwargs), None)
     size = re.search(r"size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\)", text)
     if size and audio and kwargs[audio].ndim == 3 and kwargs[audio].shape[-1] == int(size[1]) < int(size[2]) <= 1024:
@@ -100,9 +100,6 @@ def _reshaped(config, kwargs, text):
         masks = {k: torch.ones(1, int(length[1]), dtype=torch.long) for k in kwargs if k.endswith("_mask")}
         bins = _field(config, "num_mel_bins", "feature_size", default=128)
         return {**kwargs, **masks, audio: torch.randn(1, bins, int(length[1]))}
-    images = kwargs.get("pixel_values")
-    if "5D tensor of shape (batch_size, 2," in text and images is not None and images.ndim == 4:
-        return {**kwargs, "pixel_values": torch.stack([images, images.flip(-1)], 1)}
     return None
 
 

@@ -34,6 +34,7 @@ _FEW = [
     (r"num_experts_per_tok(en)?|top_k_experts|moe_top_?k|moe_k", 2),
     (r"n_group|num_expert_groups?|topk_group", 1),
     (r"latent_query_num", 4),
+    (r"num_filters", 8),
 ]
 _OWN = [
     *_FEW,
@@ -45,8 +46,6 @@ _OWN = [
     (r"rotary_dim", 8),
     (r"image_size", 64),
 ]
-# as many heads of keys as of queries
-_EVEN = [(_KV_HEADS, 4), *_OWN]
 # heads of a size that is written into an architecture's code
 _WIDE = [[(_HIDDEN, 256), (_KV_HEADS, 2), (_HEADS, 256 // size), (r"head_dim", size), *_OWN] for size in (64, 128)]
 
@@ -55,7 +54,6 @@ def small_configs(config_class):
     """Calls that each make a configuration; any may raise what the architecture says about it."""
     for rules, scale in (
         (_OWN, False),
-        (_EVEN, False),
         *((wide, False) for wide in _WIDE),
         (_FEW, True),
         (_FEW, False),
@@ -208,6 +206,7 @@ def _fill(config):
 
     layers = number("num_hidden_layers", "num_layers", "n_layers", "depth") or 2
     heads, width = number("num_attention_heads", "n_heads", "n_head"), number("hidden_size", "d_model", "n_embd")
+    named = fields.get("architecture")  # of timm
     values = {
         "vocab_size": VOCABULARY,
         "head_dim": width // heads if width and heads else None,
@@ -228,6 +227,7 @@ def _fill(config):
         "prediction_length": 8,
         "context_length": 16,
         "vocabulary_map": {"<image>": 5},
+        "model_args": {"depth": 2, "embed_dim": 64, "num_heads": 4} if "_vit_" in f"_{named}" else None,
         "default_language": next(iter(getattr(config, "languages", None) or ()), None),
     }
     for name, value in values.items():
