@@ -1,5 +1,6 @@
 """Suites of models: sharding, resuming, what a row says of answers and crashes, shrunk configurations."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -175,6 +176,11 @@ def test_arguments_are_repaired_by_what_an_error_says():
     assert wide["input_features"].shape == (1, 64, 560)
 
 
+@dataclasses.dataclass
+class Answer:
+    value: torch.Tensor
+
+
 def test_rounding_is_judged_by_float64():
     """An answer that differs from eager's by less than eager's differs from float64's is not wrong."""
 
@@ -182,13 +188,18 @@ def test_rounding_is_judged_by_float64():
         def forward(self, x):
             return (1 + x * 1e-7 - 1) * 1e7
 
+    class Named(Amplifies):
+        def forward(self, x):
+            return Answer(super().forward(x))
+
     x = torch.rand(50)
-    entry = Entry("amplifies", Amplifies().eval(), (x,), {})
-    reference = entry.model(x)
-    call = lambda model: model(*entry.args)  # noqa: E731
-    judged = suite._judged_by_float64(entry, call, lambda x: x, reference)
-    assert judged["correct"] is True and judged["judged_by"] == "float64" and judged["eager_max_rel_err"] > 0.1
-    assert suite._judged_by_float64(entry, call, lambda x: x * 3, reference) == {}
+    for model, wrap in ((Amplifies(), lambda x: x), (Named(), Answer)):
+        entry = Entry("amplifies", model.eval(), (x,), {})
+        reference = entry.model(x)
+        call = lambda model, entry=entry: model(*entry.args)  # noqa: E731
+        judged = suite._judged_by_float64(entry, call, lambda x, wrap=wrap: wrap(x), reference)
+        assert judged["correct"] is True and judged["judged_by"] == "float64" and judged["eager_max_rel_err"] > 0.1
+        assert suite._judged_by_float64(entry, call, lambda x, wrap=wrap: wrap(x * 3), reference) == {}
 
 
 def test_summary_beside_the_peer():

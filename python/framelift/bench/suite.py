@@ -111,7 +111,7 @@ def _judged_by_float64(entry, call, fast, reference):
         with torch.inference_mode():
             torch.manual_seed(0)
             exact = _pytree.tree_map(single, _plain(exact(*args, **kwargs)))
-        eager, ours = _difference(reference, exact), _difference(call(fast), exact)
+        eager, ours = _compared(_plain(reference), exact), _compared(_plain(call(fast)), exact)
     except Exception:  # a model that does not run in float64
         return {}
     if eager["max_rel_err"] is None or ours["max_rel_err"] is None or ours["max_rel_err"] > 2 * eager["max_rel_err"]:
@@ -136,11 +136,15 @@ def _captured(explanation):
 
 
 def _difference(answer, reference):
+    return _compared(_plain(answer), _plain(reference))
+
+
+def _compared(answer, reference):
+    """The same of answers that _plain() gave."""
     from torch.utils import _pytree
 
     from framelift.bench.accuracy import compare
 
-    answer, reference = _plain(answer), _plain(reference)
     try:
         if _pytree.tree_structure(answer) != _pytree.tree_structure(reference):
             raise ValueError("the answer has another structure than the reference")
