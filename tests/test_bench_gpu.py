@@ -20,7 +20,13 @@ ROW = {
     **{"model": "a", "device": "cuda", "dtype": "fp16", "batch": 8, "gpu": "G", "driver": "1", "torch": "2"},
     **{"operators": 5, "lowered": 4, "dead": 1, "segments": 1, "breaks": 0, "engines": 1, "partitions": 1},
     **{"eager_layout": "eager_channels_last", "eager_ms": 4.0, "compile_ms": 3.0, "framelift_ms": 2.0},
-    **{"first_call_s": 1.5, "first_call_warm_s": 0.5, "compile_first_call_s": 20.0, "cosine": 1.0},
+    **{
+        "first_call_s": 1.5,
+        "eager_first_call_s": 0.25,
+        "first_call_warm_s": 0.5,
+        "compile_first_call_s": 20.0,
+        "cosine": 1.0,
+    },
     **{"nonfinite": 0, "eager_nonfinite": 0, "eager_channels_last_mib": 10.0, "framelift_mib": 9.0},
     **{"compile_mib": 12.0, "seconds": 7.0, "speedup": 2.0, "max_rel_err": 0.0},
 }
@@ -188,10 +194,14 @@ def test_the_table(tmp_path):
     done = subprocess.run([sys.executable, script, str(path)], capture_output=True, text=True, timeout=120)
     lines = done.stdout.splitlines()
     assert lines[0] == "fp16, G, driver 1, PyTorch 2. Milliseconds per call."
-    first = "| a | 8 | 4.000 | 3.000 | 2.000 | 2.00x | 1.50x | 1.50 s, 0.50 s | 20.0 s | 10, 12, 9 | 1.000000 |"
-    second = "| b | 8 | 4.000 | - | 8.000 | 0.50x | - | 1.50 s, 0.50 s | - | 10, -, 9 | 1.000000, 3 not finite |"
+    first = "| a | 8 | 4.000 | 3.000 | 2.000 | 2.00x | 1.50x | 0.25 s, 20.0 s | 1.25 s, 0.25 s | 10, 12, 9 | 1.000000 |"
+    second = (
+        "| b | 8 | 4.000 | - | 8.000 | 0.50x | - | 0.25 s, - | 1.25 s, 0.25 s | 10, -, 9 | 1.000000, 3 not finite |"
+    )
     assert lines[4:6] == [first, second]
     assert "Geometric mean: 1.00x eager (2 models, least 0.50x), 1.50x torch.compile (1 models, least 1.50x)." in lines
+    assert "First calls beyond eager's: at most 1.25 s cold, 0.25 s warm." in lines
+    assert "Memory no more than torch.compile's: 1 of 1 models." in lines
     assert "One segment, one engine, nothing eager: 1 of 2 models." in lines
     assert "Not measured: c: SIGSEGV: x" in lines
     path.write_text("")
