@@ -76,6 +76,19 @@ bool fl_device_is_capturing(void) {
   return capturing;
 }
 
+/* In the relaxed mode, so that a capture by another thread is not broken; PyTorch refuses where one of its own is under way. */
+void fl_device_trim(const fl_backend *b, fl_device d) {
+  PyObject *cuda = fl_device_is_cpu(d) ? NULL : cuda_in_use();
+  if (!cuda) return;
+  const fl_cuda_api *api = fl_cuda_device_of(b)->api;
+  int mode = fl_cuda_capture_mode(api, FL_CUDA_RELAXED);
+  PyObject *r = PyObject_CallMethod(cuda, "empty_cache", NULL);
+  fl_cuda_capture_mode(api, mode);
+  PyErr_Clear();
+  Py_XDECREF(r);
+  Py_DECREF(cuda);
+}
+
 /* --- generators --- */
 
 static PyObject *cpu_generator(void) {

@@ -22,6 +22,10 @@ const fl_backend *fl_device_backend(fl_device d, const char **why);
  * run now: the caller captures a CUDA graph there. */
 bool fl_device_enter(const fl_backend *b, fl_device d);
 
+/* PyTorch hands back to the driver what it only caches: engines' memory, which stays, would else be cut out of large blocks that
+ * eager left, and keep all of these. Nothing on the CPU. No exception. */
+void fl_device_trim(const fl_backend *b, fl_device d);
+
 /* True while this thread captures a CUDA graph on its current stream. No exception. */
 bool fl_device_is_capturing(void);
 

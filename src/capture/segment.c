@@ -300,6 +300,7 @@ static fl_status build_segment(fl_trace *t, uint32_t step, fl_segment *s, const 
   if (!s->backend) return fl_fail(FL_UNSUPPORTED, "%s", why);
   if (!fl_device_enter(s->backend, s->device)) return fl_fail(FL_UNSUPPORTED, "a CUDA graph is being captured");
   if (!fl_device_is_cpu(s->device)) t->cuda_state = fl_torch_cuda_state();
+  fl_device_trim(s->backend, s->device); /* of what eager left, or the build before this one */
   if (o->precision != FL_F32 && !fl_device_is_cpu(s->device)) {
     s->precision = o->precision;
     s->exact = fl_arena_alloc(&s->arena, t->steps.data[step].n + 1);
@@ -359,6 +360,7 @@ static bool list_borrowed(fl_trace *t) {
 }
 
 bool fl_trace_build(fl_trace *t, const fl_build_options *o) {
+  const fl_segment *last = NULL;
   t->cuda_state = -1;
   if (!list_borrowed(t) || !pin_results(t) || !node_drops(t)) return false;
   if (t->breaks.len) t->eager_parts = true;
@@ -378,7 +380,11 @@ bool fl_trace_build(fl_trace *t, const fl_build_options *o) {
       if (bad) reason = keep_text(s, bad);
     }
     if (reason && !fl_segment_make_eager(t, st, reason)) return false;
-    for (int k = 0; k < s->n_parts; k++) t->eager_parts |= s->parts[k].kind == FL_PART_EAGER;
+    for (int k = 0; k < s->n_parts; k++) {
+      t->eager_parts |= s->parts[k].kind == FL_PART_EAGER;
+      if (s->parts[k].kind == FL_PART_ENGINE) last = s;
+    }
   }
+  if (last) fl_device_trim(last->backend, last->device); /* before arenas are made */
   return true;
 }

@@ -332,6 +332,24 @@ def test_memory_is_told():
     assert sum(held[kind] for kind in made) == part.const_bytes
 
 
+def test_what_eager_left_is_not_kept():
+    def outer(x):
+        return ((x[:, None] * x[None]).float().relu() + x).half().sum(-1)  # eager makes 256 and 512 MiB several times
+
+    x = torch.randn(512, 512, **HALF)
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    fast = framelift.compile(outer)
+    with torch.inference_mode():
+        for _ in range(8):
+            answer = fast(x)
+    torch.cuda.empty_cache()
+    kept = torch.cuda.memory_reserved() - before
+    held = sum(n for kind, n in framelift.explain(fast).memory.items() if kind != "graphs")
+    assert kept <= held + (64 << 20), (kept, held)
+    close(answer, outer(x))
+
+
 def test_statistics_that_training_wrote():
     model = Net().eval().to(**HALF)
     fast = framelift.compile(model)
