@@ -6,10 +6,14 @@ the text in its own namespace with its own copies of all arguments, so that effe
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
+import re
 import sys
+import traceback
 import types
+import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -57,6 +61,39 @@ UNARY = (
     "{0}.to(torch.float64).to(torch.float32)",
     "{0}[[2, 0, 1]]",
     "{0}.pow(2).mean(-1, keepdim=True).rsqrt() * {0}",
+    "torch.cat({0}.chunk(2, 1)[::-1], 1)",
+    "torch.stack({0}.unbind(0)[::-1])",
+    "F.linear({0}, W, W[0])",
+    "torch.einsum('ij,kj->ik', {0}, W)",
+    "F.scaled_dot_product_attention({0}[None], {0}[None], {0}[None])[0]",
+    "{0}.to(torch.bfloat16)",
+    "{0}.bfloat16() * 1.7",
+    "{0}.half() / 3",
+    "{0}.to(torch.int64)",
+    "{0} // 2",
+    "{0} % 3",
+    "torch.div({0}, 3, rounding_mode='trunc')",
+    "{0}.cumsum(1)",
+    "{0}.topk(4)[0]",
+    "{0}.gather(1, torch.tensor([[1, 0, 3, 3]] * 3))",
+    "{0}.index_add(0, torch.tensor([0, 0]), {0}[:2])",
+    "torch.zeros_like({0}).scatter(1, torch.tensor([[1, 0, 3, 2]] * 3), {0})",
+    "torch.lerp({0}, {0}.flip(0), 0.3)",
+    "{0}.expand(2, 3, 4)[1]",
+    "F.pad({0}, (1, 0))[:, :4]",
+    "{0} + torch.rand(3, 4)",
+    "F.dropout({0}, 0.5)",
+    "obj.block({0})",
+    "torch.vmap(lambda r: r * n)({0})",
+    "torch.func.grad(lambda t: (t * t).sum())({0})",
+    "{0} + HELPERS['f']({0})",
+    "{0} * CV.get()",
+    "{0} * next(v for v in items if v is not None)",
+    "{0} @ obj.lin.weight",
+    "torch.full((3, 4), K) * {0}",
+    "{0} * torch.tensor(1.5)",
+    "{0} * True + 2**20",
+    "torch.cond({0}.sum() > 0, lambda t: t + 1, lambda t: t - 1, ({0},))",
 )
 BINARY = (
     "{0} + {1}",
@@ -67,6 +104,12 @@ BINARY = (
     "torch.matmul({0}, {1}.t()) @ {1}",
     "torch.where({0} > {1}, {0}, {1})",
     "torch.addcmul({0}, {0}, {1})",
+    "{0} / {1}",
+    "torch.cat([{0}, {1}], 0)[1:4]",
+    "({0} == {1}) * {0}",
+    "{0} + ({0} is {1})",
+    "torch.remainder({0}, {1})",
+    "({0} @ {1}.T).softmax(-1) @ {1}",
 )
 INPLACE = (
     "{0}.add_(1.0)",
@@ -78,6 +121,18 @@ INPLACE = (
     "{0}.relu_()",
     "{0}[0].add_({1}[2])",
     "{0}.t().mul_(1.5)",
+    "[q.add_(1) for q in {0}.chunk(2, 1)]",
+    "torch.add({0}, 1, out={0})",
+    "{0}[{0} > 0] = 0.0",
+    "{0}.index_fill_(0, torch.tensor([1]), 2.0)",
+    "{0}.unsqueeze(0).mul_(2)",
+    "{0}.detach().add_(1)",
+    "{0}.view(-1)[::3] = 1.0",
+    "{0}.as_strided((2, 2), (4, 1)).add_(1)",
+    "{0}[1:].copy_({0}[:-1].clone())",
+    "{0}.lerp_({1}, 0.5)",
+    "{0}.uniform_()",
+    "{0}.t_()",
 )
 EFFECTS = (
     "items.append(n)",
@@ -97,6 +152,12 @@ EFFECTS = (
     "table.update(z=n)",
     "obj.history.append({0}.mean())",
     "setattr(obj, 'late', n)",
+    "CV.set(n)",
+    "obj.block.extra = n",
+    "obj.block[1].running_mean.add_(n)",
+    "HELPERS['f'] = (torch.relu, torch.tanh)[n % 2]",
+    "WEAK['t'] = {0}",
+    "ROWS.append({0}[0]); del ROWS[:-2]",
 )
 CONDITIONS = (
     "n > 2",
@@ -118,6 +179,13 @@ CONDITIONS = (
     "COUNTS['calls'] < 2",
     "torch.is_grad_enabled()",
     "{0} is x",
+    "obj.training",
+    "torch.is_inference_mode_enabled()",
+    "{0}.dtype == torch.float32",
+    "{0}.is_contiguous()",
+    "'t' in WEAK",
+    "x is y",
+    "torch.get_default_dtype() == torch.float64",
     "type(obj).__name__ == 'Obj'",
 )
 SCALARS = (
@@ -142,6 +210,12 @@ SCALARS = (
     "round(1.25 * n, 1)",
     "divmod(n + 7, 3)[1]",
     "len(f'{{n}}:{{flag}}')",
+    "{0}.argmax().item()",
+    "tuple(kw.values())[-1] if kw else 1",
+    "list(kw).index('p') if 'p' in kw else 0",
+    "LATE()",
+    "next(COUNTER)",
+    "len(ROWS)",
 )
 LOOPS = (
     "for i in range({k})",
@@ -237,10 +311,18 @@ RESULTS = (
     "x[0], {0}",
     "obj.lin.weight, {0}",
     "({0}, ({1}, [s]))",
+    "{0}.view(-1), {0}.detach()",
+    "W[0], {0}",
+    "[*{0}]",
+    "{0}.unbind(0)",
+    "{0}.T, {0}[:, 1:], {1}",
+    "{0}.requires_grad, {0}.is_inference()",
+    "obj.block[0].weight, obj.block[0].weight.T",
+    "kw, {0}",
 )
 
 PRELUDE = """
-import copy, heapq, io, math, operator, os, random, sys, time
+import contextvars, copy, heapq, io, itertools, math, operator, os, random, sys, time, weakref
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
 import numpy as np
@@ -257,6 +339,14 @@ KEEP = HELD.append
 BUMP = operator.methodcaller("bump", 2)
 METHOD = operator.methodcaller("method", torch.ones(3, 4), 2)
 ENV = os.environ
+HELPERS = {"f": torch.relu}
+CV = contextvars.ContextVar("CV", default=2)
+WEAK = weakref.WeakValueDictionary()
+ROWS = []
+COUNTER = itertools.count()
+
+def LATE(limit=3):
+    return limit
 
 class Square(torch.autograd.Function):
     @staticmethod
@@ -295,10 +385,16 @@ class Obj:
         self.buf = torch.zeros(())
         self.history = []
         self.weights_list = [1, 2]
+        self.block = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.GELU()).eval()
+        for p in self.block.parameters():
+            p.requires_grad_(False).copy_(torch.linspace(-1, 1, p.numel()).reshape(p.shape))
         self.lin = torch.nn.Linear(4, 4)
         with torch.no_grad():
             self.lin.weight.copy_(torch.linspace(-1, 1, 16).reshape(4, 4))
             self.lin.bias.copy_(torch.linspace(0, 1, 4))
+    @property
+    def training(self):
+        return self.block.training
     @property
     def double(self):
         return self.scale * 2
@@ -406,7 +502,7 @@ def programs(draw):
     lines = ["a = x + 0.5", "b = y * 2", "c = a - b", "s = 1"]
     lines += draw(_block(0)) + draw(_block(0))
     lines.append(f"return {draw(_result())}")
-    source = PRELUDE + "\ndef step(x, y, n, flag, items, table, obj):\n" + "".join(f"    {ln}\n" for ln in lines)
+    source = PRELUDE + "\ndef step(x, y, n, flag, items, table, obj, **kw):\n" + "".join(f"    {ln}\n" for ln in lines)
     change = st.fixed_dictionaries(
         {},
         optional={
@@ -417,8 +513,29 @@ def programs(draw):
             "mode": st.sampled_from(["a", "b"]),
             "K": st.sampled_from([2, 2.5]),
             "items": st.lists(st.integers(0, 5), max_size=4),
-            "shape": st.sampled_from(["same", "strided", "double"]),
-            "weight": st.sampled_from(["inplace", "assign"]),
+            "shape": st.sampled_from(
+                ["same", "strided", "double", "half", "bf16", "int", "view", "overlap", "weight", "expanded", "state"]
+            ),
+            "values": st.sampled_from(["nan", "inf", "zero", "ties", "large"]),
+            "under": st.sampled_from(["inference", "autocast", "float64", "autocast half", "threads"]),
+            "patch": st.sampled_from(
+                [
+                    "helper",
+                    "method",
+                    "forward",
+                    "hook",
+                    "unhook",
+                    "class",
+                    "module",
+                    "train",
+                    "eval",
+                    "late",
+                    "sum",
+                    "code",
+                ]
+            ),
+            "kw": st.sampled_from([{"p": 1}, {"p": 1, "q": 2}, {"q": 2, "p": 1}, {"p": True}, {"p": 1.0}]),
+            "weight": st.sampled_from(["inplace", "assign", "data", "block", "load", "double"]),
             "same": st.booleans(),
             "global_tensor": st.booleans(),
         },
@@ -434,9 +551,11 @@ class Side:
         module = types.ModuleType("program")
         sys.modules["program"] = module  # dataclasses look their module up
         self.ns = vars(module)
-        exec(compile(program.source, "<program>", "exec"), self.ns)
-        self.obj = self.ns["Obj"]()
-        self.items, self.table = [1, 3], {"k": 2}
+        with torch.no_grad():
+            exec(compile(program.source, "<program>", "exec"), self.ns)
+        with torch.no_grad():
+            self.obj = self.ns["Obj"]()
+        self.items, self.table, self.hooks = [1, 3], {"k": 2}, []
         self.step = wrap(self.ns["step"])
 
     def change(self, call: dict):
@@ -451,22 +570,91 @@ class Side:
         if call.get("global_tensor"):
             self.ns["G"] = torch.full((3, 4), 0.25)
         with torch.no_grad():
-            if call.get("weight") == "inplace":
-                self.obj.lin.weight.mul_(1.25)
-            elif call.get("weight") == "assign":
-                self.obj.lin.weight = torch.nn.Parameter(torch.full((4, 4), 0.125))
+            self.change_weights(call.get("weight"))
+        self.patch(call.get("patch"))
+
+    def change_weights(self, kind):
+        lin, block = self.obj.lin, self.obj.block
+        if kind == "inplace":
+            lin.weight.mul_(1.25)
+        elif kind == "assign":
+            lin.weight = torch.nn.Parameter(torch.full((4, 4), 0.125))
+        elif kind == "data":
+            lin.weight.data = torch.full((4, 4), 0.375)
+        elif kind == "block":
+            block[0].weight.copy_(block[0].weight.flip(0))
+        elif kind == "load":
+            block.load_state_dict({k: v * 2 for k, v in block.state_dict().items()})
+        elif kind == "double":
+            block.to(torch.float64 if block[0].weight.dtype == torch.float32 else torch.float32)
+
+    def patch(self, kind):
+        ns, obj = self.ns, self.obj
+        if kind == "helper":
+            ns["helper"] = lambda t, k=3: t - k
+        elif kind == "method":
+            type(obj).method = lambda self, t, k: t - k
+        elif kind == "forward":
+            obj.lin.forward = lambda t: t * 0.25
+        elif kind == "hook":
+            self.hooks.append(obj.block[0].register_forward_hook(lambda m, args, out: out + 1))
+        elif kind == "unhook" and self.hooks:
+            self.hooks.pop().remove()
+        elif kind == "class":
+            obj.__class__ = type("Obj", (type(obj),), {"method": lambda self, t, k: t * k, "double": 0.5})
+        elif kind == "module":
+            obj.block[2] = torch.nn.Tanh()
+        elif kind in ("train", "eval"):
+            obj.block.train(kind == "train")
+        elif kind == "late":
+            ns["LATE"].__defaults__ = (7,)
+        elif kind == "sum":
+            ns["sum"] = lambda values: 11
+        elif kind == "code":
+            ns["LATE"].__code__ = (lambda limit=3: limit * 2).__code__
+
+    def inputs(self, call):
+        g = torch.Generator().manual_seed(call.get("seed", 0))
+        x, y = torch.randn(3, 4, generator=g), torch.randn(3, 4, generator=g)
+        special = {"nan": float("nan"), "inf": -float("inf"), "zero": -0.0, "large": 1e30}
+        if call.get("values") == "ties":
+            x, y = x.round(), y.round()
+        elif "values" in call:
+            x[1, 2] = y[0, 0] = special[call["values"]]
+        kind = call.get("shape")
+        if kind == "strided":
+            x = x.t().contiguous().t()
+        elif kind in ("double", "half", "bf16", "int"):
+            dtype = {"double": torch.float64, "half": torch.float16, "bf16": torch.bfloat16, "int": torch.int64}[kind]
+            x, y = x.to(dtype), y.to(dtype)
+        elif kind == "view":
+            y = x.view(-1).view(3, 4)
+        elif kind == "overlap":
+            base = torch.cat([x, y])
+            x, y = base[0:3], base[1:4]
+        elif kind == "weight":
+            x = self.obj.lin.weight.detach()[:3]
+        elif kind == "expanded":
+            x = x[:1].expand(3, 4)
+        elif kind == "state":
+            x = self.ns["G"]
+        return (x, x) if call.get("same") else (x, y)
+
+    def call(self, call, x, y):
+        n, flag = call.get("n", 3), call.get("flag", True)
+        return self.step(x, y, n, flag, self.items, self.table, self.obj, **call.get("kw", {}))
 
     def run(self, call: dict):
         self.change(call)
-        x, y = _inputs(call)
-        n, flag = call.get("n", 3), call.get("flag", True)
-        with torch.no_grad():
+        x, y = self.inputs(call)
+        torch.manual_seed(call.get("seed", 0))
+        with warnings.catch_warnings(record=True) as warned, torch.no_grad(), under(call.get("under")):
+            warnings.simplefilter("always")
             try:
-                value = self.step(x, y, n, flag, self.items, self.table, self.obj)
-            except Exception as e:  # compared below: type and text
-                value = (type(e).__name__, str(e))
-        state = {k: v for k, v in vars(self.obj).items() if k != "lin"}
-        alias = value is x or (isinstance(value, tuple) and any(v is x for v in value))
+                value = self.call(call, x, y)
+            except Exception as e:  # compared below: type, text and the program's line
+                value = (type(e).__name__, _message(e), _line(e))
+        state = {k: v for k, v in vars(self.obj).items() if k not in ("lin", "block")}
         return copy.deepcopy(
             {
                 "value": _plain(value),
@@ -475,32 +663,85 @@ class Side:
                 "items": self.items,
                 "table": self.table,
                 "obj": state,
+                "block": {k: v.clone() for k, v in self.obj.block.state_dict().items()},
                 "K": self.ns["K"],
                 "counts": self.ns["COUNTS"],
-                "same": alias,
+                "memory": self.memory(value, x, y),
                 "G": self.ns["G"],
                 "log": self.ns["LOG"].getvalue(),
-                "rng": self.ns["RNG"].getstate(),
+                "rng": (self.ns["RNG"].getstate(), torch.get_rng_state().sum().item()),
                 "times": len(self.ns["T"]),
-                "globals": (self.ns["ITEMS"], self.ns["TABLE"], self.ns["HELD"]),
+                "globals": (self.ns["ITEMS"], self.ns["TABLE"], self.ns["HELD"], self.ns["ROWS"]),
+                "context": self.ns["CV"].get(),
+                "warned": [w.category.__name__ for w in warned if "prim" not in str(w.message)],
             }
         )
 
+    def memory(self, value, x, y):
+        """Which tensors a caller can see share memory or are the same."""
+        block = self.obj.block[0].weight
+        seen = [x, y, self.ns["G"], self.ns["W"], self.obj.lin.weight, block, *_tensors(value)]
+        seen += _tensors(
+            [v for k, v in vars(self.obj).items() if k not in ("lin", "block")] + [self.table, self.ns["ROWS"]]
+        )
+        places, objects = {}, {}
+        return [
+            (
+                places.setdefault(t.untyped_storage().data_ptr(), len(places)),
+                t.storage_offset(),
+                objects.setdefault(id(t), i),
+            )
+            for i, t in enumerate(seen)
+            if t.numel()
+        ]
 
-def _inputs(call):
-    g = torch.Generator().manual_seed(call.get("seed", 0))
-    x, y = torch.randn(3, 4, generator=g), torch.randn(3, 4, generator=g)
-    if call.get("shape") == "strided":
-        x = x.t().contiguous().t()
-    elif call.get("shape") == "double":
-        x, y = x.double(), y.double()
-    return (x, x) if call.get("same") else (x, y)
+
+@contextlib.contextmanager
+def under(kind):
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    try:
+        if kind == "float64":
+            torch.set_default_dtype(torch.float64)
+        elif kind == "threads":
+            torch.set_num_threads(2 if threads == 1 else 1)
+        if kind == "inference":
+            with torch.inference_mode():
+                yield
+        elif kind in ("autocast", "autocast half"):
+            with torch.autocast("cpu", dtype=torch.float16 if "half" in kind else torch.bfloat16):
+                yield
+        else:
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_num_threads(threads)
+
+
+def _message(e):
+    return re.sub(r"0x[0-9a-f]+", "0x", str(e))
+
+
+def _line(e):
+    """The last line of the program in the traceback, if there is one."""
+    lines = [entry.lineno for entry in traceback.extract_tb(e.__traceback__) if entry.filename == "<program>"]
+    return lines[-1] if lines else None
+
+
+def _tensors(v):
+    if isinstance(v, torch.Tensor):
+        return [v]
+    if isinstance(v, dict):
+        return [t for u in v.values() for t in _tensors(u)]
+    if isinstance(v, (list, tuple)):
+        return [t for u in v for t in _tensors(u)]
+    return []
 
 
 def _plain(v):
     """The value with its types as part of it."""
     if isinstance(v, torch.Tensor):
-        return ("tensor", str(v.dtype), tuple(v.shape), tuple(v.stride()), v.detach())
+        marks = str(v.dtype), tuple(v.shape), tuple(v.stride()), v.requires_grad, v.is_inference()
+        return ("tensor", *marks, v.detach().clone())
     if isinstance(v, dict):
         return (type(v).__name__, [(k, _plain(u)) for k, u in v.items()])
     if isinstance(v, (list, tuple)):
@@ -515,7 +756,10 @@ def difference(a, b, path="result"):
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         if a.shape != b.shape or a.dtype != b.dtype:
             return f"{path}: {a.dtype}{tuple(a.shape)} against {b.dtype}{tuple(b.shape)}"
-        if not torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5, equal_nan=True):
+        low = max((torch.finfo(t.dtype).eps for t in (a, b) if t.dtype in (torch.float16, torch.bfloat16)), default=0)
+        top = b.double().abs().nan_to_num(0, 0, 0).max().item() if b.numel() else 0
+        rtol, atol = max(1e-4, 4 * low), max(1e-5, 1e-5 * top, 4 * low * top)
+        if not torch.allclose(a.double(), b.double(), rtol=rtol, atol=atol, equal_nan=True):
             return f"{path}: {a} against {b}"
         return None
     if type(a) is not type(b):

@@ -240,6 +240,20 @@ def test_the_line_that_raises_in_a_replay():
     assert framelift.explain(fast).replayed == 1
 
 
+def test_what_torch_compiles_is_left_to_it():
+    """Seeing a recording's dispatch mode, it would not compile that code ever after."""
+
+    def f(t):
+        return torch.cond(t.sum() > 0, lambda y: y * 2, lambda y: y - 1, (t.relu() - t,))
+
+    fast = framelift.compile(f)
+    with torch.no_grad():
+        for k in range(4):
+            assert torch.equal(fast(x(k)), f(x(k)))
+    e = framelift.explain(fast)
+    assert e.replayed == 2 and len(e.breaks) == 1 and e.breaks[0].detail.startswith("cond")
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_like_eager(name):
     battery.check(CASES[name])

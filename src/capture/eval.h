@@ -41,6 +41,8 @@ int fl_eval_user_line(const char **out_file, int *out_line);
 /* The callable, called by an evaluated frame, whose call is worth leaving to CPython as a whole when something in it cannot
  * be recorded: borrowed, or NULL. */
 PyObject *fl_eval_blame(void);
+/* What torch.compile returns: it gives frames to its own evaluator, also those of operators that take functions. */
+bool fl_eval_is_torch_compiled(PyObject *callable);
 /* The dotted path of the innermost nn.Module being called is kept by the recorder through this hook: the evaluator
  * calls it when a frame whose first argument is `self` begins and ends. May be NULL. */
 typedef void (*fl_eval_frame_fn)(fl_rec *r, PyObject *code, PyObject *first_arg, int entering);

@@ -68,6 +68,25 @@ bool fl_eval_stack_low(void) {
   return &here < thread_floor;
 }
 
+bool fl_eval_is_torch_compiled(PyObject *callable) {
+  static PyObject *mark;
+  if (!PyFunction_Check(callable) || !((PyFunctionObject *)callable)->func_dict) return false;
+  if (!mark && !(mark = PyUnicode_InternFromString("_torchdynamo_inline"))) return PyErr_Clear(), false;
+  return PyDict_GetItemWithError(((PyFunctionObject *)callable)->func_dict, mark) != NULL;
+}
+
+/* It gives frames to an evaluator of its own. */
+static PyObject *run_torch_compiled(PyThreadState *ts, fl_frame *f, int throwflag, fl_rec *r) {
+  fl_eval_state *st = fl_eval_here;
+  if (r) fl_rec_give_up(r, "torch.compile", "");
+  bool left = fl_rec_leave(st->r);
+  st->paused++;
+  PyObject *v = fl_cpy_native(ts, f, throwflag);
+  st->paused--;
+  if (left) fl_rec_return(st->r);
+  return v;
+}
+
 /* A function given to disable(): the program asked that nothing in it be evaluated. */
 static PyObject *run_disabled(PyThreadState *ts, fl_frame *f, int throwflag) {
   fl_eval_state *st = fl_eval_here;
@@ -145,6 +164,7 @@ static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
     st->paused--;
     return v;
   }
+  if (fl_cpy_func(f) && fl_eval_is_torch_compiled(fl_cpy_func(f))) return run_torch_compiled(ts, f, throwflag, r);
   if (r && fl_ccall_is_import_code((PyObject *)fl_cpy_code(f))) return run_import(ts, f, throwflag, r);
   PyObject *entry = st->calling && st->calling == fl_cpy_func(f) ? st->callable : NULL;
   fl_frame_kind kind = fl_cpy_kind(f);

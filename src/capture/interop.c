@@ -528,6 +528,15 @@ int fl_dispatch_push(PyObject *mode) {
   return r ? 0 : -1;
 }
 
+bool fl_dispatch_take_off(PyObject *mode) {
+  PyObject *top = PyObject_CallOneArg(T.pop, Py_None);
+  bool ours = top == mode;
+  if (top && !ours && fl_dispatch_push(top) < 0) PyErr_Clear();
+  if (!top) PyErr_Clear();
+  Py_XDECREF(top);
+  return ours;
+}
+
 int fl_dispatch_pop(void) {
   PyObject *r = PyObject_CallOneArg(T.pop, Py_None);
   Py_XDECREF(r);

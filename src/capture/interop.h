@@ -84,5 +84,6 @@ int fl_compiling(bool on);            /* torch.compiler._is_compiling_flag while
 PyObject *fl_compiling_dict(void);    /* borrowed: the dict that flag lies in */
 int fl_dispatch_push(PyObject *mode); /* 0 or -1 */
 int fl_dispatch_pop(void);
+bool fl_dispatch_take_off(PyObject *mode); /* pops it if it is the last one pushed */
 
 #endif

@@ -518,6 +518,17 @@ static bool change_modes(fl_rec *r, bool push) {
 bool fl_rec_hide(fl_rec *r) { return r && !r->gave_up && !r->paused && change_modes(r, false); }
 void fl_rec_show(fl_rec *r) { change_modes(r, true); }
 
+bool fl_rec_leave(fl_rec *r) {
+  if (!r || r->paused || !fl_dispatch_take_off(r->mode)) return false;
+  if (r->says_compiling && fl_compiling(false) < 0) PyErr_Clear();
+  return true;
+}
+
+void fl_rec_return(fl_rec *r) {
+  if (r->says_compiling && fl_compiling(true) < 0) PyErr_Clear();
+  change_modes(r, true);
+}
+
 /* Outside the recording: nothing is seen of what happens. */
 static PyObject *call_outside(fl_rec *r, fl_break *b, PyObject *callable, PyObject *const *args, size_t nargsf,
                               PyObject *kwnames) {
@@ -592,9 +603,15 @@ PyObject *fl_rec_opaque(fl_rec *r, PyObject *callable, PyObject *const *args, si
 
 bool fl_rec_must_be_opaque(fl_rec *r, PyObject *callable, const char **reason, const char **detail) {
   const fl_opaque_set *s = r->opaque;
-  if (!s || r->gave_up || r->paused) return false;
+  if (r->gave_up || r->paused) return false;
   if (PyMethod_Check(callable) && PyFunction_Check(PyMethod_GET_FUNCTION(callable)))
     callable = PyMethod_GET_FUNCTION(callable);
+  if (fl_eval_is_torch_compiled(callable)) {
+    *reason = "torch.compile";
+    *detail = PyUnicode_AsUTF8(((PyFunctionObject *)callable)->func_qualname);
+    return true;
+  }
+  if (!s) return false;
   for (size_t i = 0; i < s->len; i++)
     if (s->data[i].callable == callable) {
       *reason = s->data[i].reason;

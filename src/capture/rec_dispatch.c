@@ -498,18 +498,45 @@ static PyObject *record_call(fl_rec *r, const fl_schema *s, PyObject *args, PyOb
   return result;
 }
 
+static PyObject *dynamo_names; /* (module, function) */
+
+/* torch.compile's callback, or the one that it had: NULL without an exception where torch.compile was never used. */
+static PyObject *set_dynamo(PyObject *callback) {
+  PyObject *module = PyImport_GetModule(PyTuple_GET_ITEM(dynamo_names, 0)), *previous = NULL;
+  if (module) previous = PyObject_CallMethodOneArg(module, PyTuple_GET_ITEM(dynamo_names, 1), callback);
+  Py_XDECREF(module);
+  if (!previous) PyErr_Clear();
+  return previous;
+}
+
+/* An operator that takes functions. It was called by what torch.compile would have compiled, or by the program; with the mode
+ * taken off, torch.compile would go on with the functions below it, which it could not. */
+static PyObject *call_with_functions(PyObject *op, PyObject *args, PyObject *kwargs) {
+  if (!dynamo_names && !(dynamo_names = Py_BuildValue("(ss)", "torch._C._dynamo.eval_frame", "set_eval_frame")))
+    return NULL;
+  PyObject *previous = set_dynamo(Py_None), *result = PyObject_Call(op, args, kwargs), *type, *value, *tb;
+  PyErr_Fetch(&type, &value, &tb);
+  if (previous && previous != Py_None) Py_XDECREF(set_dynamo(previous));
+  Py_XDECREF(previous);
+  PyErr_Restore(type, value, tb);
+  return result;
+}
+
 static PyObject *dispatch_paused(PyObject *const *a, Py_ssize_t nargs) {
   if (nargs < 3 || !PyTuple_Check(a[2])) return PyErr_Format(PyExc_TypeError, "framelift: unexpected dispatch call");
   PyObject *kwargs = nargs > 3 && a[3] != Py_None && PyDict_Check(a[3]) && PyDict_GET_SIZE(a[3]) ? a[3] : NULL;
   fl_rec *r = fl_rec_current();
-  if (!r || r->gave_up || r->paused) return PyObject_Call(a[0], a[2], kwargs);
+  if (!r || r->gave_up || r->paused) {
+    bool plain = !strcmp(Py_TYPE(a[0])->tp_name, "OpOverload");
+    return plain ? PyObject_Call(a[0], a[2], kwargs) : call_with_functions(a[0], a[2], kwargs);
+  }
   r->paused++; /* reading a schema runs torch's Python */
   const fl_schema *s = fl_schema_get(a[0]);
   r->paused--;
   if (!s) {
     PyErr_Clear();
     fl_rec_give_up(r, "an operator that is no OpOverload", Py_TYPE(a[0])->tp_name);
-    return PyObject_Call(a[0], a[2], kwargs);
+    return call_with_functions(a[0], a[2], kwargs);
   }
   return record_call(r, s, a[2], kwargs);
 }

@@ -85,6 +85,10 @@ bool fl_rec_must_be_opaque(fl_rec *r, PyObject *callable, const char **reason, c
 /* The recorder's dispatch mode is taken off torch's stack (false: it is not), and put back. Exceptions stay as they are. */
 bool fl_rec_hide(fl_rec *r);
 void fl_rec_show(fl_rec *r);
+/* For code that minds what a recording does to torch, be it given up or not: the mode is taken off, and is_compiling() is
+ * false. False where nothing was to be done. */
+bool fl_rec_leave(fl_rec *r);
+void fl_rec_return(fl_rec *r);
 /* The program goes on according to this value: if unknown code gave it (or an item of this tuple), the trace holds only
  * while it gives an equal one, or, of an object that is no plain value, the recording gives up. */
 void fl_rec_uses(fl_rec *r, PyObject *value);
