@@ -31,6 +31,11 @@ class Break:
     detail: str | None
     file: str | None
     line: int
+    count: int | None = None  # how often calls came here; None where none is counted
+    exits: int = 0  # how often they went on otherwise than recorded
+    exit_reason: str | None = None  # why the last of them did
+    branches: tuple = ()  # how they went on then: Traces, with the first of the breaks at which frames stand alike
+    branch_reason: str | None = None  # why the last one that was recorded is none of them, and runs natively
 
     @property
     def place(self):
@@ -97,6 +102,7 @@ class Trace:
     rebound: int  # how often weights that were replaced by others like them were taken
     first_call_ms: dict  # milliseconds of the call that recorded it: stage -> its share, and "total"
     ready_ms: dict  # the same of verifying its engines, where that waited for the second call, or this explanation
+    hits: int  # calls that were answered by it
     segments: tuple
     breaks: tuple
     checks: tuple  # answers of tensors that are compared once the graph has been computed, as Breaks
@@ -161,6 +167,11 @@ class Explanation:
     def breaks(self):
         """Every Break of every trace."""
         return tuple(b for t in self.traces for b in t.breaks)
+
+    @property
+    def branches(self):
+        """(Break, Trace) of every branch: where calls left a trace, and how they went on from there."""
+        return tuple(_branches(self.breaks))
 
     @property
     def checks(self):
@@ -228,8 +239,8 @@ class Explanation:
             **{name: getattr(self, name) for name in summary},
             "memory": self.memory,
             "partitions": [asdict(p) for p in self.partitions],
-            "breaks": [asdict(b) for b in self.breaks],
-            "checks": [asdict(b) for b in self.checks],
+            "breaks": [_place_of(b) for b in self.breaks],
+            "checks": [_place_of(b) for b in self.checks],
             "eager": [asdict(e) for e in self.eager],
         }
 
@@ -283,6 +294,7 @@ class Explanation:
                 ("line", "reason", "detail"),
                 [(b.place, b.reason, b.detail or "") for b in self.breaks],
             ),
+            ("branches", ("line", "calls", "segments", "breaks", "reason"), self._branch_rows()),
             (
                 "compared once all is computed",
                 ("line", "reason", "detail"),
@@ -315,6 +327,14 @@ class Explanation:
         """(trace, stage -> milliseconds): its first call, then what was put off until its engines were needed."""
         for i, t in enumerate(self.traces):
             yield from ((f"{i}{name}", ms) for name, ms in (("", t.first_call_ms), (", later", t.ready_ms)) if ms)
+
+    def _branch_rows(self):
+        rows = []
+        for b in [*self.breaks, *(b for _, t in self.branches for b in t.breaks)]:
+            rows += [(b.place, str(t.hits), str(len(t.segments)), str(len(t.breaks)), "") for t in b.branches]
+            if b.branch_reason:
+                rows.append((b.place, "", "", "", f"runs natively: {b.branch_reason}"))
+        return rows
 
     def _stages(self):
         """Stages of the traces' first calls, each trace's in its order, the total last."""
@@ -385,6 +405,22 @@ def _row(cls, values):
     return cls(**{name: values.get(name) for name in cls.__dataclass_fields__})
 
 
+def _place_of(b):
+    return {name: getattr(b, name) for name in ("reason", "detail", "file", "line")}
+
+
+def _branches(breaks):
+    for b in breaks:
+        for t in b.branches:
+            yield b, t
+            yield from _branches(t.breaks)
+
+
+def _break(values):
+    fields = {name: values[name] for name in Break.__dataclass_fields__ if name in values}
+    return Break(**{**fields, "branches": tuple(map(_trace, values.get("branches", ())))})
+
+
 def _segment(values):
     verify = values.get("verify") or {}
     chosen = values.get("backend") or {}
@@ -411,9 +447,10 @@ def _trace(values):
         rebound=values.get("rebound", 0),
         first_call_ms=dict(values.get("first_call_ms", {})),
         ready_ms=dict(values.get("ready_ms", {})),
+        hits=values.get("hits", 0),
         segments=tuple(map(_segment, values.get("segments", ()))),
-        breaks=tuple(_row(Break, b) for b in values.get("breaks", ())),
-        checks=tuple(_row(Break, b) for b in values.get("checks", ())),
+        breaks=tuple(map(_break, values.get("breaks", ()))),
+        checks=tuple(map(_break, values.get("checks", ()))),
     )
 
 

@@ -7,7 +7,7 @@
 #include "capture/eval.h"
 #include "capture/later.h"
 #include "capture/rebind.h"
-#include "capture/replay_break.h"
+#include "capture/branch.h"
 
 /* --- finding a trace --- */
 
@@ -33,8 +33,8 @@ static bool any_requires_grad(const fl_argspec *s) {
   return false;
 }
 
-/* Tensors that earlier calls left behind, as inputs after the arguments'. Each must be an object of its own. */
-static bool find_sources(fl_call *k, const fl_trace *t, PyObject **inputs) {
+/* As inputs after the arguments'. Each must be an object of its own. */
+bool fl_sources_find(const fl_trace *t, PyObject **inputs, char *why, size_t size) {
   size_t n = (size_t)t->args.n_inputs, n_weights = t->weights.list.len;
   for (size_t i = 0; i < t->writes.sources.len; i++, n++) {
     PyObject *o = inputs[n] = fl_source_find(&t->writes.sources.data[i]);
@@ -45,7 +45,7 @@ static bool find_sources(fl_call *k, const fl_trace *t, PyObject **inputs) {
     const char *s =
         PyUnicode_Check(t->writes.sources.data[i].key) ? PyUnicode_AsUTF8(t->writes.sources.data[i].key) : "";
     if (!s) PyErr_Clear();
-    snprintf(k->why, sizeof k->why, "state left by a call: %.80s", s ? s : "?");
+    snprintf(why, size, "state left by a call: %.80s", s ? s : "?");
     return false;
   }
   return true;
@@ -80,7 +80,7 @@ static int fits(fl_call *k, fl_trace *t, PyObject **inputs) {
     snprintf(k->why, sizeof k->why, "global state: TF32 or current device of GPUs");
     return 0;
   }
-  if (!find_sources(k, t, inputs)) {
+  if (!fl_sources_find(t, inputs, k->why, sizeof k->why)) {
     k->stale = t;
     return 0;
   }
@@ -197,7 +197,7 @@ static PyObject *replay(fl_call *k, fl_trace *t, PyObject **inputs, const char *
   bool engines = fl_compiled_make_ready(k->c, t);
   int grad = (t->eager_parts || !engines) && !k->state.inference ? fl_grad_enabled() : 0;
   if (grad < 0 || (grad > 0 && fl_grad_set(false) < 0)) return NULL;
-  fl_call_args args = {k->args, k->nargs, k->kwnames};
+  fl_call_args args = {k->args, k->nargs, k->kwnames, fl_call_grow, k};
   PyObject *out = fl_trace_run(t, inputs, &args, miss, engines);
   if (grad > 0) {
     PyObject *type, *value, *tb;

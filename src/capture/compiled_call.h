@@ -31,4 +31,31 @@ bool fl_call_gave_up_before(fl_call *k);
  * NULL with an exception. */
 PyObject *fl_call_record(fl_call *k);
 
+/* The call, or the rest of one, as it was evaluated once. */
+typedef struct fl_attempt {
+  fl_rec *rec;
+  fl_trace *trace;     /* NULL when it cannot be replayed: `rec` has the reason */
+  PyObject *result;    /* NULL when it raised */
+  PyObject *generator; /* the generators' state before it */
+  bool told;           /* that it was being compiled */
+} fl_attempt;
+typedef PyObject *(*fl_attempt_fn)(void *ctx, fl_rec *r, int *out_native);
+
+/* Evaluates `call` for a->rec. Exceptions are left set. */
+void fl_attempt_evaluate(fl_attempt *a, fl_attempt_fn call, void *ctx);
+/* Builds and verifies the trace; false when out of memory. */
+bool fl_attempt_build(fl_call *k, fl_attempt *a);
+void fl_attempt_drop(fl_attempt *a);
+/* What could not be recorded lies in a callable that can be a break of its own: later recordings leave it out. */
+bool fl_attempt_leave_out(fl_compiled *c, fl_rec *r);
+/* The trace, or NULL with the reason in `r`: one that captured nothing is worth nothing; */
+fl_trace *fl_attempt_refuse_empty(fl_rec *r, fl_trace *t);
+/* and one that changes what its own guards rely on fits no second time by itself: a counter, a growing cache. A few
+ * states are worth a trace each. */
+fl_trace *fl_attempt_refuse_counters(fl_trace *const *others, size_t n_others, fl_rec *r, fl_trace *t);
+
+/* compiled_branch.c: fl_grow_fn; ctx is the fl_call. */
+struct fl_exit;
+PyObject *fl_call_grow(void *ctx, struct fl_exit *e, bool *out_done);
+
 #endif

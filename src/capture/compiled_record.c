@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "capture/branch.h"
 #include "capture/eval.h"
 #include "capture/fx.h"
 #include "capture/later.h"
@@ -37,8 +38,7 @@ static bool is_opaque(const fl_compiled *c, PyObject *callable) {
   return false;
 }
 
-/* What could not be recorded lies in a callable that can be a break of its own: the next call is recorded so. */
-static bool leave_out(fl_compiled *c, fl_rec *r) {
+bool fl_attempt_leave_out(fl_compiled *c, fl_rec *r) {
   const fl_reason *w = &r->why;
   if (!w->blame || c->opaque.len >= FL_MAX_OPAQUE || is_opaque(c, w->blame)) return false;
   char detail[300];
@@ -54,12 +54,10 @@ static bool leave_out(fl_compiled *c, fl_rec *r) {
     return false;
   }
   Py_INCREF(e.callable);
-  snprintf(c->native_reason, sizeof c->native_reason, "%s%s%s", e.reason, *e.detail ? ": " : "", e.detail);
   return true;
 }
 
-/* A trace that captured nothing is worth nothing. */
-static fl_trace *refuse_empty(fl_rec *r, fl_trace *t) {
+fl_trace *fl_attempt_refuse_empty(fl_rec *r, fl_trace *t) {
   if (!t || t->nodes.len || !t->breaks.len) return t;
   fl_rec_give_up(r, t->breaks.data[0]->reason, t->breaks.data[0]->detail);
   Py_CLEAR(r->why.blame);
@@ -95,6 +93,8 @@ static PyObject **collect_finals(fl_rec *r, fl_trace *t) {
         break;
       }
   }
+  for (size_t i = 0; f && i < r->finals.len; i++)
+    if (!f[r->finals.data[i].value]) f[r->finals.data[i].value] = Py_NewRef(r->finals.data[i].tensor);
   return f;
 }
 
@@ -151,15 +151,13 @@ static const fl_effects *first_writes(const fl_trace *t) {
   return t->breaks.len ? &t->breaks.data[0]->writes : &t->writes;
 }
 
-/* A trace that changes what its own guards rely on fits no second time by itself: a counter, a growing cache. A few
- * states are worth a trace each. */
-static fl_trace *refuse_counters(const fl_compiled *c, fl_rec *r, fl_trace *t) {
+fl_trace *fl_attempt_refuse_counters(fl_trace *const *others, size_t n_others, fl_rec *r, fl_trace *t) {
   const fl_effects *mine = t ? first_writes(t) : NULL;
   for (size_t i = 0; t && i < mine->list.len; i++) {
     const fl_effect *e = &mine->list.data[i];
     int n = 0;
-    for (size_t k = 0; e->changes && k < c->traces.len; k++) {
-      const fl_effects *w = first_writes(c->traces.data[k]);
+    for (size_t k = 0; e->changes && k < n_others; k++) {
+      const fl_effects *w = first_writes(others[k]);
       for (size_t j = 0; j < w->list.len; j++) n += same_place(e, &w->list.data[j]);
     }
     if (n < FL_MAX_STATES) continue;
@@ -186,16 +184,9 @@ static void evict(fl_compiled *c, const fl_trace *stale) {
 
 /* --- attempts --- */
 
-/* The call as it was evaluated once. */
-typedef struct attempt {
-  fl_rec *rec;
-  fl_trace *trace;     /* NULL when it cannot be replayed: `rec` has the reason */
-  PyObject *result;    /* NULL when it raised */
-  PyObject *generator; /* the generators' state before it */
-  bool told;           /* that it was being compiled */
-} attempt;
+typedef fl_attempt attempt;
 
-static void drop(attempt *a) {
+void fl_attempt_drop(fl_attempt *a) {
   fl_trace_release(a->trace);
   if (a->rec) fl_rec_free(a->rec);
   Py_CLEAR(a->result);
@@ -204,16 +195,15 @@ static void drop(attempt *a) {
 }
 
 /* What of torch's state a recording must find again as it was. */
-static void check_state(const fl_call *k, fl_rec *r) {
+static void check_state(fl_rec *r) {
   fl_torch_state after;
-  if (fl_torch_state_read(&after) < 0 || fl_grad_enabled() != 0 || !fl_torch_state_equal(&after, &k->state) ||
+  if (fl_torch_state_read(&after) < 0 || fl_grad_enabled() != 0 || !fl_torch_state_equal(&after, &r->trace->state) ||
       fl_torch_state_why_not(&after))
     fl_rec_give_up(r, "torch's global state changed by the call", "");
   PyErr_Clear();
 }
 
-/* Evaluates the call. Exceptions are left set. */
-static void evaluate(fl_call *k, attempt *a) {
+void fl_attempt_evaluate(fl_attempt *a, fl_attempt_fn call, void *ctx) {
   fl_rec *r = a->rec;
   int was_native = 0, flag = a->told ? fl_compiling(true) : 1;
   a->generator = flag < 0 ? NULL : generator_state(NULL);
@@ -223,13 +213,13 @@ static void evaluate(fl_call *k, attempt *a) {
   }
   r->says_compiling = flag == 0;
   fl_rec_current_set(r);
-  a->result = fl_eval_call(r, k->c->target, k->args, k->nargs, k->kwnames, &was_native);
+  a->result = call(ctx, r, &was_native);
   fl_rec_current_set(NULL);
   PyObject *type, *value, *tb;
   PyErr_Fetch(&type, &value, &tb);
   if (fl_dispatch_pop() < 0 || (flag == 0 && fl_compiling(false) < 0)) PyErr_Clear();
   if (a->result) {
-    check_state(k, r);
+    check_state(r);
     if (was_native)
       fl_rec_give_up(r, "not evaluated",
                      fl_eval_supported() ? "a profiler, tracer or debugger is attached" : fl_eval_why_not());
@@ -238,13 +228,18 @@ static void evaluate(fl_call *k, attempt *a) {
   PyErr_Restore(type, value, tb);
 }
 
+static PyObject *whole_call(void *ctx, fl_rec *r, int *out_native) {
+  const fl_call *k = ctx;
+  return fl_eval_call(r, k->c->target, k->args, k->nargs, k->kwnames, out_native);
+}
+
 /* 1, with the call evaluated; 0 when it cannot be recorded, and *why_not says why; -1 with an exception, nothing done. */
 static int try(fl_call *k, attempt *a, bool told, const char **why_not) {
   *a = (attempt){.told = told};
-  a->rec = fl_rec_begin(k->c->target, k->args, k->nargs, k->kwnames, k->c->records, why_not);
+  a->rec = fl_rec_begin(k->c->target, k->args, k->nargs, k->kwnames, k->c->records, NULL, why_not);
   if (!a->rec) return *why_not ? 0 : -1;
   a->rec->opaque = &k->c->opaque;
-  evaluate(k, a);
+  fl_attempt_evaluate(a, whole_call, k);
   return 1;
 }
 
@@ -310,7 +305,7 @@ static void try_told(fl_call *k, attempt *a) {
     *a = b;
     b = plain;
   }
-  drop(&b);
+  fl_attempt_drop(&b);
   fl_stage_enter(before);
 }
 
@@ -341,8 +336,7 @@ static double tactic_ms(const fl_call *k) {
   return share < MOST_TACTIC_MS ? share : MOST_TACTIC_MS;
 }
 
-/* Builds and verifies; false when out of memory. */
-static bool build(fl_call *k, attempt *a) {
+bool fl_attempt_build(fl_call *k, fl_attempt *a) {
   fl_compiled *c = k->c;
   fl_trace *t = a->trace;
   fl_stage before = fl_stage_enter(FL_STAGE_lower);
@@ -353,14 +347,15 @@ static bool build(fl_call *k, attempt *a) {
   fl_stage_enter(before);
   PyErr_Clear();
   for (size_t i = 0; i < t->breaks.len; i++) Py_CLEAR(t->breaks.data[i]->recorded);
-  return ok;
+  Py_CLEAR(t->entered);
+  return ok && fl_sites_find(t);
 }
 
 /* Unknown code has run, and must not again in this call. What was recorded waits for what will be. */
 static bool put_off(fl_call *k, attempt *a) {
   fl_compiled *c = k->c;
   if (a->trace && !a->trace->breaks.len) return false;
-  if (a->trace && (a->trace = refuse_empty(a->rec, a->trace)) && build(k, a)) {
+  if (a->trace && (a->trace = fl_attempt_refuse_empty(a->rec, a->trace)) && fl_attempt_build(k, a)) {
     fl_trace_retain(a->trace);
     c->untold = a->trace;
   }
@@ -400,10 +395,16 @@ static void keep(fl_call *k, attempt *a) {
   fl_compiled *c = k->c;
   PyObject *type, *value, *tb;
   PyErr_Fetch(&type, &value, &tb);
-  a->trace = refuse_empty(a->rec, refuse_counters(c, a->rec, a->trace));
+  a->trace = fl_attempt_refuse_counters(c->traces.data, c->traces.len, a->rec, a->trace);
+  a->trace = fl_attempt_refuse_empty(a->rec, a->trace);
   if (!a->trace) {
-    if (!(k->put_off = leave_out(c, a->rec))) note_give_up(c, a->rec);
-  } else if (build(k, a)) {
+    k->put_off = fl_attempt_leave_out(c, a->rec);
+    if (k->put_off) {
+      const fl_opaque_entry *e = &c->opaque.data[c->opaque.len - 1];
+      snprintf(c->native_reason, sizeof c->native_reason, "%s%s%s", e->reason, *e->detail ? ": " : "", e->detail);
+    } else
+      note_give_up(c, a->rec);
+  } else if (fl_attempt_build(k, a)) {
     (void)add_trace(k, a->trace);
   } else {
     fl_rec_give_up(a->rec, "out of memory", "while building");
@@ -425,7 +426,7 @@ static PyObject *record(fl_call *k, fl_trace **kept) {
   if (tried <= 0) return tried < 0 ? NULL : fl_call_native(k, why_not, false);
   if (told && (a.result ? !answers_plainly(k, &a, &plain) : fails_when_told(&a))) {
     Py_XDECREF(plain);
-    drop(&a);
+    fl_attempt_drop(&a);
     c->telling = FL_TELL_NEVER;
     fl_trace_release(c->untold);
     c->untold = NULL;
@@ -436,13 +437,13 @@ static PyObject *record(fl_call *k, fl_trace **kept) {
   if (asked && !put_off(k, &a) && may_repeat(&a) && n_decisions(a.trace)) try_told(k, &a);
   if (told && a.result) settle_untold(k, &a);
   if (a.result && !k->put_off) keep(k, &a);
-  bool native = a.result && (a.rec->gave_up || k->put_off);
+  bool native = a.result && (!a.trace || k->put_off);
   PyObject *result = plain ? plain : Py_XNewRef(a.result);
   if (!native && a.trace) {
     fl_trace_retain(a.trace);
     *kept = a.trace;
   }
-  drop(&a);
+  fl_attempt_drop(&a);
   c->native += native;
   if (native && c->fallback_error && !k->put_off) {
     Py_CLEAR(result);

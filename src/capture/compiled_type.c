@@ -101,8 +101,8 @@ void fl_compiled_reset(fl_compiled *c) {
 }
 
 void fl_compiled_refresh(fl_compiled *c) {
-  for (size_t i = 0; i < c->traces.len; i++) fl_weights_touch(&c->traces.data[i]->weights);
-  if (c->untold) fl_weights_touch(&c->untold->weights);
+  for (size_t i = 0; i < c->traces.len; i++) fl_trace_touch(c->traces.data[i]);
+  if (c->untold) fl_trace_touch(c->untold);
 }
 
 static int compiled_traverse(fl_compiled *c, visitproc visit, void *arg) {

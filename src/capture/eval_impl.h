@@ -8,6 +8,7 @@
 #include <Python.h>
 #include <stdbool.h>
 
+#include "base/alloc.h"
 #include "capture/cpython/compat.h"
 #include "capture/eval.h"
 #include "capture/record.h"
@@ -43,6 +44,19 @@ typedef struct fl_eval_state {
   PyObject *calling, *callable;     /* a function about to be entered, and the callable whose answer its frame gives */
   PyObject *entry;                  /* the same for the frame just entered */
 } fl_eval_state;
+/* From here on this thread's frames are evaluated and reported to `r`, until fl_eval_end. False where that is not possible. */
+bool fl_eval_begin(fl_eval_state *st, fl_rec *r);
+void fl_eval_end(fl_eval_state *st);
+
+/* Frames made anew (fl_cpy_resume) that are evaluated from where they stand, with fl_eval_stand_run. */
+typedef struct fl_eval_standing {
+  fl_eval_state st;
+  fl_eval_frame *frames;
+  bool stands; /* fl_eval_stand was called and could; else ceval runs them */
+} fl_eval_standing;
+bool fl_eval_stand(fl_eval_standing *e, fl_rec *r, const fl_cpy_state *frames, PyObject *const *callables, int n);
+PyObject *fl_eval_stand_run(void *standing, PyThreadState *ts, fl_frame *f, int at, int throwflag);
+void fl_eval_stand_end(fl_eval_standing *e);
 extern _Thread_local fl_eval_state *fl_eval_here; /* NULL: nothing is evaluated on this thread */
 void fl_eval_count_handed_over(void);
 /* Keeps the frame hook installed for this thread (door.c). 0, or -1 when another hook or a tracer is there. */

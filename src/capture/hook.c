@@ -213,28 +213,94 @@ void fl_eval_prepare(void) {
   if (!thread_floor) thread_floor = find_floor();
 }
 
-PyObject *fl_eval_call(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames,
-                       int *out_native) {
+bool fl_eval_begin(fl_eval_state *st, fl_rec *r) {
   PyThreadState *ts = PyThreadState_Get();
   fl_frame_eval now = ready ? fl_cpy_get_hook(ts) : NULL;
   bool other_hook = now && now != hook;
+  if (!ready || fl_cpy_traced(ts) || other_hook || (r && fl_ccalls_init() < 0)) return PyErr_Clear(), false;
+  if (!thread_floor) thread_floor = find_floor();
+  *st = (fl_eval_state){.outer = fl_eval_here, .r = r, .stack_floor = thread_floor, .handled = fl_cpy_handled(ts)};
+  if (installed++ == 0) previous = now == hook ? NULL : now;
+  if (now != hook) fl_cpy_set_hook(ts, hook);
+  fl_eval_here = st;
+  return true;
+}
+
+void fl_eval_end(fl_eval_state *st) {
+  if (st->r) fl_call_end(st->r, st);
+  fl_eval_here = st->outer;
+  release_hook(PyThreadState_Get());
+}
+
+PyObject *fl_eval_call(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames,
+                       int *out_native) {
+  fl_eval_state st;
   if (out_native) *out_native = 0;
-  if (!ready || fl_cpy_traced(ts) || other_hook || (r && fl_ccalls_init() < 0)) {
-    PyErr_Clear();
+  if (!fl_eval_begin(&st, r)) {
     if (out_native) *out_native = 1;
     return PyObject_Vectorcall(callable, args, nargsf, kwnames);
   }
-  if (!thread_floor) thread_floor = find_floor();
-  fl_eval_state st = {
-      .outer = fl_eval_here, .r = r, .stack_floor = thread_floor, .handled = fl_cpy_handled(ts), .tail = true};
-  if (installed++ == 0) previous = now == hook ? NULL : now;
-  if (now != hook) fl_cpy_set_hook(ts, hook);
-  fl_eval_here = &st;
+  st.tail = true;
   PyObject *res = fl_call(r, callable, args, nargsf, kwnames);
-  if (r) fl_call_end(r, &st);
-  fl_eval_here = st.outer;
-  release_hook(ts);
+  fl_eval_end(&st);
   return res;
+}
+
+/* --- frames that stand already --- */
+
+static void tell_frame(fl_rec *r, fl_frame *f, int entering) {
+  PyObject *self = r && on_frame ? frame_self(f, fl_cpy_code(f)) : NULL;
+  if (self) on_frame(r, (PyObject *)fl_cpy_code(f), self, entering);
+}
+
+bool fl_eval_stand(fl_eval_standing *e, fl_rec *r, const fl_cpy_state *frames, PyObject *const *callables, int n) {
+  if (!(e->frames = fl_calloc((size_t)n + 1, sizeof *e->frames))) return false;
+  if (!fl_eval_begin(&e->st, r)) {
+    fl_free(e->frames);
+    return false;
+  }
+  for (int i = 0; i < n; i++) {
+    const fl_cpy_state *c = &frames[i];
+    e->frames[i] = (fl_eval_frame){i ? &e->frames[i - 1] : NULL,
+                                   c->frame,
+                                   callables[i],
+                                   fl_cpy_locals(c->frame) + c->n_locals,
+                                   c->depth,
+                                   c->next,
+                                   c->wants};
+    tell_frame(r, c->frame, 1);
+  }
+  return e->stands = true;
+}
+
+PyObject *fl_eval_stand_run(void *ctx, PyThreadState *ts, fl_frame *f, int at, int throwflag) {
+  fl_eval_standing *e = ctx;
+  if (!e->stands) return fl_cpy_native(ts, f, throwflag);
+  fl_eval_state *st = &e->st;
+  PyObject *self = Py_XNewRef(frame_self(f, fl_cpy_code(f))), *code = Py_NewRef((PyObject *)fl_cpy_code(f)), *res;
+  st->top = e->frames[at].below;
+  st->tail = false;
+  if (throwflag) {
+    res = run_natively(ts, f, throwflag, "thrown into");
+  } else {
+    counts.evaluated++;
+    st->frames++;
+    st->entry = e->frames[at].callable;
+    res = fl_cpy_eval(ts, f, 0);
+    st->entry = NULL;
+    st->frames--;
+  }
+  if (st->r && on_frame && self) on_frame(st->r, code, self, 0);
+  Py_XDECREF(self);
+  Py_DECREF(code);
+  return res;
+}
+
+void fl_eval_stand_end(fl_eval_standing *e) {
+  if (!e->stands) return;
+  fl_eval_end(&e->st);
+  fl_free(e->frames);
+  e->stands = false;
 }
 
 void fl_eval_pause(int on) {

@@ -20,7 +20,8 @@ void fl_later_free(fl_later *l) {
 
 /* Only engines on the CPU, and nothing that is not the same when it is done again. */
 static bool can_wait(const fl_trace *t) {
-  if (t->eager_parts || t->effects || t->random || t->breaks.len || t->writes.list.len || t->writes.sources.len)
+  if (t->eager_parts || t->effects || t->random || t->breaks.len || t->entry || t->writes.list.len ||
+      t->writes.sources.len)
     return false;
   for (size_t i = 0; i < t->steps.len; i++) {
     const fl_segment *s = t->steps.data[i].segment;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "capture/eval.h"
+#include "capture/replay_break.h"
 
 static _Thread_local fl_rec *current;
 
@@ -449,7 +450,7 @@ static void know_objects(fl_rec *r, const fl_spec *s) {
 }
 
 fl_rec *fl_rec_begin(PyObject *target, PyObject *const *args, size_t n_pos, PyObject *kwnames, bool records,
-                     const char **why_not) {
+                     const fl_entry *at, const char **why_not) {
   *why_not = NULL;
   fl_rec *r = fl_calloc(1, sizeof *r);
   if (!r || !(r->trace = fl_trace_new())) {
@@ -472,6 +473,9 @@ fl_rec *fl_rec_begin(PyObject *target, PyObject *const *args, size_t n_pos, PyOb
     if (add_value(r, &v, r->inputs[i]) == FL_NO_TVAL) *why_not = "out of memory";
   }
   if (*why_not || !(r->mode = fl_rec_mode_new())) goto fail;
+  r->first_storage = at ? r->storage_head.len : 0;
+  if (at && !fl_rec_enter(r, at)) *why_not = "what unknown code gave";
+  if (*why_not) goto fail;
   for (int i = 0; i < t->args.n_pos + t->args.n_kw; i++) know_objects(r, &t->args.args[i]);
   name_modules(r, PyMethod_Check(target) ? PyMethod_GET_SELF(target) : target, "", 0);
   fl_eval_on_frame(on_frame);
@@ -541,8 +545,21 @@ void fl_rec_find_witnesses(fl_rec *r) {
   PyErr_Clear();
 }
 
+static fl_trace *take_trace(fl_rec *r) {
+  fl_trace *t = r->trace;
+  bool broken = t->breaks.len || t->entry;
+  t->effects = r->effects || r->any_effects;
+  t->random = r->random || r->any_random;
+  for (size_t i = 0; broken && t->effects && i < t->steps.len; i++)
+    if (!t->steps.data[i].eager_reason) t->steps.data[i].eager_reason = "the call writes to tensors that outlive it";
+  fl_rec_end_stretch(r);
+  r->trace = NULL;
+  return t;
+}
+
 fl_trace *fl_rec_end(fl_rec *r, PyObject *result) {
   fl_trace *t = r->trace;
+  if (r->ended) return take_trace(r);
   char why[200] = "";
   const char *detail = NULL, *bad = NULL;
   PyObject *all = r->gave_up ? NULL : fl_rec_settle_writes(r, result);
@@ -560,13 +577,7 @@ fl_trace *fl_rec_end(fl_rec *r, PyObject *result) {
   if (!r->gave_up && !t->breaks.len) fl_rec_find_sources(r, all);
   Py_XDECREF(all);
   if (r->gave_up) return NULL;
-  for (size_t i = 0; t->breaks.len && (r->effects || r->any_effects) && i < t->steps.len; i++)
-    if (!t->steps.data[i].eager_reason) t->steps.data[i].eager_reason = "the call writes to tensors that outlive it";
-  t->effects = r->effects || r->any_effects;
-  t->random = r->random || r->any_random;
-  fl_rec_end_stretch(r);
-  r->trace = NULL;
-  return t;
+  return take_trace(r);
 }
 
 void fl_rec_free(fl_rec *r) {
@@ -580,6 +591,8 @@ void fl_rec_free(fl_rec *r) {
   }
   fl_ptrmap *maps[] = {&r->live_of, &r->fresh, &r->covered, &r->known, &r->module_index, &r->unknown_of};
   for (size_t i = 0; i < sizeof maps / sizeof *maps; i++) fl_ptrmap_release(maps[i]);
+  for (size_t i = 0; i < r->finals.len; i++) Py_DECREF(r->finals.data[i].tensor);
+  fl_free(r->finals.data);
   fl_free(r->live.data);
   fl_free(r->storage_head.data);
   fl_free(r->storage_kind.data);

@@ -58,11 +58,19 @@ typedef struct fl_decision {
   uint32_t after;   /* nodes recorded before it */
 } fl_decision;
 
+/* What a recorded result was, for engines to be compared with, where the trace ends before the call. */
+typedef struct fl_final {
+  uint32_t value;
+  PyObject *tensor; /* strong */
+} fl_final;
+
 struct fl_rec {
   fl_trace *trace; /* owned */
   fl_rec *outer;   /* recording of an outer call of this thread (ours does not nest: NULL) */
   PyObject *mode;  /* the dispatch mode object */
   bool gave_up, oom;
+  bool ended; /* the trace ends before the call: nothing is recorded any more */
+  FL_VEC(fl_final) finals;
   int paused; /* inside an operator: what runs there is the operator's own business */
   fl_reason why;
   fl_ptrmap live_of; /* tensor address -> live entry */
@@ -100,9 +108,11 @@ struct fl_rec {
 };
 
 /* Begins recording a call. NULL and *why_not (static storage) when its arguments cannot be recorded; NULL and
- * *why_not NULL with an exception. `target` names the modules in reports. */
+ * *why_not NULL with an exception. `target` names the modules in reports. `at`: what a branch begins with besides, or
+ * NULL. */
+struct fl_entry; /* replay_break.h */
 fl_rec *fl_rec_begin(PyObject *target, PyObject *const *args, size_t n_pos, PyObject *kwnames, bool records,
-                     const char **why_not);
+                     const struct fl_entry *at, const char **why_not);
 /* Ends it: `result` is the call's. The trace (new reference) when the call can be replayed, else NULL and the reason
  * is in r->why. Never leaves an exception. */
 fl_trace *fl_rec_end(fl_rec *r, PyObject *result);
@@ -160,12 +170,18 @@ void fl_rec_find_witnesses(fl_rec *r); /* at a stretch's end: what tells of batc
 bool fl_rec_is_written(void *rec, PyObject *container, PyObject *key);
 
 /* rec_break.c */
+bool fl_rec_enter(fl_rec *r, const struct fl_entry *at); /* false: it cannot be followed */
 /* dict[key] holds a tensor of this trace, which it holds on each replay after the last break: noted. */
 bool fl_rec_reads_place(fl_rec *r, PyObject *dict, PyObject *key, PyObject *value);
 bool fl_rec_unknown_value(void *rec, PyObject *object, uint32_t *out_value);
 bool fl_rec_argument_value(void *rec, PyObject *object, uint32_t *out_value);
 bool fl_rec_made(void *rec, PyObject *object);
 void fl_rec_end_stretch(fl_rec *r); /* notes of the newest break whether what follows it may be done twice */
+
+/* rec_open.c: whether the trace ends at this break, which is about to be called; its results are kept; it ends. */
+bool fl_rec_ends_at(fl_rec *r, fl_break *b);
+void fl_rec_keep_finals(fl_rec *r, const fl_break *b);
+void fl_rec_stop(fl_rec *r);
 
 /* rec_effects.c: whether the call has written to this key of a dictionary, or (key NULL) anything to this container. */
 bool fl_rec_written(fl_rec *r, PyObject *container, PyObject *key);
@@ -176,6 +192,9 @@ bool fl_rec_take_back(fl_rec *r);
 /* At the end: writes become the trace's effects. The call's result, or a tuple of it and the effects' values (new
  * reference); NULL after giving up. */
 PyObject *fl_rec_settle_writes(fl_rec *r, PyObject *result);
+/* Whether it would succeed, and fn says yes to each value written. */
+typedef bool (*fl_rec_written_fn)(fl_rec *r, PyObject *value);
+bool fl_rec_may_settle(fl_rec *r, fl_rec_written_fn fn);
 /* Then: tensors read from places that the trace leaves other tensors in become inputs found there. */
 void fl_rec_find_sources(fl_rec *r, PyObject *all);
 

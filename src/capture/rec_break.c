@@ -9,7 +9,7 @@
 #include "capture/replay_break.h"
 #include "capture/vars.h"
 
-enum { MAX_BREAKS = 64, MAX_DEPTH = 8 };
+enum { MAX_DEPTH = 8 };
 
 /* --- what unknown code gave --- */
 
@@ -129,6 +129,24 @@ static bool take_back(fl_rec *r, fl_back *out, PyObject *o, uint32_t at, int dep
   return fl_rec_keep(r, o);
 }
 
+bool fl_rec_enter(fl_rec *r, const fl_entry *at) {
+  fl_trace *t = r->trace;
+  int n = (int)at->n_objects;
+  t->entry = fl_arena_alloc(&t->arena, ((size_t)n + 1) * sizeof *t->entry);
+  t->entered = PyTuple_New(n + 1);
+  if (!t->entry || !t->entered || !fl_back_none() || !fl_ptrmap_set(&r->known, fl_back_none(), 0))
+    return PyErr_Clear(), false;
+  memset(t->entry, 0, ((size_t)n + 1) * sizeof *t->entry);
+  for (int i = 0; i < n; i++) { /* the frames hold them */
+    note_unknown(r, &t->entry[i], at->objects[i], 0)->shared = true;
+    PyTuple_SET_ITEM(t->entered, i, Py_NewRef(at->objects[i]));
+  }
+  bool ok = !r->gave_up && take_back(r, &t->entry[n], at->back, 0, 0);
+  PyTuple_SET_ITEM(t->entered, n, Py_NewRef(at->back));
+  t->n_entry = n + 1;
+  return ok && !r->gave_up;
+}
+
 bool fl_rec_reads_place(fl_rec *r, PyObject *dict, PyObject *key, PyObject *value) {
   fl_break *b = r->trace->breaks.data[r->trace->breaks.len - 1];
   uint32_t v;
@@ -227,7 +245,6 @@ static bool same_state(fl_rec *r) {
 static const char *why_not_here(fl_rec *r) {
   fl_eval_state *st = fl_eval_here;
   if (!st || st->r != r || st->paused || !st->top) return "not called from an evaluated frame";
-  if (r->trace->breaks.len >= MAX_BREAKS) return "64 breaks in one call";
   const char *vars = fl_vars_why_no_break(st);
   if (vars) return vars;
   if (st->locks) return "a lock is held";
@@ -250,13 +267,14 @@ static PyObject *frame_tuple(fl_rec *r, const fl_eval_frame *e, fl_break_frame *
   int n = code->co_nlocalsplus;
   PyObject *t = PyTuple_New(1 + n + e->depth), **locals = fl_cpy_locals(e->f);
   if (!t) return NULL;
-  *out = (fl_break_frame){code, n, e->depth, e->next, e->wants};
+  PyObject *called = e->callable && !fl_rec_is_fresh(r, e->callable) ? e->callable : fl_cpy_func(e->f);
+  *out = (fl_break_frame){code, called, n, e->depth, e->next, e->wants};
   PyTuple_SET_ITEM(t, 0, Py_NewRef(fl_cpy_func(e->f)));
   for (int i = 0; i < n + e->depth; i++) {
     PyObject *v = i < n ? locals[i] : e->stack[i - n];
     PyTuple_SET_ITEM(t, 1 + i, Py_NewRef(v ? v : fl_back_none()));
   }
-  if (!fl_rec_keep(r, (PyObject *)code)) Py_CLEAR(t);
+  if (!fl_rec_keep(r, (PyObject *)code) || !fl_rec_keep(r, called)) Py_CLEAR(t);
   return t;
 }
 
@@ -431,11 +449,17 @@ static bool describe(fl_rec *r, fl_break *b, PyObject *callable, PyObject *const
   return ok;
 }
 
+static bool may_be_written(fl_rec *r, PyObject *value) {
+  bool argument = (PyList_Check(value) || PyDict_Check(value)) && fl_ptrmap_get(&r->covered, value, NULL);
+  return !argument && !own_object(r, value, 0);
+}
+
 bool fl_rec_can_break(fl_rec *r) {
   const char *detail;
   fl_break b = {0};
   fl_result recipe;
-  if (!r || r->gave_up || r->paused || r->pending.len || r->effects || r->random || r->rewrites) return false;
+  if (!r || r->gave_up || r->paused || r->effects || r->random || r->rewrites) return false;
+  if (!fl_rec_may_settle(r, may_be_written)) return false;
   if (why_not_here(r) || !fl_rec_hide(r)) return false;
   bool ok = same_state(r) && fl_back_none() && fl_ptrmap_set(&r->known, fl_back_none(), 0);
   fl_rec_show(r);
@@ -476,7 +500,7 @@ void fl_rec_end_stretch(fl_rec *r) {
   fl_break *last = n && r->guards == &t->breaks.data[n - 1]->guards ? t->breaks.data[n - 1]
                    : n > 1                                          ? t->breaks.data[n - 2]
                                                                     : NULL;
-  if (last) last->dirty = r->effects || r->random || r->rewrites;
+  *(last ? &last->dirty : &t->dirty) = r->effects || r->random || r->rewrites;
   r->any_effects |= r->effects;
   r->any_random |= r->random;
 }
@@ -596,8 +620,11 @@ PyObject *fl_rec_opaque(fl_rec *r, PyObject *callable, PyObject *const *args, si
   b->reason = fl_rec_intern(r, reason);
   b->detail = fl_rec_intern(r, detail);
   if (fl_eval_user_line(&file, &b->line) == 0 && file) b->file = fl_rec_intern(r, file);
+  bool ends = fl_rec_ends_at(r, b);
+  if (ends) fl_rec_keep_finals(r, b);
   PyObject *result = call_outside(r, b, callable, args, nargsf, kwnames);
   begin_stretch(r, b);
+  if (ends && result && !r->gave_up) fl_rec_stop(r);
   return result;
 }
 

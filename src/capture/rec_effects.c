@@ -298,6 +298,28 @@ PyObject *fl_rec_settle_writes(fl_rec *r, PyObject *result) {
   return out;
 }
 
+/* What settle_whole and settle_place would do, without doing it. */
+static bool may_settle(const fl_pending *p, fl_rec_written_fn fn, fl_rec *r) {
+  if (p->covered || p->moved || (!p->whole && !is_plain_key(p->key))) return false;
+  if (!p->whole) {
+    PyObject *now = now_in(p);
+    if (p->kind == FL_WRITE_ATTR && container_of(p->kind, p->obj, p->key) != p->container) return false;
+    return !now || fn(r, now);
+  }
+  PyObject *now = fl_guards_snapshot(p->container);
+  if (!now) PyErr_Clear();
+  bool ok = now && plain_members(p->obj, now);
+  for (Py_ssize_t i = 0; ok && i < PyTuple_GET_SIZE(now); i++) ok = fn(r, PyTuple_GET_ITEM(now, i));
+  Py_XDECREF(now);
+  return ok;
+}
+
+bool fl_rec_may_settle(fl_rec *r, fl_rec_written_fn fn) {
+  for (size_t i = 0; i < r->pending.len; i++)
+    if (!may_settle(&r->pending.data[i], fn, r)) return false;
+  return true;
+}
+
 /* --- tensors found where the trace leaves others --- */
 
 static void drop_weight(fl_trace *t, uint32_t index) {

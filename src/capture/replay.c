@@ -3,7 +3,7 @@
 
 #include "capture/fx.h"
 #include "capture/make.h"
-#include "capture/replay_break.h"
+#include "capture/branch.h"
 #include "plan/view.h"
 
 /* --- one operator --- */
@@ -289,13 +289,14 @@ static int run_step(fl_trace *t, size_t i, PyObject **values, const char **miss,
   return fl_segment_run(t, step, values, !engines, false);
 }
 
-/* After a failure: the rest of the call by CPython, from the last break, where that does nothing twice. 1 with *out, or -1. */
-static int leave(fl_run *run, const char **miss, PyObject **out) {
+/* After a failure: the call leaves the trace at the last break, where that does nothing twice. 1, or -1. */
+static int leave(fl_run *run, const char **miss) {
   const char *why = *miss;
   *miss = FL_RUN_NOT_TWICE;
   if (!why && (run->last->dirty || !PyErr_ExceptionMatches(PyExc_Exception))) return -1;
   PyErr_Clear();
-  *out = fl_break_leave(run, why ? why : "an operator raised");
+  if (!fl_break_leave(run, why ? why : "an operator raised")) return -1;
+  run->exit->native = !why;
   return 1;
 }
 
@@ -307,7 +308,7 @@ static bool is_undecided(const fl_trace *t, size_t i, size_t next_break) {
   return false;
 }
 
-/* 0: done; 1: *out is the answer already; -1. */
+/* 0: done; 1: *out is the answer already, or the call has left the trace; -1. */
 static int run_steps(fl_run *run, const char **miss, bool engines, PyObject **out) {
   fl_trace *t = run->t;
   for (size_t i = 0, k = 0; i <= t->steps.len; i++) {
@@ -319,7 +320,7 @@ static int run_steps(fl_run *run, const char **miss, bool engines, PyObject **ou
     if (run_step(t, i, run->values, miss, engines) < 0) {
       if (!*miss && is_undecided(t, i, k)) *miss = "value: a number out of a tensor";
       if (*miss) PyErr_Clear();
-      return run->last ? leave(run, miss, out) : -1;
+      return run->last ? leave(run, miss) : -1;
     }
   }
   return 0;
@@ -368,8 +369,8 @@ static int put_containers(const fl_trace *t, const fl_call_args *call, PyObject 
   return 0;
 }
 
-PyObject *fl_trace_run(fl_trace *t, PyObject *const *inputs, const fl_call_args *call, const char **miss,
-                       bool engines) {
+PyObject *fl_trace_run_to_exit(fl_trace *t, PyObject *const *inputs, const fl_call_args *call, const fl_entry *entry,
+                               const char **miss, bool engines, fl_exit *exit) {
   enum { LOCAL = 1024 };
   PyObject *local[LOCAL], **values = local, *out = NULL;
   size_t n = t->values.len;
@@ -378,9 +379,10 @@ PyObject *fl_trace_run(fl_trace *t, PyObject *const *inputs, const fl_call_args 
   memcpy(values, t->start, n * sizeof *values);
   for (size_t i = 0; i < t->inputs.len; i++)
     values[t->inputs.data[i]] = inputs[t->values.data[t->inputs.data[i]].index];
-  fl_run run = {.t = t, .values = values, .inputs = inputs, .call = call};
+  fl_run run = {.t = t, .values = values, .inputs = inputs, .call = call, .exit = exit};
   t->running++;
   int rc = put_containers(t, call, values);
+  if (rc == 0 && entry && (*miss = fl_entry_match(t, entry, values))) rc = -1;
   if (rc == 0) rc = run_steps(&run, miss, engines, &out);
   if (rc == 0) out = finish(t, fl_result_build(&t->result, values), miss);
   fl_run_end(&run);
@@ -389,5 +391,13 @@ PyObject *fl_trace_run(fl_trace *t, PyObject *const *inputs, const fl_call_args 
     if (values[i] != t->start[i]) Py_DECREF(values[i]);
   t->running--;
   if (values != local) fl_free(values);
+  return out;
+}
+
+PyObject *fl_trace_run(fl_trace *t, PyObject *const *inputs, const fl_call_args *call, const char **miss,
+                       bool engines) {
+  fl_exit exit = {0};
+  PyObject *out = fl_trace_run_to_exit(t, inputs, call, NULL, miss, engines, &exit);
+  while (exit.b) out = fl_exit_go_on(&exit, call, engines);
   return out;
 }

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-#include "capture/result.h"
+#include "capture/branch.h"
 #include "capture/vars.h"
 
 PyObject *fl_back_none(void) {
@@ -123,7 +123,15 @@ static const char *match(const fl_trace *t, const fl_back *b, PyObject *o, PyObj
   return "its type";
 }
 
+const char *fl_entry_match(const fl_trace *t, const fl_entry *e, PyObject **values) {
+  const char *why = (int)e->n_objects + 1 == t->n_entry ? NULL : "another number of objects";
+  for (size_t i = 0; !why && i < e->n_objects; i++) why = match(t, &t->entry[i], e->objects[i], values, false);
+  return why ? why : match(t, &t->entry[t->n_entry - 1], e->back, values, false);
+}
+
 void fl_break_recorded(const fl_trace *t, size_t at, PyObject **values) {
+  for (int i = 0; at == 0 && t->entered && i < t->n_entry; i++)
+    match(t, &t->entry[i], PyTuple_GET_ITEM(t->entered, i), values, true);
   for (size_t i = 0; i < t->breaks.len; i++) {
     const fl_break *b = t->breaks.data[i];
     if (b->at == at && b->recorded) match(t, &b->back, b->recorded, values, true);
@@ -147,6 +155,7 @@ static const char *tensors_why_not(const fl_run *run, const fl_break *b) {
 
 static const char *after(fl_run *run, fl_break *b, PyObject *back, char *buf, size_t size) {
   fl_trace *t = run->t;
+  if (t->open && b == t->breaks.data[t->breaks.len - 1]) return "the trace ends there";
   fl_torch_state now;
   const char *why = match(t, &b->back, back, run->values, false);
   if (why) return snprintf(buf, size, "what it gave: %s", why), buf;
@@ -172,7 +181,7 @@ typedef struct inside {
   fl_run *run;
   fl_break *b;
   PyObject *state; /* owned */
-  bool leave;      /* the call is behind us: run->last_back is what it gave */
+  bool left;       /* the call leaves the trace here */
 } inside;
 
 static PyObject *call(inside *in) {
@@ -181,15 +190,15 @@ static PyObject *call(inside *in) {
                              in->b->kwnames);
 }
 
+static void count_exit(fl_break *b, const char *why) {
+  b->exits++;
+  snprintf(b->exit_why, sizeof b->exit_why, "%s", why);
+}
+
 static PyObject *in_frames(void *ctx, bool *go_on) {
   inside *in = ctx;
   fl_break *b = in->b;
   char buf[160] = "";
-  if (in->leave) {
-    Py_CLEAR(in->state);
-    Py_CLEAR(in->run->tokens); /* the frames reset what is set */
-    return *go_on = true, Py_NewRef(in->run->last_back);
-  }
   fl_vars_watch vars;
   bool watched = fl_vars_watch_begin(&vars, in->run->tokens) == 0;
   if (!watched) PyErr_Clear();
@@ -197,16 +206,29 @@ static PyObject *in_frames(void *ctx, bool *go_on) {
   const char *changed = fl_vars_watch_end(&vars);
   if (!watched) changed = "out of memory";
   const char *why = !back ? "it raised" : changed ? changed : after(in->run, b, back, buf, sizeof buf);
-  if (!why) {
-    Py_XSETREF(in->run->last_back, back);
-    in->run->last = b;
-    return Py_NewRef(Py_None);
+  if (why) count_exit(b, why);
+  if (why && (!back || !fl_site_is_open(b))) {
+    Py_CLEAR(in->state); /* the frames hold what they need, and reset what is set */
+    Py_CLEAR(in->run->tokens);
+    return *go_on = true, back;
   }
-  b->exits++;
-  snprintf(b->exit_why, sizeof b->exit_why, "%s", why);
-  Py_CLEAR(in->state); /* the frames hold what they need, and reset what is set */
-  Py_CLEAR(in->run->tokens);
-  return *go_on = true, back;
+  Py_XSETREF(in->run->last_back, back);
+  in->run->last = b;
+  in->left = why != NULL;
+  return Py_NewRef(Py_None);
+}
+
+void fl_break_states(const fl_break *b, PyObject *const *items, fl_cpy_state *out) {
+  for (int i = 0; i < b->n_frames; i++) {
+    const fl_break_frame *f = &b->frames[i];
+    out[i] = (fl_cpy_state){.func = PyTuple_GET_ITEM(items[i], 0),
+                            .code = f->code,
+                            .slots = &PyTuple_GET_ITEM(items[i], 1),
+                            .n_locals = f->n_locals,
+                            .depth = f->depth,
+                            .next = f->next,
+                            .wants = f->wants};
+  }
 }
 
 /* As fl_break_run; takes in->state. */
@@ -219,23 +241,16 @@ static int run_frames(inside *in, PyObject **out) {
     Py_CLEAR(in->state);
     return PyErr_NoMemory(), -1;
   }
-  for (int i = 0; i < b->n_frames; i++) {
-    const fl_break_frame *f = &b->frames[i];
-    PyObject *t = PyTuple_GET_ITEM(in->state, FL_STATE_FRAMES + i);
-    frames[i] = (fl_cpy_state){.func = PyTuple_GET_ITEM(t, 0),
-                               .code = f->code,
-                               .slots = &PyTuple_GET_ITEM(t, 1),
-                               .n_locals = f->n_locals,
-                               .depth = f->depth,
-                               .next = f->next,
-                               .wants = f->wants};
-  }
-  PyObject *v = fl_cpy_resume(PyThreadState_Get(), frames, b->n_frames, fl_back_none(), in_frames, in, &went_on);
+  fl_break_states(b, &PyTuple_GET_ITEM(in->state, FL_STATE_FRAMES), frames);
+  PyObject *v =
+      fl_cpy_resume(PyThreadState_Get(), frames, b->n_frames, fl_back_none(), in_frames, in, NULL, NULL, &went_on);
   if (frames != local) fl_free(frames);
   Py_CLEAR(in->state);
-  if (!went_on) return Py_DECREF(v), 0;
-  *out = v;
-  return 1;
+  *out = NULL;
+  if (went_on) return *out = v, 1;
+  Py_DECREF(v);
+  if (!in->left) return 0;
+  return fl_exit_take(in->run->exit, in->run, b) ? 1 : -1;
 }
 
 static void reset_vars(fl_run *run) {
@@ -262,14 +277,9 @@ int fl_break_run(fl_run *run, fl_break *b, PyObject **out) {
   return run_frames(&in, out);
 }
 
-PyObject *fl_break_leave(fl_run *run, const char *why) {
-  fl_break *b = run->last;
-  PyObject *out = NULL;
-  inside in = {.run = run, .b = b, .state = build_state(run, b), .leave = true};
-  if (!in.state) return NULL;
-  b->exits++;
-  snprintf(b->exit_why, sizeof b->exit_why, "%s", why);
-  return run_frames(&in, &out) == 1 ? out : NULL;
+bool fl_break_leave(fl_run *run, const char *why) {
+  count_exit(run->last, why);
+  return fl_exit_take(run->exit, run, run->last);
 }
 
 void fl_run_end(fl_run *run) {

@@ -2,17 +2,29 @@
 #ifndef FL_CAPTURE_REPLAY_BREAK_H
 #define FL_CAPTURE_REPLAY_BREAK_H
 
+#include "capture/cpython/compat.h"
 #include "capture/trace.h"
 
-/* A call of the compiled callable; all borrowed. */
+struct fl_exit; /* branch.h */
+
+/* A call of the compiled callable, or what a branch begins with; all borrowed. */
 typedef struct fl_call_args {
   PyObject *const *args;
   size_t n_args;
   PyObject *kwnames;
+  PyObject *(*grow)(void *ctx, struct fl_exit *e, bool *out_done); /* records branches; NULL: nothing is recorded */
+  void *grow_ctx;
 } fl_call_args;
 
 /* The state of a break is a tuple of these. */
 enum { FL_STATE_TOKENS, FL_STATE_EFFECTS, FL_STATE_CALLABLE, FL_STATE_ARGS, FL_STATE_FRAMES };
+
+/* What a branch begins with besides: objects of which nothing is known, and what unknown code gave. Borrowed. */
+typedef struct fl_entry {
+  PyObject *const *objects;
+  size_t n_objects;
+  PyObject *back;
+} fl_entry;
 
 /* One run of a trace with breaks. */
 typedef struct fl_run {
@@ -20,19 +32,25 @@ typedef struct fl_run {
   PyObject **values;
   PyObject *const *inputs;
   const fl_call_args *call;
-  fl_break *last;      /* the newest break behind us, or NULL */
-  PyObject *last_back; /* what it gave; owned */
-  PyObject *tokens;    /* of context variables that are set for the program; owned, or NULL */
+  fl_break *last;       /* the newest break behind us, or NULL */
+  PyObject *last_back;  /* what it gave; owned */
+  PyObject *tokens;     /* of context variables that are set for the program; owned, or NULL */
+  struct fl_exit *exit; /* where the call leaves the trace, once it does */
 } fl_run;
 
 /* The break before step `at`, if it comes next: calls what it calls, checks what the next stretch relies on. 0: go on; 1: *out is
- * the call's answer (new reference, NULL with an exception), for the frames were left to CPython; -1 with an exception. */
+ * the call's answer (new reference, NULL with an exception), for the frames were left to CPython; or *out is NULL and the
+ * call has left the trace: run->exit. -1 with an exception. */
 int fl_break_run(fl_run *run, fl_break *b, PyObject **out);
-/* After a failure behind the last break: the call's answer from there on, by CPython. */
-PyObject *fl_break_leave(fl_run *run, const char *why);
+/* After a failure behind the last break: the call leaves the trace there. False with an exception. */
+bool fl_break_leave(fl_run *run, const char *why);
 void fl_run_end(fl_run *run);
+/* The break's frames, of which `frames` are the descriptions: (function, locals, operands). */
+void fl_break_states(const fl_break *b, PyObject *const *frames, fl_cpy_state *out);
+/* Puts what a branch begins with into values; NULL, or what differs. */
+const char *fl_entry_match(const fl_trace *t, const fl_entry *e, PyObject **values);
 
-/* At building: puts what was recorded of the breaks before step `at` into values. */
+/* At building: puts what was recorded of the breaks before step `at` into values, and what a branch began with. */
 void fl_break_recorded(const fl_trace *t, size_t at, PyObject **values);
 
 PyObject *fl_back_none(void); /* borrowed: stands for NULL in frames */

@@ -171,10 +171,21 @@ static PyObject *break_of(const fl_trace *t, const fl_tstep *st) {
                        "detail", n->schema->name, "file", n->file, "line", n->line);
 }
 
+static PyObject *trace_of(const fl_trace *t);
+
+/* Breaks that stand alike have the same branches: they are listed with the first of them. */
+static PyObject *branches_of(const fl_break *b) {
+  PyObject *list = PyList_New(0);
+  for (size_t i = 0; list && b->site && b->site->b == b && i < b->site->branches.len; i++)
+    if (add(list, trace_of(b->site->branches.data[i])) < 0) Py_CLEAR(list);
+  return list;
+}
+
 static PyObject *opaque_of(const fl_break *b) {
-  return Py_BuildValue("{szszszsisKsKsz}", "reason", b->reason, "detail", b->detail, "file", b->file, "line", b->line,
-                       "count", (unsigned long long)b->count, "exits", (unsigned long long)b->exits, "exit_reason",
-                       b->exits ? b->exit_why : NULL);
+  const char *why = b->site && b->site->b == b && b->site->why[0] ? b->site->why : NULL;
+  return Py_BuildValue("{szszszsisKsKszsNsz}", "reason", b->reason, "detail", b->detail, "file", b->file, "line",
+                       b->line, "count", (unsigned long long)b->count, "exits", (unsigned long long)b->exits,
+                       "exit_reason", b->exits ? b->exit_why : NULL, "branches", branches_of(b), "branch_reason", why);
 }
 
 /* Stages that took time, in order, and their sum. */

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "capture/argspec.h"
 #include "capture/ccalls.h"
 #include "capture/interop.h"
 #include "capture/ptrmap.h"
@@ -443,6 +444,44 @@ PyObject *fl_result_build(const fl_result *r, PyObject *const *values) {
   for (size_t i = 0; i < done; i++) Py_DECREF(made[i]);
   if (made != local) fl_free(made);
   return out;
+}
+
+PyObject *fl_result_build_part(const fl_result *r, PyObject *const *values, const uint32_t *roots, int n,
+                               const bool *need, fl_result_made_fn fn, void *ctx) {
+  PyObject **made = fl_calloc(r->nodes.len + 1, sizeof *made), *out = PyTuple_New(n);
+  bool ok = made && out;
+  for (size_t i = 0; ok && i < r->nodes.len; i++) {
+    if (!need[i]) continue;
+    ok = (made[i] = make_node(&r->nodes.data[i], made, values)) != NULL;
+    if (ok && fn) fn(ctx, &r->nodes.data[i], made[i]);
+  }
+  for (int i = 0; ok && i < n; i++) PyTuple_SET_ITEM(out, i, Py_NewRef(made[roots[i]]));
+  for (size_t i = r->nodes.len; made && !ok && i-- > 0;)
+    if (made[i] && r->nodes.data[i].kind == FL_RESULT_TOKEN) fl_vars_undo(made[i]);
+  for (size_t i = 0; made && i < r->nodes.len; i++) Py_XDECREF(made[i]);
+  fl_free(made);
+  if (ok) return out;
+  if (!PyErr_Occurred()) PyErr_NoMemory();
+  Py_XDECREF(out);
+  return NULL;
+}
+
+bool fl_result_same_node(const fl_result_node *a, const fl_result_node *b) {
+  if (a->kind != b->kind || a->n != b->n || a->n_attrs != b->n_attrs) return false;
+  PyObject *x = a->object, *y = b->object;
+  switch (a->kind) {
+  case FL_RESULT_VALUE: return true;
+  case FL_RESULT_CONST: return fl_const_equal(x, y);
+  case FL_RESULT_BUILTIN:
+    return ((PyCFunctionObject *)x)->m_ml == ((PyCFunctionObject *)y)->m_ml &&
+           ((PyCFunctionObject *)x)->m_module == ((PyCFunctionObject *)y)->m_module &&
+           PyCFunction_GET_CLASS(x) == PyCFunction_GET_CLASS(y);
+  case FL_RESULT_FUNCTION:
+    for (int i = 0; i < 4; i++)
+      if (!fl_const_equal(PyTuple_GET_ITEM(x, i), PyTuple_GET_ITEM(y, i))) return false;
+    return true;
+  default: return x == y && a->index == b->index;
+  }
 }
 
 void fl_result_release(fl_result *r) {

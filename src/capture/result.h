@@ -71,6 +71,13 @@ const char *fl_result_make(fl_result *out, fl_arena *arena, PyObject *result, co
                            const char **detail);
 /* `values` are borrowed objects by value number. New reference, or NULL with an exception. */
 PyObject *fl_result_build(const fl_result *r, PyObject *const *values);
+/* The same of the nodes that are needed alone, which those below them are too: a tuple of what the roots are. fn, unless it
+ * is NULL, is told of each object. */
+typedef void (*fl_result_made_fn)(void *ctx, const fl_result_node *n, PyObject *o);
+PyObject *fl_result_build_part(const fl_result *r, PyObject *const *values, const uint32_t *roots, int n,
+                               const bool *need, fl_result_made_fn fn, void *ctx);
+/* They make the same of the same items; of values it is not asked which. */
+bool fl_result_same_node(const fl_result_node *a, const fl_result_node *b);
 void fl_result_release(fl_result *r);
 
 #endif

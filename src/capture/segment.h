@@ -97,5 +97,11 @@ bool fl_answers_agree(fl_pool *pool, fl_dtype precision, PyObject *got, PyObject
 struct fl_call_args; /* replay_break.h */
 PyObject *fl_trace_run(fl_trace *t, PyObject *const *inputs, const struct fl_call_args *call, const char **miss,
                        bool engines);
+/* The same up to where the call leaves the trace (then NULL, and *exit has a break); `entry`: what a branch begins with, else
+ * NULL. */
+struct fl_entry;
+struct fl_exit;
+PyObject *fl_trace_run_to_exit(fl_trace *t, PyObject *const *inputs, const struct fl_call_args *call,
+                               const struct fl_entry *entry, const char **miss, bool engines, struct fl_exit *exit);
 
 #endif

@@ -24,6 +24,14 @@ void fl_trace_retain(fl_trace *t) { t->refs++; }
 void fl_trace_release(fl_trace *t) {
   if (!t || --t->refs > 0) return;
   fl_later_free(t->later);
+  for (size_t i = 0; i < t->sites.len; i++) {
+    fl_site *site = t->sites.data[i];
+    for (size_t k = 0; k < site->branches.len; k++) fl_trace_release(site->branches.data[k]);
+    fl_free(site->branches.data);
+    fl_free(site);
+  }
+  fl_free(t->sites.data);
+  Py_XDECREF(t->entered);
   for (size_t i = 0; i < t->steps.len; i++) fl_segment_destroy(t->steps.data[i].segment);
   for (size_t i = 0; i < t->breaks.len; i++) {
     fl_break *b = t->breaks.data[i];
@@ -89,6 +97,7 @@ int fl_trace_traverse(const fl_trace *t, visitproc visit, void *arg) {
   Py_VISIT(t->keep);
   Py_VISIT(t->args.keep);
   Py_VISIT(t->result.keep);
+  Py_VISIT(t->entered);
   for (size_t i = 0; i < t->weights.list.len; i++) Py_VISIT(t->weights.list.data[i].tensor);
   for (size_t i = 0; i < t->weights.witnesses.len; i++) Py_VISIT(t->weights.witnesses.data[i].tensor);
   for (size_t i = 0; i < t->breaks.len; i++) {
@@ -98,5 +107,16 @@ int fl_trace_traverse(const fl_trace *t, visitproc visit, void *arg) {
     int rc = fl_guards_traverse(&b->guards, visit, arg);
     if (rc) return rc;
   }
+  for (size_t i = 0; i < t->sites.len; i++)
+    for (size_t k = 0; k < t->sites.data[i]->branches.len; k++) {
+      int rc = fl_trace_traverse(t->sites.data[i]->branches.data[k], visit, arg);
+      if (rc) return rc;
+    }
   return fl_guards_traverse(&t->guards, visit, arg);
+}
+
+void fl_trace_touch(fl_trace *t) {
+  fl_weights_touch(&t->weights);
+  for (size_t i = 0; i < t->sites.len; i++)
+    for (size_t k = 0; k < t->sites.data[i]->branches.len; k++) fl_trace_touch(t->sites.data[i]->branches.data[k]);
 }

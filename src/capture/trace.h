@@ -104,9 +104,10 @@ typedef struct fl_back {
 
 /* A graph break: code that is not understood is called, between two stretches of the program that are. What a stretch relies
  * on is checked when it begins: the first one's guards at entry, the others' after the break before them. Where that
- * fails, the frames are made anew as they stood in that call, and CPython runs them to their end. */
+ * fails, the frames are made anew as they stood in that call, and are run to their end: a side exit (branch.h). */
 typedef struct fl_break_frame {
   PyCodeObject *code; /* kept by the trace */
+  PyObject *callable; /* what was called, whose answer is the frame's; or its function. Kept */
   int n_locals, depth, next;
   fl_cpy_wants wants;
 } fl_break_frame;
@@ -114,6 +115,15 @@ typedef struct fl_place { /* objects are kept by the trace */
   PyObject *dict, *key;
   uint32_t value;
 } fl_place;
+/* Where calls leave their trace: frames that stand alike, each time with the same objects but for what is computed in the
+ * call (the holes). Breaks of a trace and of its branches that are alike in this share it, as the turns of a loop do. */
+typedef struct fl_site {
+  struct fl_trace *t; /* the trace and its break that it was made for */
+  const struct fl_break *b;
+  FL_VEC(struct fl_trace *) branches; /* owned */
+  int recordings, give_ups;
+  char why[200]; /* why no branch was made of the last recording */
+} fl_site;
 typedef struct fl_break {
   uint32_t at;       /* steps before it */
   fl_effects writes; /* what the stretch before it leaves behind: done before the call */
@@ -130,6 +140,10 @@ typedef struct fl_break {
   bool dirty;              /* that stretch does what must not be done twice */
   const char *reason, *detail, *file;
   int line;
+  fl_site *site;   /* once built; NULL: none */
+  uint32_t *nodes; /* of the state: those that frames hold, in the order in which they are met */
+  uint32_t *holes; /* values that frames hold, in that order, but for weights */
+  int n_nodes, n_holes;
   uint64_t count, exits;
   char exit_why[160]; /* why the last one was left */
   PyObject *recorded; /* what it gave at recording, until the trace is built */
@@ -154,7 +168,17 @@ typedef struct fl_trace {
   FL_VEC(fl_break *) breaks;
   fl_result result; /* with effects: a tuple of the call's result and each effect's value */
   fl_effects writes;
-  bool effects; /* running it twice is not running it once: it writes to arguments, buffers, parameters */
+  /* Of a branch: */
+  struct fl_trace *root; /* the trace that it grew from; borrowed. NULL: it is one itself */
+  fl_back *entry;        /* what unknown code gave, among the holes and at last: n_entry of them */
+  int n_entry;
+  PyObject *entered; /* tuple: those of the recording, until it is built */
+  bool dirty;        /* what comes before its first break must not be done twice */
+  /* Of a trace with breaks: */
+  FL_VEC(fl_site *) sites;
+  int n_branches; /* of all sites, recorded or not */
+  bool open;      /* it ends at its last break, which is left whatever it gives (rec_open.c) */
+  bool effects;   /* running it twice is not running it once: it writes to arguments, buffers, parameters */
   bool random;
   bool writes_weights;        /* weights are checked again before each segment */
   bool idle;                  /* being measured: engines do not run, their results hold anything */
@@ -173,6 +197,7 @@ fl_trace *fl_trace_new(void); /* NULL with MemoryError */
 void fl_trace_retain(fl_trace *t);
 void fl_trace_release(fl_trace *t); /* takes; NULL allowed */
 
+void fl_trace_touch(fl_trace *t); /* fl_weights_touch, and of its branches */
 int fl_trace_traverse(const fl_trace *t, visitproc visit, void *arg);
 
 /* Calls fn(ctx, value) for each value that the recipes of breaks and of the result use; a value may come more than once. */

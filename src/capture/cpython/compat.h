@@ -75,14 +75,17 @@ typedef struct fl_cpy_state {
   PyObject *const *slots; /* its locals, then its operand stack; `none` stands for NULL */
   int n_locals, depth, next;
   fl_cpy_wants wants;
+  fl_frame *frame; /* once it stands */
 } fl_cpy_state;
 /* The call that the innermost frame waits for: its answer (new reference, or NULL with an exception). *go_on: the frames run
  * on from there, natively; else they are left. */
 typedef PyObject *(*fl_cpy_call_fn)(void *ctx, bool *go_on);
+/* Runs the frame numbered `at` to its end, as ceval would. */
+typedef PyObject *(*fl_cpy_run_fn)(void *ctx, PyThreadState *ts, fl_frame *f, int at, int throwflag);
 /* Makes frames (outermost first) that stand as they stood, calls fn inside the innermost, and, if it says so, runs them to
- * their end: then *went_on is true and the answer is the outermost frame's. Else the answer is fn's. */
-PyObject *fl_cpy_resume(PyThreadState *ts, const fl_cpy_state *frames, int n, PyObject *none, fl_cpy_call_fn fn,
-                        void *ctx, bool *went_on);
+ * their end by `run` (NULL: ceval): then *went_on is true and the answer is the outermost frame's. Else the answer is fn's. */
+PyObject *fl_cpy_resume(PyThreadState *ts, fl_cpy_state *frames, int n, PyObject *none, fl_cpy_call_fn fn, void *ctx,
+                        fl_cpy_run_fn run, void *run_ctx, bool *went_on);
 
 /* For a frame that the hook was given and that is not to run, whatever it holds: disposes of it as its version wants, and is
  * what the hook then answers: `result` (taken), or NULL with an exception. */

@@ -17,8 +17,8 @@ fl_frame *fl_cpy_below(fl_frame *f) { return NULL; }
 int fl_cpy_line(fl_frame *f) { return 0; }
 PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) { return NULL; }
 PyObject *fl_cpy_handled(PyThreadState *ts) { return NULL; }
-PyObject *fl_cpy_resume(PyThreadState *ts, const fl_cpy_state *frames, int n, PyObject *none, fl_cpy_call_fn fn,
-                        void *ctx, bool *went_on) {
+PyObject *fl_cpy_resume(PyThreadState *ts, fl_cpy_state *frames, int n, PyObject *none, fl_cpy_call_fn fn, void *ctx,
+                        fl_cpy_run_fn run, void *run_ctx, bool *went_on) {
   return NULL;
 }
 PyObject *fl_cpy_leave(PyThreadState *ts, fl_frame *f, PyObject *result) { return result; }

@@ -11,11 +11,13 @@
 #if FL_CPYTHON
 
 typedef struct resume {
-  const fl_cpy_state *frames;
+  fl_cpy_state *frames;
   int n, at;
   PyObject *none, *func; /* what is called to get a frame; borrowed */
   fl_cpy_call_fn fn;
   void *ctx;
+  fl_cpy_run_fn run;
+  void *run_ctx;
   bool go_on, armed;
 } resume;
 
@@ -42,26 +44,29 @@ static void stand(fl_frame *f, int next);
 static void step(fl_frame *f, int next);
 
 /* Runs the frame to its end, with the call's answer (taken), or the exception where it has none. */
-static PyObject *go_on(PyThreadState *ts, fl_frame *f, const fl_cpy_state *c, PyObject *v) {
+static PyObject *go_on(PyThreadState *ts, resume *s, fl_frame *f, int at, PyObject *v) {
+  const fl_cpy_state *c = &s->frames[at];
   if (v && c->wants == FL_CPY_TRUTH) {
     int truth = PyObject_IsTrue(v);
     Py_DECREF(v);
     v = truth < 0 ? NULL : Py_NewRef(truth ? Py_True : Py_False);
   }
   set_current(ts, f->previous);
-  if (!v) return fl_cpy_native(ts, f, 1);
+  if (!v) return s->run ? s->run(s->run_ctx, ts, f, at, 1) : fl_cpy_native(ts, f, 1);
   f->localsplus[f->stacktop++] = v;
   if (c->wants == FL_CPY_NULL) f->localsplus[f->stacktop++] = NULL;
   step(f, c->next);
-  return fl_cpy_native(ts, f, 0);
+  return s->run ? s->run(s->run_ctx, ts, f, at, 0) : fl_cpy_native(ts, f, 0);
 }
 
 static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
   resume *s = here;
   if (!s || !s->armed || throwflag || fl_cpy_func(f) != s->func)
     return previous ? previous(ts, f, throwflag) : fl_cpy_native(ts, f, throwflag);
-  const fl_cpy_state *c = &s->frames[s->at];
+  int at = s->at;
+  fl_cpy_state *c = &s->frames[at];
   fl_frame *below = current(ts);
+  c->frame = f;
   s->armed = false;
   fl_cpy_set_hook(ts, previous);
   fill(s, f, c);
@@ -74,7 +79,7 @@ static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
   } else {
     v = s->fn(s->ctx, &s->go_on);
   }
-  if (s->go_on) return go_on(ts, f, c, v);
+  if (s->go_on) return go_on(ts, s, f, at, v);
   set_current(ts, below);
   return fl_cpy_leave(ts, f, v);
 }
@@ -119,9 +124,9 @@ static PyObject *enter(PyThreadState *ts, resume *s) {
   return v;
 }
 
-PyObject *fl_cpy_resume(PyThreadState *ts, const fl_cpy_state *frames, int n, PyObject *none, fl_cpy_call_fn fn,
-                        void *ctx, bool *went_on) {
-  resume s = {.frames = frames, .n = n, .none = none, .fn = fn, .ctx = ctx};
+PyObject *fl_cpy_resume(PyThreadState *ts, fl_cpy_state *frames, int n, PyObject *none, fl_cpy_call_fn fn, void *ctx,
+                        fl_cpy_run_fn run, void *run_ctx, bool *went_on) {
+  resume s = {.frames = frames, .n = n, .none = none, .fn = fn, .ctx = ctx, .run = run, .run_ctx = run_ctx};
   PyObject *v = enter(ts, &s);
   *went_on = s.go_on || !v;
   return v;
