@@ -174,3 +174,67 @@ def test_loops():
         for scale in (1, 1, 100, 0.01, 1, 100):
             torch.testing.assert_close(fast(UP * scale), f(UP * scale))
     assert framelift.explain(fast).segments == len(framelift.explain(fast).traces)
+
+
+LENGTHS = [torch.tensor(v) for v in ([3, 5], [5, 2], [7, 1], [9, 9])]
+
+
+@pytest.mark.parametrize(
+    "compare",
+    [
+        lambda n, most: n.max().item() <= most,
+        lambda n, most: int(n.max()) < most,
+        lambda n, most: most > n.sum().item(),
+        lambda n, most: n.argmax().item() == 0,
+        lambda n, most: n.max().item() >= 5.5,
+    ],
+)
+def test_an_integer_that_is_only_compared_decides_by_the_comparison(compare):
+    """Other numbers with the same outcome are no other trace, and none of it cuts the graph."""
+
+    def f(x, n, most):
+        y = x * 2
+        n = n * 1
+        if compare(n, most):
+            y = y + 1
+        return y.exp()
+
+    fast = framelift.compile(f)
+    seen = set()
+    with torch.no_grad():
+        for n in [LENGTHS[0]] * 2 + LENGTHS * 3:
+            n = n.repeat(60)  # too long to be guarded by their elements
+            seen.add(bool(compare(n, 7)))
+            torch.testing.assert_close(fast(UP, n, 7), f(UP, n, 7))
+    e = framelift.explain(fast)
+    assert e.native == 0 and e.recorded == e.segments == len(seen) and not e.breaks and len(e.checks) == len(seen)
+
+
+def test_an_integer_that_is_used_too_is_itself_decisive():
+    def used(x, n):
+        most = (n * 1).max().item()
+        return x[:most] + 1 if most > 2 else x
+
+    def in_an_expression(x, n):
+        return x + 1 if (n * 1).max().item() + 1 > 4 else x
+
+    def unbound(x, n):
+        try:
+            if (n * 1).max().item() > late:  # noqa: F821
+                return x
+            late = 3  # noqa: F841
+        except UnboundLocalError:
+            return x * 2
+
+    def of_a_tensor(x, n):
+        return x + 1 if (n * 1).max().item() > n.min() else x
+
+    def chained(x, n):
+        return x + 1 if 2 < (n * 1).max().item() < 6 else x
+
+    for f in (used, in_an_expression, unbound, of_a_tensor, chained):
+        fast = framelift.compile(f)
+        with torch.no_grad():
+            for n in LENGTHS * 2:
+                n = n.repeat(60)
+                torch.testing.assert_close(fast(UP, n), f(UP, n))

@@ -96,6 +96,13 @@ static void mark_lists(fl_rec *r, PyObject *v) {
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(v); i++) mark_lists(r, PyList_GET_ITEM(v, i));
 }
 
+static PyObject *number(const call_args *c, bool taken) {
+  fl_eval_here->number = taken;
+  PyObject *v = natively(c);
+  fl_eval_here->number = false;
+  return v;
+}
+
 /* --- builtins the evaluator does itself --- */
 
 static PyObject *do_getattr(fl_rec *r, const call_args *c) {
@@ -309,12 +316,12 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
   } /* fall through */
   case FL_CC_PURE:
   case FL_CC_TORCH:
-    if (cls == FL_CC_TORCH && fl_call_is_item(c->callable) && c->npos == (self ? 0 : 1) && c->tail && !c->nkw &&
-        fl_call_gives_float(r, self ? self : c->args[0]))
+    bool item = cls == FL_CC_TORCH && fl_call_is_item(c->callable) && c->npos == (self ? 0 : 1) && c->tail && !c->nkw;
+    if (item && fl_call_gives_float(r, self ? self : c->args[0]))
       return opaque(r, c, true, "a number out of a tensor", "item");
     if (self) fl_data_saw(r, self);
     saw_args(r, c, 0);
-    v = natively(c);
+    v = number(c, item);
     mark_result(r, v);
     return v;
   case FL_CC_PLAIN:
@@ -453,7 +460,7 @@ PyObject *fl_call_type(fl_rec *r, PyTypeObject *type, PyObject *const *args, siz
   bool looks = type->tp_init != slot_init && type->tp_init != PyBaseObject_Type.tp_init;
   if (looks || (type->tp_new != slot_new && type->tp_new != PyBaseObject_Type.tp_new)) saw_args(r, &c, 0);
   if (python && type->tp_new) return construct(r, type, &c);
-  v = natively(&c);
+  v = number(&c, type == &PyLong_Type && c.npos == 1 && !c.nkw && c.tail && fl_ccall_is_tensor(Py_TYPE(args[0])));
   if (v && !PyTuple_CheckExact(v)) mark_result(r, v);
   return v;
 }

@@ -160,7 +160,9 @@ PyObject *fl_data_compare(fl_rec *r, PyObject *a, PyObject *b, int op) {
     operand(r, a, names[op]);
     operand(r, b, names[swapped[op]]);
   }
-  return PyObject_RichCompare(a, b, op);
+  PyObject *v = PyObject_RichCompare(a, b, op);
+  if (r && v) fl_rec_decides(r, a, b, op, v);
+  return v;
 }
 
 int fl_data_truth(fl_rec *r, PyObject *a) {

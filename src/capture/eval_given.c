@@ -30,6 +30,13 @@ bool fl_call_gives_float(fl_rec *r, PyObject *tensor) {
   return m.ok && fl_dtype_is_float(m.type.dtype) && fl_type_numel(&m.type) == 1 && fl_rec_can_break(r);
 }
 
+int fl_eval_only_compared(void) {
+  const fl_eval_state *st = fl_eval_here;
+  const fl_eval_frame *e = st && st->number ? st->top : NULL;
+  bool waits = e && e->depth >= 0 && e->wants == FL_CPY_ANSWER;
+  return waits ? fl_cpy_compares_next(fl_cpy_code(e->f), e->next) : 0;
+}
+
 bool fl_call_reads_known(fl_rec *r, PyObject *const *args, size_t n) {
   for (size_t i = 0; i < n; i++) {
     fl_tensor_meta m;

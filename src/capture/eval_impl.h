@@ -40,6 +40,7 @@ typedef struct fl_eval_state {
   bool other_state;                 /* state was changed that cannot be compared */
   PyObject *handled;                /* the exception being handled when the call began; borrowed */
   fl_eval_frame *top;               /* innermost evaluated frame */
+  bool number;                      /* an integer is being taken out of a tensor: the answer of the call itself */
   bool tail;                        /* the call about to be made gives the answer its frame waits for */
   PyObject *calling, *callable;     /* a function about to be entered, and the callable whose answer its frame gives */
   PyObject *entry;                  /* the same for the frame just entered */
@@ -147,6 +148,8 @@ PyObject *fl_call_operator(fl_rec *r, const char *name, PyObject *const *args, s
 bool fl_call_is_item(PyObject *callable); /* a tensor's item */
 /* The elements of all tensors of integers among args are the same on each replay; guards are added for that. */
 bool fl_call_reads_known(fl_rec *r, PyObject *const *args, size_t n);
+/* The integer that the call under way gives is only compared: 1 as the first of two, 2 as the second. Else 0. */
+int fl_eval_only_compared(void);
 bool fl_call_gives_float(fl_rec *r, PyObject *tensor); /* a break gives its number better than a guard on it */
 
 /* --- eval_autograd.c --- */

@@ -562,6 +562,7 @@ fl_trace *fl_rec_end(fl_rec *r, PyObject *result) {
   if (r->ended) return take_trace(r);
   char why[200] = "";
   const char *detail = NULL, *bad = NULL;
+  fl_rec_not_compared(r);
   PyObject *all = r->gave_up ? NULL : fl_rec_settle_writes(r, result);
   if (!r->gave_up) fl_rec_decide(r);
   if (!r->gave_up) fl_rec_find_witnesses(r);

@@ -55,7 +55,8 @@ typedef FL_VEC(fl_opaque_entry) fl_opaque_set;
 typedef struct fl_decision {
   fl_tnode node;
   PyObject *answer; /* kept by the trace */
-  uint32_t after;   /* nodes recorded before it */
+  fl_compare compare;
+  uint32_t after; /* nodes recorded before it */
 } fl_decision;
 
 /* What a recorded result was, for engines to be compared with, where the trace ends before the call. */
@@ -81,6 +82,7 @@ struct fl_rec {
   fl_ptrmap fresh, covered, known; /* made in this call / in the arguments / read through a guard */
   FL_VEC(fl_pending) pending;
   FL_VEC(fl_decision) decisions;
+  fl_decision number; /* that is about to be compared; answer NULL: none */
   PyObject *inputs[FL_MAX_INPUTS];
   bool effects; /* something happened since the last break that must not happen twice */
   bool random;
@@ -148,9 +150,12 @@ bool fl_rec_fix_numbers(fl_rec *r, PyObject *tensor);
 
 /* rec_decide.c: a step that runs the operator `n` and checks its answer; it is `late` if operators that were recorded
  * after it come before it. */
-bool fl_rec_add_decision(fl_rec *r, const fl_tnode *n, PyObject *answer, bool late);
+bool fl_rec_add_decision(fl_rec *r, const fl_decision *d, bool late);
 /* Puts off that step until fl_rec_decide; false where it cannot wait. */
-bool fl_rec_put_off(fl_rec *r, fl_tnode *n, PyObject *answer);
+bool fl_rec_put_off(fl_rec *r, fl_decision *d);
+/* A number that waits to be compared: noted, and, where something else comes first, decided as it is. */
+void fl_rec_await(fl_rec *r, const fl_tnode *n, PyObject *answer, bool swapped);
+void fl_rec_not_compared(fl_rec *r);
 /* Adds the steps that wait. Before a break, an effect, an operator that may not run unless the answers are these. */
 void fl_rec_decide(fl_rec *r);
 

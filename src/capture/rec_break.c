@@ -603,6 +603,7 @@ PyObject *fl_rec_opaque(fl_rec *r, PyObject *callable, PyObject *const *args, si
                         bool shows, const char *reason, const char *detail) {
   size_t n_pos = (size_t)PyVectorcall_NARGS(nargsf), n_kw = kwnames ? (size_t)PyTuple_GET_SIZE(kwnames) : 0;
   const char *why = NULL, *what = NULL, *file = NULL;
+  fl_rec_not_compared(r);
   if (r->gave_up || r->paused) return PyObject_Vectorcall(callable, args, nargsf, kwnames);
   shows |= is_copying(callable);
   fl_break *b = begin(r, callable, args, n_pos + n_kw, shows, &why, &what);

@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "capture/device.h"
-#include "capture/eval.h"
+#include "capture/eval_impl.h"
 #include "capture/rec.h"
 
 #define MAX_TENSORS 512
@@ -374,13 +374,20 @@ static void record_decision(fl_rec *r, fl_tnode *n, PyObject *answer) {
     return;
   }
   for (int i = 0; i < n->n_out; i++) n->outs[i] = FL_NO_TVAL;
-  if (fl_rec_put_off(r, n, answer)) return;
+  int compared = PyLong_CheckExact(answer) ? fl_eval_only_compared() : 0;
+  if (compared) {
+    fl_rec_await(r, n, answer, compared == 2);
+    return;
+  }
+  fl_decision d = {.node = *n, .answer = answer};
+  if (fl_rec_put_off(r, &d)) return;
   fl_rec_decide(r);
-  fl_rec_add_decision(r, n, answer, false);
+  fl_rec_add_decision(r, &d, false);
 }
 
 static void record(op_call *c, fl_tnode *n, PyObject *result) {
   fl_rec *r = c->r;
+  fl_rec_not_compared(r);
   bool scalar = has_scalar(result);
   if (scalar && (c->schema->metadata || !c->n_tensors)) return;
   if (scalar && c->n_tensors == 1 && !c->schema->writes && fl_rec_fix_numbers(r, c->tensors[0].object)) return;

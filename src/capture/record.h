@@ -54,6 +54,9 @@ int fl_rec_read_query(fl_rec *r, PyObject *callable, PyObject *const *args, size
 /* The elements of a tensor are given out. True when a guard promises that they are the same on each replay. */
 bool fl_rec_read_elements(fl_rec *r, PyObject *tensor);
 
+/* A comparison of plain values gave `result`. A number out of a tensor that nothing else has seen is decided by that. */
+void fl_rec_decides(fl_rec *r, PyObject *a, PyObject *b, int op, PyObject *result);
+
 /* --- objects and writes --- */
 
 /* `obj` was made by this call and nothing outside knows it yet. */

@@ -268,10 +268,18 @@ static bool same_answer(PyObject *a, PyObject *b) {
   return x != x && y != y;
 }
 
+/* What comes of comparing the answer, in its place. */
+static int compare(const fl_compare *c, PyObject **result) {
+  if (!c->other) return 0;
+  PyObject *v = PyObject_RichCompare(c->swapped ? c->other : *result, c->swapped ? *result : c->other, c->op);
+  Py_SETREF(*result, v);
+  return v ? 0 : -1;
+}
+
 static int run_decision(const fl_trace *t, const fl_tstep *step, PyObject **values, const char **miss) {
   const fl_tnode *n = &t->nodes.data[step->first];
   PyObject *result = NULL;
-  if (fl_node_run(t, n, values, &result) < 0) return -1;
+  if (fl_node_run(t, n, values, &result) < 0 || compare(&step->compare, &result) < 0) return -1;
   if (step->kind == FL_TSTEP_SCALAR && !same_answer(result, step->scalar)) *miss = "value: a number out of a tensor";
   if (step->kind == FL_TSTEP_SHAPE && (count_results(result) != n->n_out || !same_shapes(t, n, values)))
     *miss = "value: a shape that depends on data";

@@ -70,11 +70,19 @@ typedef struct fl_tnode {
   int n_drop;
 } fl_tnode;
 
+/* A comparison of a number with another. */
+typedef struct fl_compare {
+  PyObject *other; /* kept by the trace; NULL: nothing is compared */
+  int op;          /* Py_LT ... */
+  bool swapped;    /* the number is the second one */
+} fl_compare;
+
 typedef enum fl_tstep_kind { FL_TSTEP_SEGMENT, FL_TSTEP_SCALAR, FL_TSTEP_SHAPE } fl_tstep_kind;
 typedef struct fl_tstep {
   fl_tstep_kind kind;
   uint32_t first, n;        /* nodes */
   PyObject *scalar;         /* SCALAR: the answer the trace goes on with; kept */
+  fl_compare compare;       /* SCALAR: of the operator's answer, where that is what the trace goes on with */
   const char *eager_reason; /* SEGMENT: why all of it runs eagerly, or NULL */
   bool random;
   bool late;                  /* SCALAR: asked after what the program did according to the answer (rec_decide.c) */

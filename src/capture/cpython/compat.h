@@ -87,6 +87,10 @@ typedef PyObject *(*fl_cpy_run_fn)(void *ctx, PyThreadState *ts, fl_frame *f, in
 PyObject *fl_cpy_resume(PyThreadState *ts, fl_cpy_state *frames, int n, PyObject *none, fl_cpy_call_fn fn, void *ctx,
                         fl_cpy_run_fn run, void *run_ctx, bool *went_on);
 
+/* The call's answer, put on the stack before the code unit `next`, is taken by a comparison and by nothing else: 1 with a local
+ * or a constant, 2 with what lies below it. Else 0. */
+int fl_cpy_compares_next(PyCodeObject *code, int next);
+
 /* For a frame that the hook was given and that is not to run, whatever it holds: disposes of it as its version wants, and is
  * what the hook then answers: `result` (taken), or NULL with an exception. */
 PyObject *fl_cpy_leave(PyThreadState *ts, fl_frame *f, PyObject *result);

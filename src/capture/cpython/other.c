@@ -21,6 +21,7 @@ PyObject *fl_cpy_resume(PyThreadState *ts, fl_cpy_state *frames, int n, PyObject
                         fl_cpy_run_fn run, void *run_ctx, bool *went_on) {
   return NULL;
 }
+int fl_cpy_compares_next(PyCodeObject *code, int next) { return 0; }
 PyObject *fl_cpy_leave(PyThreadState *ts, fl_frame *f, PyObject *result) { return result; }
 int fl_cpy_watch_dict(PyObject *dict) { return 0; }
 #endif

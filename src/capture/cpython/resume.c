@@ -163,6 +163,18 @@ static void step(fl_frame *f, int next) { FRAME_AT(f) = _PyCode_CODE(FRAME_CODE(
 static void step(fl_frame *f, int next) {}
 #endif
 
+int fl_cpy_compares_next(PyCodeObject *code, int next) {
+  PyObject *bytes = PyCode_GetCode(code); /* without what was specialised or instrumented */
+  int n = bytes ? (int)PyBytes_GET_SIZE(bytes) / 2 : 0;
+  const unsigned char *units = bytes ? (const unsigned char *)PyBytes_AS_STRING(bytes) : NULL;
+  bool loads = next < n && (units[2 * next] == LOAD_FAST || units[2 * next] == LOAD_CONST);
+  next += loads;
+  bool compares = next < n && units[2 * next] == COMPARE_OP;
+  Py_XDECREF(bytes);
+  if (!bytes) PyErr_Clear();
+  return compares ? loads ? 1 : 2 : 0;
+}
+
 #if FL_CPYTHON == 311
 PyObject *fl_cpy_leave(PyThreadState *ts, fl_frame *f, PyObject *result) { return result; } /* the caller clears it */
 #elif FL_CPYTHON == 313
