@@ -230,13 +230,14 @@ def _prepare(entry, against, row):
     for name, make in prepare.items():
         shared = weights if name in ("eager", "framelift") else 0
         try:
-            contenders[name], seconds, memory = _prepared(make)
+            contenders[name], seconds, memory, torchs = _prepared(make)
         except Exception as error:
             if name not in against:
                 raise
             failed[name] = first_line(error)  # a peer that cannot take the model is a result, not our failure
             continue
         row[f"{name}_mib"] = (memory + shared) / MIB
+        row[f"{name}_pytorch_mib"] = {kind: n / MIB for kind, n in torchs.items()}
         if name == "framelift":
             row["framelift_memory_mib"] = {k: n / MIB for k, n in framelift.explain(fast).memory.items() if n}
         if name in against:
@@ -247,8 +248,8 @@ def _prepare(entry, against, row):
 
 
 def _prepared(make):
-    """(function, seconds of making it and its first call, bytes that it keeps and that a call takes)."""
-    before = _device_bytes()
+    """(function, seconds of making it and its first call, bytes it keeps and a call takes, PyTorch's share)."""
+    before, before_torch = _device_bytes(), _torch_bytes()
     start = time.perf_counter()
     function = make()
     function()
@@ -257,11 +258,13 @@ def _prepared(make):
     for _ in range(WARM_CALLS):
         function()
     kept = _device_bytes() - before
+    torchs = {kind: n - before_torch[kind] for kind, n in _torch_bytes().items()}
     torch.cuda.reset_peak_memory_stats()
     allocated = torch.cuda.memory_allocated()
     function()
     torch.cuda.synchronize()
-    return function, seconds, kept + torch.cuda.max_memory_allocated() - allocated
+    call = torch.cuda.max_memory_allocated() - allocated
+    return function, seconds, kept + call, torchs | {"call": call}
 
 
 def _device_bytes():
@@ -271,6 +274,11 @@ def _device_bytes():
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
     return total - free
+
+
+def _torch_bytes():
+    """Of what the driver gave out: what went to PyTorch's allocator, and what of that is in use."""
+    return {"reserved": torch.cuda.memory_reserved(), "allocated": torch.cuda.memory_allocated()}
 
 
 def _state(model):
