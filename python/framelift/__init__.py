@@ -6,6 +6,7 @@ print(framelift.explain(fast))   # what was captured, what runs in the engine, w
 """
 
 try:
+    from framelift._C import EngineError
     from framelift.api import compile, explain, refresh, reset
     from framelift.backends import list_backends, register_backend
     from framelift.doors import disable, optimize
@@ -17,6 +18,7 @@ except ModuleNotFoundError as missing:
 
 __version__ = "0.1.0"
 __all__ = [
+    "EngineError",
     "Explanation",
     "__version__",
     "compile",

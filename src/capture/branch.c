@@ -1,4 +1,5 @@
 /* Side exits: branches are tried, one is recorded, or CPython runs the rest. */
+#include "capture/engine_error.h"
 #include "capture/cpython/compat.h"
 #include "capture/branch.h"
 
@@ -139,7 +140,7 @@ static int try_all(taken *k, bool engines, PyObject **out) {
     *out = try(k, t, &miss, engines);
     if (*out || k->next->b) return t->hits++, 1;
     if (!PyErr_Occurred()) continue;
-    if (miss || t->effects || t->dirty || !PyErr_ExceptionMatches(PyExc_Exception)) return 1;
+    if (miss || t->effects || t->dirty || !fl_error_is_of_program()) return 1;
     PyErr_Clear(); /* the program's handlers, and its traceback, are in the frames */
     k->from.native = true;
     return 0;

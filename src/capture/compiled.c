@@ -1,3 +1,4 @@
+#include "capture/engine_error.h"
 #include "capture/cpython/compat.h"
 #include "capture/compiled_call.h"
 
@@ -225,7 +226,7 @@ static PyObject *try_traces(fl_call *k) {
     if (out) return out;
     if (PyErr_Occurred()) {
       /* What eager does before it raises is still to be done, and its traceback shows the program's line. */
-      if (!again || miss || !PyErr_ExceptionMatches(PyExc_Exception)) return NULL;
+      if (!again || miss || !fl_error_is_of_program()) return NULL;
       PyErr_Clear();
       return fl_call_native(k, "an operator raised", false);
     }

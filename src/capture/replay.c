@@ -1,6 +1,7 @@
 /* Running a trace: engine parts on raw pointers, eager operators through their OpOverload's builtin. */
 #include <string.h>
 
+#include "capture/engine_error.h"
 #include "capture/fx.h"
 #include "capture/make.h"
 #include "capture/branch.h"
@@ -91,7 +92,7 @@ static int refresh(fl_trace *t, fl_segment *s, fl_seg_part *p) {
   if (!st)
     p->epoch = t->weights.epoch;
   else if (rc != FL_INVALID) { /* that is an index out of range among the weights: eager raises its own error */
-    PyErr_Format(PyExc_RuntimeError, "framelift: refreshing weights: %s", fl_status_message(st));
+    fl_engine_error_raise("refreshing weights", st);
     rc = -1;
   }
   fl_status_free(st);
@@ -188,7 +189,7 @@ int fl_part_run(fl_trace *t, fl_segment *s, fl_seg_part *p, PyObject **values) {
   if (rc == FL_OOM)
     rc = FL_INVALID; /* the operators may do with less than the engine's arena; else the error is theirs */
   if (st && rc != FL_INVALID) {
-    PyErr_Format(PyExc_RuntimeError, "framelift: %s", fl_status_message(st));
+    fl_engine_error_raise(NULL, st);
     rc = -1;
   }
   fl_status_free(st);
@@ -301,7 +302,7 @@ static int run_step(fl_trace *t, size_t i, PyObject **values, const char **miss,
 static int leave(fl_run *run, const char **miss) {
   const char *why = *miss;
   *miss = FL_RUN_NOT_TWICE;
-  if (!why && (run->last->dirty || !PyErr_ExceptionMatches(PyExc_Exception))) return -1;
+  if (!why && (run->last->dirty || !fl_error_is_of_program())) return -1;
   PyErr_Clear();
   if (!fl_break_leave(run, why ? why : "an operator raised")) return -1;
   run->exit->native = !why;
@@ -312,7 +313,7 @@ static int leave(fl_run *run, const char **miss) {
 static bool is_undecided(const fl_trace *t, size_t i, size_t next_break) {
   size_t end = next_break < t->breaks.len ? t->breaks.data[next_break]->at : t->steps.len;
   for (; i < end; i++)
-    if (t->steps.data[i].late) return PyErr_ExceptionMatches(PyExc_Exception);
+    if (t->steps.data[i].late) return fl_error_is_of_program();
   return false;
 }
 

@@ -3,6 +3,7 @@
 
 #include "base/alloc.h"
 #include "base/cpu.h"
+#include "capture/engine_error.h"
 #include "capture/compiled.h"
 #include "capture/eval.h"
 #include "capture/door.h"
@@ -127,7 +128,8 @@ PyMODINIT_FUNC PyInit__C(void) {
   }
   PyObject *m = PyModule_Create(&module);
   if (!m) return NULL;
-  if ((torch && PyModule_AddObjectRef(m, "Compiled", (PyObject *)&fl_compiled_type) < 0) || fl_mod_eval_add(m) < 0)
+  if ((torch && PyModule_AddObjectRef(m, "Compiled", (PyObject *)&fl_compiled_type) < 0) || fl_mod_eval_add(m) < 0 ||
+      fl_engine_error_add(m) < 0)
     Py_CLEAR(m);
   return m;
 }

@@ -177,7 +177,7 @@ def test_an_index_out_of_range_is_told():
         fast(torch.tensor([1, 2], device="cuda"))
         fast(torch.tensor([1, 10], device="cuda"))
         torch.cuda.synchronize()
-        with pytest.raises(RuntimeError, match="out of range.*earlier call"):
+        with pytest.raises(framelift.EngineError, match="out of range.*earlier call"):
             fast(torch.tensor([1, 2], device="cuda"))
         close(fast(torch.tensor([1, 2], device="cuda")), table.weight[1:3])
 
