@@ -688,7 +688,6 @@ class Side:
         return [
             (
                 places.setdefault(t.untyped_storage().data_ptr(), len(places)),
-                t.storage_offset(),
                 objects.setdefault(id(t), i),
             )
             for i, t in enumerate(seen)

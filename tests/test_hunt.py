@@ -240,6 +240,22 @@ def test_the_line_that_raises_in_a_replay():
     assert framelift.explain(fast).replayed == 1
 
 
+def test_the_line_that_raises_after_an_effect():
+    def f(t, i):
+        t.add_(1)
+        return t[i] * 2
+
+    fast = framelift.compile(f)
+    with torch.no_grad():
+        for _ in range(2):
+            fast(x(0), torch.tensor([1]))
+        t = x(0)
+        with pytest.raises(IndexError, match="out of bounds") as got:
+            fast(t, torch.tensor([9]))
+    assert torch.equal(t, x(0) + 1)
+    assert got.traceback[-1].lineno == f.__code__.co_firstlineno + 1
+
+
 def test_what_torch_compiles_is_left_to_it():
     """Seeing a recording's dispatch mode, it would not compile that code ever after."""
 

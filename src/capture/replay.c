@@ -205,10 +205,17 @@ done:
 
 /* --- segments --- */
 
+/* What raises is not always done again by the program: the traceback shows its line anyway. */
+static int run_node(const fl_trace *t, const fl_tnode *n, PyObject **values) {
+  if (fl_node_run(t, n, values, NULL) == 0) return 0;
+  if (n->file && PyErr_Occurred()) _PyTraceback_Add("<replayed>", n->file, n->line);
+  return -1;
+}
+
 static int run_nodes(const fl_trace *t, const uint32_t *nodes, int n, const fl_drop *drops, PyObject **values,
                      bool keep) {
   for (int i = 0; i < n; i++) {
-    if (fl_node_run(t, &t->nodes.data[nodes[i]], values, NULL) < 0) return -1;
+    if (run_node(t, &t->nodes.data[nodes[i]], values) < 0) return -1;
     if (!keep && drops) drop(t, drops[i].values, drops[i].n, values);
   }
   return 0;
@@ -217,7 +224,7 @@ static int run_nodes(const fl_trace *t, const uint32_t *nodes, int n, const fl_d
 static int run_all(const fl_trace *t, const fl_tstep *step, PyObject **values, bool keep) {
   for (uint32_t i = 0; i < step->n; i++) {
     const fl_tnode *n = &t->nodes.data[step->first + i];
-    if (fl_node_run(t, n, values, NULL) < 0) return -1;
+    if (run_node(t, n, values) < 0) return -1;
     if (!keep) drop(t, n->drop, n->n_drop, values);
   }
   return 0;

@@ -18,6 +18,7 @@
 #if PY_VERSION_HEX >= 0x030D0000
 PyAPI_FUNC(int) _PyObject_GetMethod(PyObject *obj, PyObject *name, PyObject **method);
 PyAPI_FUNC(PyObject *) _Py_CheckFunctionResult(PyThreadState *ts, PyObject *callable, PyObject *res, const char *where);
+PyAPI_FUNC(void) _PyTraceback_Add(const char *function, const char *file, int line);
 PyAPI_FUNC(int) _PySet_Update(PyObject *set, PyObject *iterable);
 PyAPI_FUNC(int) _PyDict_MergeEx(PyObject *dict, PyObject *other, int override);
 #define _PyObject_LookupAttr  PyObject_GetOptionalAttr
