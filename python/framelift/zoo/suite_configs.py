@@ -221,6 +221,11 @@ def _fill(config):
         "topk_group": 1,
         "top_k_experts": 2,
         "moe_intermediate_size": 128,
+        "indexer_n_heads": 4,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 8,
+        "indexer_compress_ratio": 2,
         "pad_token_id": 1,
         "image_token_index": 5,
         "image_token_id": 5,
@@ -236,7 +241,10 @@ def _fill(config):
                 setattr(config, name, value)
     rotated = number("qk_rope_head_dim")
     if rotated and fields.get("head_dim"):
-        config.head_dim = rotated
+        found = value_of(config, "rope_parameters") or {}
+        found = [found, *(v for v in found.values() if isinstance(v, dict))]  # of all layers, or of each kind
+        part = next((v["partial_rotary_factor"] for v in found if v.get("partial_rotary_factor")), None)
+        config.head_dim = int(rotated / part) if isinstance(part, float) and part > 0 else rotated
     _fit_rotations(config, number("head_dim") or (width // heads if width and heads else 0))
     for value in list(vars(config).values()):
         if hasattr(value, "to_dict") and value is not config:
