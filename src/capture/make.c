@@ -13,7 +13,7 @@ static struct {
   int32_t (*empty)(int64_t, const int64_t *, const int64_t *, int32_t, int32_t, int32_t, handle *);
   int32_t (*release)(handle);
   int32_t (*data)(handle, void **);
-  PyObject *(*wrap)(const void *);
+  PyObject *(*wrap)(void *); /* takes what the handle holds */
   int32_t cpu, dtypes[FL_DTYPE_COUNT];
 } M;
 
@@ -37,7 +37,7 @@ static bool find_all(void *cpu, void *python) {
   }
   return find(cpu, "aoti_torch_empty_strided", &M.empty) && find(cpu, "aoti_torch_delete_tensor_object", &M.release) &&
          find(cpu, "aoti_torch_get_data_ptr", &M.data) &&
-         find(python, "_Z16THPVariable_WrapRKN2at10TensorBaseE", &M.wrap);
+         find(python, "_Z16THPVariable_WrapON2at10TensorBaseE", &M.wrap);
 }
 
 PyObject *fl_make_tensor(const fl_tensor_meta *like, void **out_data) {
@@ -46,7 +46,10 @@ PyObject *fl_make_tensor(const fl_tensor_meta *like, void **out_data) {
   if (!M.ok || like->device_type != FL_DEVICE_CPU) return NULL;
   /* The shim turns what is thrown into a number; the public function then says what it was. */
   if (M.empty(like->type.rank, like->type.dims, like->strides, M.dtypes[like->type.dtype], M.cpu, -1, &h)) return NULL;
-  if (M.data(h, out_data) == 0) o = M.wrap(h);
+  if (fl_impl_at.shapes) {
+    if ((o = M.wrap(h))) *out_data = fl_impl_data(o, fl_dtype_size(like->type.dtype));
+  } else if (M.data(h, out_data) == 0)
+    o = M.wrap(h);
   M.release(h);
   if (!o) PyErr_Clear();
   return o;

@@ -158,7 +158,7 @@ int fl_part_run(fl_trace *t, fl_segment *s, fl_seg_part *p, PyObject **values) {
   const fl_plan *plan = fl_engine_plan(p->engine);
   enum { LOCAL = 32 };
   const void *in[LOCAL];
-  void *out[LOCAL], *temp[LOCAL] = {0}, *heap = NULL;
+  void *out[LOCAL], *temp[LOCAL], *heap = NULL;
   run_buffers b = {in, out, temp};
   if (p->n_in > LOCAL || p->n_out > LOCAL) {
     size_t n = (size_t)(p->n_in + p->n_out);
@@ -167,6 +167,7 @@ int fl_part_run(fl_trace *t, fl_segment *s, fl_seg_part *p, PyObject **values) {
     b.out = (void **)heap + n;
     b.temp = (void **)heap + 2 * n;
   }
+  memset(b.temp, 0, (size_t)p->n_out * sizeof *b.temp);
   int rc = -1;
   if (!fl_device_enter(s->backend, s->device)) {
     rc = FL_INVALID; /* the caller's CUDA graph gets the operators themselves */
