@@ -71,3 +71,39 @@ def test_sums_at_indexes_round_once(name, dtype):
         ours, exact = fast(t, index).double(), f(t.double(), index)
     assert framelift.explain(fast).engines == 1
     assert (ours - exact).norm() <= 0.5 * torch.finfo(dtype).eps * exact.norm()
+
+
+FILLS = {
+    "masked_fill": lambda s, m, fill: s.masked_fill(m, fill),
+    "where": lambda s, m, fill: torch.where(m, fill, s),
+    "added": lambda s, m, fill: s + torch.zeros_like(s).masked_fill(m, fill),
+    "multiplied": lambda s, m, fill: s + m.to(s.dtype) * max(fill, -1e30),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("fill", [-INF, -1e4, -1e30, "least"])
+@pytest.mark.parametrize("how", FILLS)
+def test_rows_that_are_masked_throughout(how, fill, dtype):
+    fill = torch.finfo(dtype).min if fill == "least" else fill
+    if how in ("masked_fill", "added") and dtype == torch.float16 and fill == -1e30:
+        pytest.skip("eager raises")
+
+    def f(q, k, v, mask):
+        return FILLS[how](q @ k.transpose(-1, -2) * 0.3, mask, fill).softmax(-1) @ v
+
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 5, 8, generator=g).to(dtype) for _ in range(3))
+    none = torch.zeros(2, 1, 5, 5, dtype=torch.bool)
+    rows = none.clone()
+    rows[0, 0, 2] = True
+    fast, tolerance = framelift.compile(f), {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}[dtype]
+    with torch.no_grad():
+        fast(q, k, v, none)
+        for mask in (none, none.logical_not(), rows, none.logical_not().triu(1)):
+            ours, eager = fast(q, k, v, mask), f(q, k, v, mask)
+            assert torch.equal(ours.isnan(), eager.isnan())
+            if how in ("added", "multiplied"):  # in 16 bits eager's scores lose their digits beside the mask
+                ours, eager = (t.where(~mask.all(-1, True), 0) for t in (ours, eager))
+            torch.testing.assert_close(ours, eager, rtol=tolerance, atol=tolerance, equal_nan=True)
+    assert [p.kind for p in framelift.explain(fast).partitions] == ["engine"]

@@ -152,6 +152,95 @@ static fl_status four_axes(fl_graph *g, fl_nid n, fl_vid *v) {
   return fl_rw_reshape(g, n, *v, 4, dims, v);
 }
 
+/* --- rows whose keys are all masked: softmax gives NaN there, the attention operator zeros --- */
+
+typedef struct range {
+  double lo, hi;
+} range;
+static const range anything = {-INFINITY, INFINITY};
+
+static double rounded(fl_dtype dtype, double v) {
+  unsigned char bytes[8];
+  if (!fl_dtype_is_float(dtype)) return v;
+  fl_element_set(dtype, bytes, 0, v);
+  return fl_element_get(dtype, bytes, 0);
+}
+
+static range range_of_literal(const fl_value *x) {
+  int64_t n = fl_type_numel(&x->type);
+  range r = {INFINITY, -INFINITY};
+  for (int64_t i = 0; i < n; i++) {
+    double v = fl_element_get(x->type.dtype, x->data, i);
+    if (isnan(v)) return anything;
+    r = (range){fmin(r.lo, v), fmax(r.hi, v)};
+  }
+  return n ? r : anything;
+}
+
+static range range_of(const fl_graph *g, fl_vid v, int depth);
+
+static range product(range a, range b) {
+  double p[4] = {a.lo * b.lo, a.lo * b.hi, a.hi * b.lo, a.hi * b.hi};
+  for (int i = 0; i < 4; i++)
+    if (isnan(p[i])) return anything;
+  return (range){fmin(fmin(p[0], p[1]), fmin(p[2], p[3])), fmax(fmax(p[0], p[1]), fmax(p[2], p[3]))};
+}
+
+static range range_of_result(const fl_graph *g, const fl_node *n, int depth) {
+  range a, b;
+  switch (n->op) {
+  case FL_OP_RESHAPE:
+  case FL_OP_EXPAND:
+  case FL_OP_PERMUTE:
+  case FL_OP_SLICE:
+  case FL_OP_CAST: return range_of(g, n->inputs[0], depth - 1);
+  case FL_OP_WHERE:
+  case FL_OP_ADD:
+  case FL_OP_SUB:
+  case FL_OP_MUL: break;
+  default: return anything;
+  }
+  a = range_of(g, n->inputs[n->n_inputs - 2], depth - 1);
+  b = range_of(g, n->inputs[n->n_inputs - 1], depth - 1);
+  if (n->op == FL_OP_WHERE) return (range){fmin(a.lo, b.lo), fmax(a.hi, b.hi)};
+  if (n->op == FL_OP_ADD) return (range){a.lo + b.lo, a.hi + b.hi};
+  if (n->op == FL_OP_SUB) return (range){a.lo - b.hi, a.hi - b.lo};
+  return product(a, b);
+}
+
+/* What v's elements lie between, as far as the graph tells. */
+static range range_of(const fl_graph *g, fl_vid v, int depth) {
+  const fl_value *x = &g->values.data[v];
+  const fl_node *n = fl_rw_made_by(g, v, FL_OP_COUNT);
+  if (x->type.dtype == FL_BOOL) return (range){0, 1};
+  if (x->kind == FL_VALUE_LITERAL) return range_of_literal(x);
+  if (!n || !depth) return anything;
+  range r = range_of_result(g, n, depth);
+  if (isnan(r.lo) || isnan(r.hi)) return anything;
+  return (range){rounded(x->type.dtype, r.lo), rounded(x->type.dtype, r.hi)};
+}
+
+static bool may_hide_rows(const fl_graph *g, fl_vid v) {
+  return v != FL_NO_VALUE && range_of(g, v, 12).lo == -INFINITY;
+}
+
+/* v + (all of the mask's row is -inf ? NaN : 0) */
+static fl_status hide_rows(fl_graph *g, fl_nid n, fl_vid by, fl_vid *v) {
+  const fl_type *t = fl_rw_type(g, by);
+  fl_dtype dtype = t->dtype;
+  fl_attrs attrs = {0};
+  fl_vid top, hidden, in[3];
+  fl_attr_set_list(&attrs, "axes", (int64_t[]){t->rank - 1}, 1);
+  fl_attr_set_int(&attrs, "keepdim", 'b', 1);
+  FL_TRY(fl_rw_add(g, n, FL_OP_AMAX, &by, 1, &attrs, &top));
+  FL_TRY(fl_rw_with_number(g, n, FL_OP_EQ, top, -INFINITY, &hidden));
+  in[0] = hidden;
+  FL_TRY(fl_graph_scalar(g, dtype, NAN, &in[1]));
+  FL_TRY(fl_graph_scalar(g, dtype, 0, &in[2]));
+  FL_TRY(fl_rw_add(g, n, FL_OP_WHERE, in, 3, NULL, &hidden));
+  return fl_rw_binary(g, n, FL_OP_ADD, *v, hidden, v);
+}
+
 static fl_status fuse(fl_graph *g, fl_nid n, match *m) {
   static const int64_t swap3[] = {0, 2, 1}, swap4[] = {0, 1, 3, 2};
   fl_type out = *fl_rw_type(g, fl_rw_node(g, n)->outputs[0]);
@@ -162,6 +251,7 @@ static fl_status fuse(fl_graph *g, fl_nid n, match *m) {
   if (!m->k_rows) FL_TRY(fl_rw_permute(g, n, in[1], out.rank == 3 ? swap3 : swap4, &in[1]));
   for (int i = 0; i < 3; i++) FL_TRY(four_axes(g, n, &in[i]));
   FL_TRY(fl_rw_add(g, n, FL_OP_ATTENTION, in, 4, &attrs, &v));
+  if (may_hide_rows(g, in[3]) && fl_rw_type(g, in[3])->rank > 0) FL_TRY(hide_rows(g, n, in[3], &v));
   FL_TRY(fl_rw_reshape(g, n, v, out.rank, out.dims, &v));
   fl_rw_replace(g, n, v);
   return NULL;
