@@ -628,6 +628,79 @@ def test_inference_mode():
     assert framelift.explain(fast).native == 0 and left(fast)[1] == 0
 
 
+class Named(torch.nn.Module):
+    """Walks through generators of torch.nn, and breaks in their middle."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.act, self.last = torch.nn.Linear(4, 4), torch.nn.Tanh(), torch.nn.Linear(4, 4)
+
+    def pairs(self, start):
+        count = start
+        yield from self.named_children()
+        for m in (self.first, self.last):
+            count += 1
+            yield str(count), m
+
+    def forward(self, t):
+        seen, total = [], 0
+        for name, m in self.pairs(total):
+            t = m(t)
+            seen.append(name)
+            total += 1
+            if t.max().item() > 0.8:
+                t = t * 0.5
+        return t, seen, total
+
+
+def test_breaks_while_a_generator_is_under_way():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = Named().eval()
+    fast = framelift.compile(net)
+    for s in range(30):
+        a, b = fast(x(s) * 2), net(x(s) * 2)
+        assert a[1:] == b[1:]
+        close(a[0], b[0])
+    e = framelift.explain(fast)
+    exits, native = left(fast)
+    assert (e.recorded, e.native, native) == (1, 0, 0) and exits > 5 and len(e.breaks) == 10, str(e)
+    gc.collect()
+    before = len(gc.get_objects()), sys.getrefcount(None)
+    for s in range(100):
+        fast(x(s % 30) * 2)
+    gc.collect()
+    after = len(gc.get_objects()), sys.getrefcount(None)
+    assert all(abs(b - a) < 60 for a, b in zip(before, after, strict=True)), (before, after)
+
+
+def test_a_generator_with_something_to_do_at_its_end_does_it_once():
+    def layers():
+        try:
+            yield LIN
+            yield torch.tanh
+        finally:
+            STATE["log"].append("closed")
+
+    def f(t):
+        for layer in layers():
+            t = layer(t)
+            if t.sum().item() > 0:
+                break
+        return t
+
+    fast = framelift.compile(f)
+    for s in range(8):
+        STATE["log"].clear()
+        close(fast(x(s)), f(x(s)))
+        assert STATE["log"] == ["closed"] * 2
+    fast = framelift.compile(f)
+    for s in (7, 8):  # objects of a recorded call go when the program lets go of them
+        STATE["log"].clear()
+        fast(x(s))
+        assert STATE["log"] == ["closed"]
+
+
 class Writer:
     """Writes a program of a few statements at random: breaks, decisions by numbers, effects, views, calls."""
 

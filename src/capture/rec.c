@@ -396,6 +396,10 @@ int fl_rec_fresh(fl_rec *r, PyObject *obj) {
   return fl_ptrmap_set(&r->fresh, obj, FRESH) ? 0 : oom(r);
 }
 
+void fl_rec_gone(fl_rec *r, PyObject *obj) {
+  if (!fl_ptrmap_set(&r->fresh, obj, GONE)) oom(r);
+}
+
 bool fl_rec_is_fresh(fl_rec *r, PyObject *obj) {
   uint32_t state;
   return r && fl_ptrmap_get(&r->fresh, obj, &state) && state == FRESH;

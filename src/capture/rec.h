@@ -164,6 +164,7 @@ PyObject *fl_rec_mode_new(void);
 
 void fl_rec_current_set(fl_rec *r);
 
+void fl_rec_gone(fl_rec *r, PyObject *object); /* what may lie at its address soon is no object of the call's own */
 /* Marks the value as one that existed before the call. */
 void fl_rec_note_known(fl_rec *r, PyObject *value);
 

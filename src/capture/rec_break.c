@@ -312,10 +312,18 @@ fail:
 
 /* Tuples of ours are not to be taken for objects of the program that had their addresses. */
 static void ours(fl_rec *r, PyObject *state) {
-  bool ok = fl_rec_keep(r, state) && fl_ptrmap_set(&r->fresh, state, 0);
+  bool ok = fl_ptrmap_set(&r->fresh, state, 0);
   for (Py_ssize_t i = 0; ok && i < PyTuple_GET_SIZE(state); i++)
     if (i != FL_STATE_CALLABLE) ok = fl_ptrmap_set(&r->fresh, PyTuple_GET_ITEM(state, i), 0);
   if (!ok) fl_rec_give_up(r, "out of memory", "while recording");
+}
+
+/* Takes it: frames alone hold what they hold, so that it goes when they let go of it. Others may lie there then. */
+static void not_ours(fl_rec *r, PyObject *state) {
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(state); i++)
+    if (i != FL_STATE_CALLABLE) fl_rec_gone(r, PyTuple_GET_ITEM(state, i));
+  fl_rec_gone(r, state);
+  Py_DECREF(state);
 }
 
 /* Unknown code may write to a weight's memory without counting a version. */
@@ -445,7 +453,7 @@ static bool describe(fl_rec *r, fl_break *b, PyObject *callable, PyObject *const
   } else
     fl_ptrmap_release(&made);
   if (*why) *why = "what a frame holds cannot be made anew";
-  Py_DECREF(state);
+  not_ours(r, state);
   return ok;
 }
 
@@ -470,7 +478,7 @@ bool fl_rec_can_break(fl_rec *r) {
   ask.tokens = PyTuple_GET_ITEM(state, FL_STATE_TOKENS);
   ok = !fl_result_make(&recipe, &r->trace->arena, state, &ask, &detail);
   fl_result_release(&recipe);
-  Py_DECREF(state);
+  not_ours(r, state);
   return ok && !r->gave_up;
 }
 

@@ -7,6 +7,7 @@
 #include "capture/ccalls.h"
 #include "capture/interop.h"
 #include "capture/ptrmap.h"
+#include "capture/replay_break.h"
 #include "capture/vars.h"
 
 static const char OOM[] = "out of memory";
@@ -195,9 +196,41 @@ static const char *describe_token(maker *m, PyObject *o, uint32_t *out) {
   return describe_items(m, &n, &value, 1, o, out);
 }
 
+static const char *describe_generator(maker *m, PyObject *o, const fl_cpy_generator *g, uint32_t *out) {
+  fl_result_node n = {.kind = FL_RESULT_GENERATOR};
+  PyObject *none = fl_back_none(), *items = PyTuple_New(1 + g->n);
+  n.object = items && none ? Py_BuildValue("(Oii)", g->code, g->at, g->state) : NULL;
+  if (n.object) {
+    PyTuple_SET_ITEM(items, 0, Py_NewRef(g->func));
+    for (int i = 0; i < g->n; i++) PyTuple_SET_ITEM(items, 1 + i, Py_NewRef(g->slots[i] ? g->slots[i] : none));
+  }
+  const char *why = n.object ? describe_items(m, &n, &PyTuple_GET_ITEM(items, 0), 1 + g->n, o, out) : OOM;
+  Py_XDECREF(n.object);
+  Py_XDECREF(items);
+  PyErr_Clear();
+  return why;
+}
+
+static PyObject *generator_from(const fl_result_node *n, PyObject **made) {
+  PyObject *slots = PyTuple_New(n->n - 1), *gen = NULL;
+  for (int i = 1; slots && i < n->n; i++) PyTuple_SET_ITEM(slots, i - 1, Py_NewRef(made[n->items[i]]));
+  if (slots) {
+    fl_cpy_generator g = {.func = made[n->items[0]],
+                          .code = (PyCodeObject *)PyTuple_GET_ITEM(n->object, 0),
+                          .slots = &PyTuple_GET_ITEM(slots, 0),
+                          .n = n->n - 1,
+                          .at = (int)PyLong_AsLong(PyTuple_GET_ITEM(n->object, 1)),
+                          .state = (int)PyLong_AsLong(PyTuple_GET_ITEM(n->object, 2))};
+    gen = fl_cpy_generator_make(&g, fl_back_none());
+  }
+  Py_XDECREF(slots);
+  return gen;
+}
+
 /* *out_why as describe; false when it is of no such kind. */
 static bool describe_frames_own(maker *m, PyObject *o, uint32_t *out, const char **out_why) {
   fl_result_node n = {.kind = FL_RESULT_METHOD};
+  fl_cpy_generator gen;
   if (PyCell_Check(o)) {
     PyObject *held = PyCell_GET(o);
     n.kind = FL_RESULT_CELL;
@@ -214,6 +247,8 @@ static bool describe_frames_own(maker *m, PyObject *o, uint32_t *out, const char
     *out_why = describe_items(m, &n, &self, 1, o, out);
   } else if (is_resumable(Py_TYPE(o))) {
     *out_why = describe_call(m, o, out);
+  } else if (fl_cpy_generator_read(o, &gen)) {
+    *out_why = describe_generator(m, o, &gen, out);
   } else {
     return false;
   }
@@ -415,6 +450,7 @@ static PyObject *make_node(const fl_result_node *n, PyObject **made, PyObject *c
   case FL_RESULT_BUILTIN: return builtin_from(n, made);
   case FL_RESULT_TOKEN: return PyContextVar_Set(n->object, made[n->items[0]]);
   case FL_RESULT_CALL: return call_from(n, made);
+  case FL_RESULT_GENERATOR: return generator_from(n, made);
   case FL_RESULT_STRUCT:
     tmp = tuple_from(&PyTuple_Type, n, made);
     o = tmp ? PyObject_CallOneArg((PyObject *)t, tmp) : NULL;
@@ -471,7 +507,8 @@ bool fl_result_same_node(const fl_result_node *a, const fl_result_node *b) {
   PyObject *x = a->object, *y = b->object;
   switch (a->kind) {
   case FL_RESULT_VALUE: return true;
-  case FL_RESULT_CONST: return fl_const_equal(x, y);
+  case FL_RESULT_CONST:
+  case FL_RESULT_GENERATOR: return fl_const_equal(x, y);
   case FL_RESULT_BUILTIN:
     return ((PyCFunctionObject *)x)->m_ml == ((PyCFunctionObject *)y)->m_ml &&
            ((PyCFunctionObject *)x)->m_module == ((PyCFunctionObject *)y)->m_module &&

@@ -23,11 +23,12 @@ typedef enum fl_result_kind {
   FL_RESULT_SET,
   /* of frames only: */
   FL_RESULT_CELL,
-  FL_RESULT_FUNCTION, /* code, globals, qualified name; defaults, keyword defaults, closure, annotations or None */
-  FL_RESULT_METHOD,   /* function and self */
-  FL_RESULT_BUILTIN,  /* a C method bound to its item */
-  FL_RESULT_TOKEN,    /* of context variable `object`, which it sets to its item */
-  FL_RESULT_CALL      /* an iterator or slice: by calling `object` with the items; index 1: the last is its state */
+  FL_RESULT_FUNCTION,  /* code, globals, qualified name; defaults, keyword defaults, closure, annotations or None */
+  FL_RESULT_METHOD,    /* function and self */
+  FL_RESULT_BUILTIN,   /* a C method bound to its item */
+  FL_RESULT_GENERATOR, /* under way: function, then locals and operands; `object`: (code, place, state) */
+  FL_RESULT_TOKEN,     /* of context variable `object`, which it sets to its item */
+  FL_RESULT_CALL       /* an iterator or slice: by calling `object` with the items; index 1: the last is its state */
 } fl_result_kind;
 
 /* Nodes in the order they are made: children before parents, each object once. */

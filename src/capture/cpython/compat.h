@@ -92,6 +92,18 @@ PyObject *fl_cpy_resume(PyThreadState *ts, fl_cpy_state *frames, int n, PyObject
  * or a constant, 2 with what lies below it. Else 0. */
 int fl_cpy_compares_next(PyCodeObject *code, int next);
 
+/* A generator between two of its steps; all borrowed. */
+typedef struct fl_cpy_generator {
+  PyObject *func;
+  PyCodeObject *code;
+  PyObject *const *slots; /* locals, then operands */
+  int n, at, state;       /* slots; the code unit it waits at; whether it has begun, and what it waits for */
+} fl_cpy_generator;
+/* False when it is none, runs now, is at its end, or has something to do when it is closed there. */
+bool fl_cpy_generator_read(PyObject *gen, fl_cpy_generator *out);
+/* One like it, with these slots (`none` stands for NULL). New reference, or NULL with an exception. */
+PyObject *fl_cpy_generator_make(const fl_cpy_generator *g, PyObject *none);
+
 /* For a frame that the hook was given and that is not to run, whatever it holds: disposes of it as its version wants, and is
  * what the hook then answers: `result` (taken), or NULL with an exception. */
 PyObject *fl_cpy_leave(PyThreadState *ts, fl_frame *f, PyObject *result);

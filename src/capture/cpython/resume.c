@@ -5,6 +5,7 @@
  * that tracebacks and sys._getframe show what they would have shown. */
 #include "capture/cpython/py311.h"
 #include "capture/cpython/py312.h"
+#include "capture/eval_impl.h"
 
 #include <string.h>
 
@@ -93,33 +94,33 @@ static PyObject *function_of(const fl_cpy_state *c) {
   return made;
 }
 
-static PyObject *enter(PyThreadState *ts, resume *s) {
-  PyObject *func = function_of(&s->frames[s->at]);
-  if (!func) return NULL;
-  PyCodeObject *code = (PyCodeObject *)s->frames[s->at].code;
+/* Calls it with None for every parameter. */
+static PyObject *call_with_none(PyObject *func, PyCodeObject *code) {
   int npos = code->co_argcount, nkw = code->co_kwonlyargcount;
   PyObject *small[32], **args = small, *names = NULL, *kwnames = NULL, *v = NULL;
-  if (npos + nkw > 32 && !(args = PyMem_Malloc((size_t)(npos + nkw) * sizeof *args))) {
-    Py_DECREF(func);
-    return PyErr_NoMemory();
-  }
+  if (npos + nkw > 32 && !(args = PyMem_Malloc((size_t)(npos + nkw) * sizeof *args))) return PyErr_NoMemory();
   for (int i = 0; i < npos + nkw; i++) args[i] = Py_None;
   if (nkw && (names = PyCode_GetVarnames(code))) kwnames = PyTuple_GetSlice(names, npos, npos + nkw);
-  if (!nkw || kwnames) {
-    resume *outer = here;
-    here = s;
-    s->armed = true;
-    s->func = func;
-    previous = fl_cpy_get_hook(ts);
-    fl_cpy_set_hook(ts, hook);
-    v = PyObject_Vectorcall(func, args, (size_t)npos, kwnames);
-    if (s->armed) fl_cpy_set_hook(ts, previous); /* no frame was made */
-    s->armed = false;
-    here = outer;
-  }
+  if (!nkw || kwnames) v = PyObject_Vectorcall(func, args, (size_t)npos, kwnames);
   Py_XDECREF(names);
   Py_XDECREF(kwnames);
   if (args != small) PyMem_Free(args);
+  return v;
+}
+
+static PyObject *enter(PyThreadState *ts, resume *s) {
+  PyObject *func = function_of(&s->frames[s->at]);
+  if (!func) return NULL;
+  resume *outer = here;
+  here = s;
+  s->armed = true;
+  s->func = func;
+  previous = fl_cpy_get_hook(ts);
+  fl_cpy_set_hook(ts, hook);
+  PyObject *v = call_with_none(func, s->frames[s->at].code);
+  if (s->armed) fl_cpy_set_hook(ts, previous); /* no frame was made */
+  s->armed = false;
+  here = outer;
   Py_DECREF(func);
   return v;
 }
@@ -130,6 +131,59 @@ PyObject *fl_cpy_resume(PyThreadState *ts, fl_cpy_state *frames, int n, PyObject
   PyObject *v = enter(ts, &s);
   *went_on = s.go_on || !v;
   return v;
+}
+
+/* --- generators --- */
+
+/* One that is let go of is closed: nothing of the program may run then. From 3.12 on handlers of CPython's own are around
+ * each generator, which turn StopIteration into another error or into a `yield from`'s value, and let others pass. */
+static bool closes_quietly(PyCodeObject *code, int at) {
+  int level, target;
+  bool lasti;
+#if FL_CPYTHON == 311
+  return !fl_exc_handler(code, at, &level, &target, &lasti);
+#else
+  for (int depth = 0; depth < 32 && fl_exc_handler(code, at, &level, &target, &lasti); depth++) {
+    const _Py_CODEUNIT *u = _PyCode_CODE(code) + target;
+    if (u->op.code == CALL_INTRINSIC_1) return u->op.arg == INTRINSIC_STOPITERATION_ERROR;
+    if (u->op.code != CLEANUP_THROW) return false;
+    at = target;
+  }
+  return true;
+#endif
+}
+
+bool fl_cpy_generator_read(PyObject *gen, fl_cpy_generator *out) {
+  if (!PyGen_CheckExact(gen)) return false;
+  PyGenObject *g = (PyGenObject *)gen;
+  PyObject *handled = g->gi_exc_state.exc_value;
+  if (g->gi_frame_state >= FRAME_EXECUTING || (handled && handled != Py_None)) return false;
+  fl_frame *f = (fl_frame *)g->gi_iframe;
+  PyCodeObject *code = FRAME_CODE(f);
+  PyObject *func = (PyObject *)FRAME_FUNC(f);
+  if (!func || !PyFunction_Check(func) || (PyCodeObject *)PyFunction_GET_CODE(func) != code) return false;
+  int at = (int)(FRAME_AT(f) - _PyCode_CODE(code));
+  *out = (fl_cpy_generator){func, code, f->localsplus, f->stacktop, at, g->gi_frame_state};
+  return closes_quietly(code, at) && (at == 0 || closes_quietly(code, at - 1)); /* 3.13's place is the next unit */
+}
+
+PyObject *fl_cpy_generator_make(const fl_cpy_generator *g, PyObject *none) {
+  PyObject *gen = call_with_none(g->func, g->code);
+  if (!gen) return NULL;
+  if (!PyGen_CheckExact(gen) || FRAME_CODE((fl_frame *)((PyGenObject *)gen)->gi_iframe) != g->code) {
+    Py_DECREF(gen);
+    return PyErr_Format(PyExc_SystemError, "framelift: a generator cannot be made again");
+  }
+  fl_frame *f = (fl_frame *)((PyGenObject *)gen)->gi_iframe;
+  for (int i = 0; i < g->n; i++) {
+    PyObject *old = i < f->stacktop ? f->localsplus[i] : NULL;
+    f->localsplus[i] = g->slots[i] == none ? NULL : Py_NewRef(g->slots[i]);
+    if (i >= f->stacktop) f->stacktop = i + 1;
+    Py_XDECREF(old);
+  }
+  FRAME_AT(f) = _PyCode_CODE(g->code) + g->at;
+  ((PyGenObject *)gen)->gi_frame_state = (int8_t)g->state;
+  return gen;
 }
 
 PyObject *fl_cpy_handled(PyThreadState *ts) {
