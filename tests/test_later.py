@@ -159,6 +159,28 @@ def test_a_weight_of_another_shape_before_the_explanation():
             assert_close(fast(x), m(x))
 
 
+def test_another_backend_does_not_wait():
+    fast = once(model(), torch.randn(3, 16), backend=lambda gm, inputs: gm)
+    trace = framelift.explain(fast).traces[0]
+    assert not trace.ready_ms
+
+
+def test_an_explanation_inside_a_recording():
+    m, x = model(), torch.randn(3, 16)
+    inner = once(m, x)
+
+    def outer(x):
+        framelift.explain(inner)
+        return m(x) + 1
+
+    fast = framelift.compile(outer)
+    with torch.inference_mode():
+        for _ in range(3):
+            assert_close(fast(x), m(x) + 1)
+            assert_close(inner(x), m(x))
+    the_trace(inner)
+
+
 def test_no_verification():
     m, x = model(), torch.randn(3, 16)
     fast = once(m, x, verify=False)

@@ -106,13 +106,13 @@ static PyObject *generator_state(PyObject *set_to) {
 }
 
 /* Verification runs random operators again: from the state the recording began with, and unseen afterwards. */
-static int verify(fl_rec *r, fl_trace *t, PyObject *generator, const fl_build_options *o) {
+static int verify(fl_rec *r, fl_trace *t, PyObject *generator, const fl_build_options *o, bool may_wait) {
   PyObject **finals = collect_finals(r, t), *after = NULL;
   if (!finals) return PyErr_NoMemory(), -1;
   int rc = 0;
   if (t->random && !(after = generator_state(generator))) rc = -1;
   fl_stage before = fl_stage_enter(FL_STAGE_verify);
-  if (rc == 0 && !fl_later_take(t, r->inputs, finals, o)) rc = fl_trace_verify(t, r->inputs, finals, o);
+  if (rc == 0 && !(may_wait && fl_later_take(t, r->inputs, finals, o))) rc = fl_trace_verify(t, r->inputs, finals, o);
   fl_stage_enter(before);
   if (after) {
     PyObject *type, *value, *tb;
@@ -341,7 +341,7 @@ bool fl_attempt_build(fl_call *k, fl_attempt *a) {
   fl_trace *t = a->trace;
   fl_stage before = fl_stage_enter(FL_STAGE_lower);
   fl_build_options o = {!c->backend_eager, c->verify, c->precision, tactic_ms(k), c->pool, 0};
-  bool ok = fl_trace_build(t, &o) && (!c->verify || verify(a->rec, t, a->generator, &o) == 0);
+  bool ok = fl_trace_build(t, &o) && (!c->verify || verify(a->rec, t, a->generator, &o, !c->segment_backend) == 0);
   if (c->segment_backend) fl_stage_enter(FL_STAGE_backend);
   ok = ok && (!c->segment_backend || ask_backend(c, a->rec, t) == 0);
   fl_stage_enter(before);

@@ -251,9 +251,13 @@ static PyObject *target_name(PyObject *target) {
   return q ? q : text(Py_TYPE(target)->tp_name);
 }
 
-/* What is told of a trace is that its engines are right. */
+/* What is told of a trace is that its engines are right. Operators may have to run for that: not where a mode sees them. */
 static void make_ready(fl_compiled *c, fl_trace *t) {
-  if (t->later && fl_weights_check(&t->weights)) (void)fl_compiled_make_ready(c, t);
+  fl_torch_state state;
+  if (!t->later || fl_rec_current()) return;
+  if (fl_torch_state_read(&state) == 0 && !fl_torch_state_why_not(&state) && fl_weights_check(&t->weights))
+    (void)fl_compiled_make_ready(c, t);
+  PyErr_Clear();
 }
 
 PyObject *fl_report(fl_compiled *c) {
