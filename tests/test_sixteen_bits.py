@@ -62,3 +62,19 @@ def test_rounded_once(name, dtype):
     assert ours.dtype == eager.dtype
     assert torch.equal(ours.isfinite(), eager.isfinite())
     assert wrong(ours[eager.isfinite()], eager[eager.isfinite()], exact[eager.isfinite()], torch.finfo(dtype).eps) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("alpha", [0.125, 0.0884])
+def test_scores_made_by_baddbmm_are_attention(alpha, dtype):
+    def f(q, k, v, bias):
+        return torch.baddbmm(bias, q, k.transpose(1, 2), alpha=alpha).softmax(-1) @ v
+
+    q, k, v = (torch.randn(4, 8, 16).to(dtype) for _ in range(3))
+    bias = torch.randn(4, 1, 8).to(dtype)
+    fast = framelift.compile(f)
+    with torch.no_grad():
+        fast(q, k, v, bias)
+        ours, eager, exact = fast(q, k, v, bias), f(q, k, v, bias), f(q.double(), k.double(), v.double(), bias.double())
+    assert (ours - exact).norm() <= 2 * (eager - exact).norm()
+    assert [p.kind for p in framelift.explain(fast).partitions] == ["engine"]

@@ -1,9 +1,17 @@
 /* Matrix products. */
+#include <math.h>
+
 #include "lower/convert.h"
 
 void fl_convert_mm(fl_cv *c) {
   fl_vid a = fl_cv_arg(c, "self"), b = fl_cv_arg(c, "mat2");
   fl_cv_result(c, 0, fl_cv_matmul(c, a, b, false, FL_NO_VALUE, FL_NO_VALUE));
+}
+
+/* Multiplying by it rounds nothing. */
+static bool is_exact(double v) {
+  int exponent;
+  return fabs(frexp(v, &exponent)) == 0.5 && exponent > -8 && exponent < 8;
 }
 
 /* beta * self + alpha * (a @ b); a row of self is a bias, a whole matrix a residual. */
@@ -12,7 +20,13 @@ static void add_product(fl_cv *c, const char *name_a, const char *name_b) {
   double beta = fl_cv_float(c, "beta", 1), alpha = fl_cv_float(c, "alpha", 1);
   fl_type t = fl_cv_type(c, self), out = fl_cv_out(c, 0);
   if (!fl_cv_ok(c)) return;
-  if (alpha != 1 || (beta != 1 && beta != 0)) {
+  bool half = out.dtype == FL_F16 || out.dtype == FL_BF16, exact = is_exact(alpha) && (beta == 0 || is_exact(beta));
+  if (half && !exact && out.rank == 3 && (beta == 0 || beta == 1)) { /* scores: as the pass `attention` knows them */
+    fl_vid v = fl_cv_mul_scalar(c, fl_cv_matmul(c, a, b, false, FL_NO_VALUE, FL_NO_VALUE), alpha);
+    fl_cv_result(c, 0, beta == 0 ? v : fl_cv_binary(c, FL_OP_ADD, v, self));
+    return;
+  }
+  if (half && !exact) {
     self = fl_cv_wide(c, self);
     a = fl_cv_wide(c, a);
     b = fl_cv_wide(c, b);
