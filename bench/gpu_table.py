@@ -1,7 +1,8 @@
 """Prints the tables of a GPU's rows as Markdown.
 
 python bench/gpu_table.py FILE ... takes the files that `framelift bench --device cuda --json FILE` wrote. A later
-file's row stands in place of an earlier one's of the same model and dtype. Ratios are to eager's faster layout.
+file's row stands in place of an earlier one's of the same model and dtype. Each machine has a table. Ratios are to
+eager's faster layout.
 """
 
 import json
@@ -25,15 +26,17 @@ def main(paths):
     on_gpu = [row for row in rows.values() if row.get("device") == "cuda"]
     if not on_gpu:
         sys.exit(f"gpu_table: no rows of a GPU in {' '.join(paths)}")
-    for dtype in dict.fromkeys(row["dtype"] for row in on_gpu):
-        print("\n".join(table(dtype, [row for row in on_gpu if row["dtype"] == dtype])))
+    done = [row for row in on_gpu if "error" not in row]
+    for dtype, machine in dict.fromkeys((row["dtype"], _machine(row)) for row in done):
+        print(f"{dtype}, {machine}. Milliseconds per call.")
+        print("\n".join(table([row for row in done if (row["dtype"], _machine(row)) == (dtype, machine)])))
+    for row in on_gpu:
+        if "error" in row:
+            print(f"Not measured: {row['model']}: {row['error']}")
 
 
-def table(dtype, rows):
-    """The lines of one dtype's table."""
-    done = [row for row in rows if "error" not in row]
-    for machine in dict.fromkeys(_machine(row) for row in done):
-        yield f"{dtype}, {machine}. Milliseconds per call."
+def table(done):
+    """The lines of the table of one dtype on one machine."""
     yield ""
     yield f"| {' | '.join(HEADER)} |"
     yield "|---" * len(HEADER) + "|"
@@ -41,13 +44,9 @@ def table(dtype, rows):
         yield f"| {' | '.join(_cells(row))} |"
     yield ""
     yield _means(done)
-    if done:
-        yield from _worst(done)
+    yield from _worst(done)
     whole = sum(_is_whole(row) for row in done)
     yield f"One segment, one engine, nothing eager: {whole} of {len(done)} models."
-    for row in rows:
-        if "error" in row:
-            yield f"Not measured: {row['model']}: {row['error']}"
     yield ""
 
 

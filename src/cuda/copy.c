@@ -94,7 +94,7 @@ static bool has_long_rows(const shape *s) {
 }
 
 /* A thread stores 16 aligned bytes of a row, out of the two aligned vectors in which these lie; the first thread of a row stores
- * what comes before them, and the last what comes after. Each vector that is read has an element of the row in it. */
+ * what comes before them, and the last ones, where the second vector would reach beyond the row, element by element. */
 static void by_rows(const fl_run_args *a, const shape *s) {
   fl_text t = {0};
   int64_t length = s->axes[s->n - 1].dim, w = 16 / (int64_t)s->size, slots = length / w + 2, rows = s->total / length;
@@ -111,7 +111,7 @@ static void by_rows(const fl_run_args *a, const shape *s) {
               "  x += from(r);\n  y += to(r);\n"
               "  const int before = (int)((16 - (u64)y %% 16) %% 16 / sizeof(T));\n"
               "  const int at = slot ? before + (slot - 1) * w : 0, end = slot ? at + w : before;\n"
-              "  if (slot && end <= n) {\n"
+              "  if (slot && end + w <= n) {\n"
               "    const unsigned off = (unsigned)((u64)(x + at) %% 16);\n"
               "    const P *p = (const P *)((const char *)(x + at) - off);\n"
               "    const P lo = p[0], hi = off ? p[1] : lo;\n"
