@@ -108,7 +108,7 @@ BINARY = (
     "torch.cat([{0}, {1}], 0)[1:4]",
     "({0} == {1}) * {0}",
     "{0} + ({0} is {1})",
-    "torch.remainder({0}, {1})",
+    "torch.remainder({0}, {1}.abs() + 7.3)",  # not near its jumps: sums may differ in their last bit
     "({0} @ {1}.T).softmax(-1) @ {1}",
 )
 INPLACE = (

@@ -99,7 +99,7 @@ def sleeping():
 
 
 def test_what_fails_is_a_row(monkeypatch):
-    monkeypatch.setattr(gpu, "first_call", raising_first)
+    monkeypatch.setattr(gpu, "eager_first_call", raising_first)
     row = gpu.measure_apart("m", timeout=60, dtype="fp16", batch=None, against=[], rounds=1)
     assert (row["model"], row["device"], row["dtype"]) == ("m", "cuda", "fp16")
     assert row["error"] == "ValueError: no m here" and row["seconds"] > 0

@@ -178,3 +178,28 @@ def test_a_fault_in_a_sensitive_model_is_found(spoil, steps):
         fast(x)
     e = framelift.explain(fast)
     assert "aten.sigmoid.default" in [o.op for o in e.eager]
+
+
+def test_parts_that_are_near_may_be_far_together():
+    """Each engine is near, on inputs as eager has them; the second makes much of what the first one is off by."""
+
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = Sensitive(13), Sensitive(9)
+
+        def forward(self, x):
+            x = torch.special.i0e(self.first(x)) * 0.5  # no engine has it
+            for _ in range(self.second.steps):
+                x = 3.99 * x * (1 - x)
+            return x
+
+    torch.manual_seed(3)
+    m, x = Two().eval(), torch.randn(8, 64)
+    fast = framelift.compile(m)
+    with torch.no_grad():
+        fast(x)
+        assert_close(fast(x), m(x))
+    e = framelift.explain(fast)
+    kinds = [p.kind for p in e.partitions]
+    assert kinds.count("engine") < 2 and "verification failed" in e.eager[0].reason
