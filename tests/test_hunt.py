@@ -291,3 +291,25 @@ def test_what_is_not_finite_stays_in_its_windows(value):
         torch.testing.assert_close(got, want, equal_nan=True, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(fast(x), torch.relu(conv(x)), rtol=1e-3, atol=1e-4)
     assert framelift.explain(fast).engines == 1
+
+
+def test_a_context_variable_set_to_what_it_held():
+    """In another call it holds something else, and is to be set."""
+    var = contextvars.ContextVar("var", default=3)
+
+    def f(x):
+        y = x * 2
+        var.set(3)
+        return y
+
+    def run():
+        fast, x = framelift.compile(f), torch.ones(2)
+        with torch.no_grad():
+            var.set(3)
+            for _ in range(3):
+                fast(x)
+            var.set(5)
+            fast(x)
+        assert var.get() == 3
+
+    contextvars.Context().run(run)

@@ -49,12 +49,17 @@ void fl_vars_changed(fl_rec *r, PyObject *callable, PyObject *var, PyObject *arg
   if (result && var && PyContextVar_CheckExact(var)) fl_tell(r, changed(fl_eval_here, callable, var, arg, result));
 }
 
+/* Was it set and that not undone? What it was set to may be what it held, now, and not in another call. */
+static bool is_open(const fl_eval_state *st, PyObject *var) {
+  for (Py_ssize_t i = 0; i < n_open(st); i++)
+    if (PyTuple_GET_ITEM(open_pair(st, i), 0) == var) return true;
+  return false;
+}
+
 bool fl_vars_own(PyObject *var) {
   const fl_eval_state *st = fl_eval_here;
   if (!var || !st->vars || PyDict_Contains(st->vars, var) <= 0) return false;
-  for (Py_ssize_t i = 0; i < n_open(st); i++)
-    if (PyTuple_GET_ITEM(open_pair(st, i), 0) == var) return true;
-  return st->odd_vars;
+  return is_open(st, var) || st->odd_vars;
 }
 
 /* Whether it holds what it held before the call. */
@@ -85,7 +90,7 @@ void fl_call_end(fl_rec *r, fl_eval_state *st) {
   if (!st->vars) return;
   PyErr_Fetch(&t, &v, &tb);
   while (PyDict_Next(st->vars, &pos, &var, &before))
-    if (!is_restored(var, before)) fl_rec_give_up(r, "context variable changed", "ContextVar.set");
+    if (is_open(st, var) || !is_restored(var, before)) fl_rec_give_up(r, "context variable changed", "ContextVar.set");
   Py_CLEAR(st->vars);
   Py_CLEAR(st->sets);
   PyErr_Restore(t, v, tb);
