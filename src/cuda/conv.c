@@ -25,8 +25,8 @@ typedef struct built {
   char *key;
   fl_cuda_conv c;
   fl_cuda_params params;
-  fl_tensor in[4], out; /* data is NULL */
-  fl_dnn_graph graphs[2];
+  fl_tensor in[4], out;   /* data is NULL */
+  fl_dnn_graph graphs[2]; /* of the ways from FL_CONV_PLAIN on, and of those before */
   bool proposed;
   fl_dnn_desc plans[FL_CONV_WAYS];
   size_t spare_bytes; /* the least that lies idle beside any of the owner's steps */
@@ -204,9 +204,10 @@ static void propose(built *b) {
   fl_dnn_conv c = dnn_of(b);
   bool more = c.bias || c.residual || b->c.act != FL_ACT_NONE;
   for (int fused = more && fl_dnn_can_fuse(&c); fused >= 0 && !b->plans[FL_CONV_FUSED]; fused--) {
-    fl_dnn_graph *g = &b->graphs[fused];
+    bool whole = fused || !more; /* nothing is left to be done after it */
+    fl_dnn_graph *g = &b->graphs[whole];
     if (!fl_dnn_graph_make(b->device->api, *handle, &c, fused, g)) continue;
-    int first = fused || !more ? FL_CONV_FUSED : FL_CONV_PLAIN, most = first == FL_CONV_FUSED ? MAX_FUSED : MAX_PLAIN;
+    int first = whole ? FL_CONV_FUSED : FL_CONV_PLAIN, most = whole ? MAX_FUSED : MAX_PLAIN;
     add_plans(b, g, FL_DNN_A, first, most);
     if (!fused && !b->plans[first] && !fl_cuda_conv_is_ours(&b->c, b->device->arch))
       add_plans(b, g, FL_DNN_FALLBACK, first, most);
@@ -220,9 +221,9 @@ static void forget(built *b) {
     b->device->api->cudnnBackendDestroyDescriptor(b->plans[i]);
     b->plans[i] = NULL;
   }
-  for (int fused = 0; fused < 2; fused++)
-    if (b->way < FL_CONV_FUSED || fused != (b->way < FL_CONV_PLAIN))
-      fl_dnn_graph_free(b->device->api, &b->graphs[fused]);
+  for (int whole = 0; whole < 2; whole++)
+    if (b->way < FL_CONV_FUSED || whole != (b->way < FL_CONV_PLAIN))
+      fl_dnn_graph_free(b->device->api, &b->graphs[whole]);
 }
 
 static fl_status run_cudnn(const fl_run_args *a, const built *b, int way, void *workspace) {
