@@ -16,7 +16,7 @@ static fl_cc_slot *table;
 static size_t table_mask, table_len;
 static destructor subtype_dealloc; /* of classes made by class statements */
 static PyTypeObject *partial_type, *cached_type;
-enum { TORCH_OWN = 4 };
+enum { TORCH_OWN = 5 };
 static PyObject *ops_types[TORCH_OWN], *ops_code[TORCH_OWN], *import_code;
 static bool ready;
 
@@ -207,14 +207,16 @@ static int init_types(void) {
   return run ? 0 : -1;
 }
 
-/* The classes of torch.ops, and torch's own Python that its C++ calls on the way to an operator. Nothing without torch. */
+/* The classes of torch.ops, and torch's own Python that fills in what operators need, or that its C++ calls on the way to one.
+ * Nothing without torch. */
 static void init_torch_own(void) {
   static const struct {
     const char *module, *cls, *function;
   } rows[] = {{"torch._ops", "_Ops", "__getattr__"},
               {"torch._ops", "_OpNamespace", "__getattr__"},
               {"torch._ops", "OpOverloadPacket", "__getattr__"},
-              {"torch._library.simple_registry", NULL, "find_torch_dispatch_rule"}};
+              {"torch._library.simple_registry", NULL, "find_torch_dispatch_rule"},
+              {"torch._functorch.vmap", NULL, "lazy_load_decompositions"}};
   for (int i = 0; i < TORCH_OWN; i++) {
     PyObject *holder = PyImport_ImportModule(rows[i].module), *fn = NULL;
     if (holder && rows[i].cls) {
@@ -266,13 +268,18 @@ static bool is_torch_op(PyObject *callable) {
          strncmp(PyUnicode_AsUTF8(module), "torch._ops.", 11) == 0;
 }
 
+/* What pybind11's functions are bound to is their own record. */
+static bool is_record(PyObject *bound) {
+  return PyCapsule_CheckExact(bound) || !strncmp(Py_TYPE(bound)->tp_name, "pybind11_builtins.", 18);
+}
+
 fl_cc fl_ccall_class(PyObject *callable, PyObject **self) {
   *self = NULL;
   if (PyCFunction_Check(callable)) {
     PyObject *bound = PyCFunction_GET_SELF(callable);
     fl_cc cls = lookup(key_of(callable));
     if (cls == FL_CC_UNKNOWN && is_torch_op(callable)) return FL_CC_TORCH;
-    if (bound && !PyModule_Check(bound)) *self = bound;
+    if (bound && !PyModule_Check(bound) && !is_record(bound)) *self = bound;
     return cls;
   }
   if (Py_IS_TYPE(callable, &_PyMethodWrapper_Type)) *self = ((fl_method_wrapper *)callable)->self;

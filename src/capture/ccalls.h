@@ -18,6 +18,7 @@ typedef enum fl_cc {
   FL_CC_STATEQ,      /* reads torch state that the recorder guards at entry, and that the call itself may change */
   FL_CC_MODES,       /* tells of dispatch modes: the recorder's own is not to be seen */
   FL_CC_STATE,       /* changes that state */
+  FL_CC_MODE_PUSH,   /* from here on an object in Python is asked about each operator */
   FL_CC_MUTATES,     /* changes its first argument, after looking into the others */
   FL_CC_STORES,      /* changes its first argument, keeping the others as they are */
   FL_CC_TORCH,       /* reaches PyTorch's dispatcher, or tells a tensor's metadata */
@@ -40,6 +41,7 @@ typedef enum fl_cc {
   FL_CC_OBJ_DELATTR,
   FL_CC_TYPE_GETATTR,
   FL_CC_MODULE_GETATTR,
+  FL_CC_DESCR_GET, /* of an attribute in C */
   FL_CC_ISINSTANCE,
   FL_CC_ISSUBCLASS,
   FL_CC_ITER,

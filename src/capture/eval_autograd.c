@@ -1,5 +1,9 @@
 /* autograd.Function.apply without gradients: it makes a context and calls forward(), which is done here so that the
- * context is known as new and the frames of forward() stand as the program's own. */
+ * context is known as new and the frames of forward() stand as the program's own.
+ *
+ * Under vmap, where the class asks for a rule to be generated, torch takes the levels of vmap off one by one, makes a class for
+ * each, and calls forward() with all of them put on again: as if it had been called with the batched tensors, which is done
+ * here. */
 #include "capture/cpython/compat.h"
 
 #include "capture/ccalls.h"
@@ -120,7 +124,14 @@ static int set_up(fl_rec *r, PyObject *setup, PyObject *ctx, PyObject *const *ar
   return done ? 0 : -1;
 }
 
-PyObject *fl_call_function_apply(fl_rec *r, PyObject *cls, PyObject *const *args, size_t n) {
+static bool only_tensors(PyObject *v) {
+  if (!PyTuple_Check(v)) return fl_ccall_is_tensor(Py_TYPE(v));
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(v); i++)
+    if (!fl_ccall_is_tensor(Py_TYPE(PyTuple_GET_ITEM(v, i)))) return false;
+  return true;
+}
+
+static PyObject *apply(fl_rec *r, PyObject *cls, PyObject *const *args, size_t n, bool vmapped) {
   PyObject *forward = fl_attr_get(r, cls, fl_n.forward), *setup = fl_attr_get(r, cls, fl_n.setup_context);
   PyObject *ctx = forward && setup ? new_context(r, cls, args, n) : NULL, *v = NULL;
   PyObject **all = PyMem_Malloc((n + 1) * sizeof *all);
@@ -133,6 +144,8 @@ PyObject *fl_call_function_apply(fl_rec *r, PyObject *cls, PyObject *const *args
   v = fl_call(r, forward, plain ? all : all + 1, plain ? n + 1 : n, NULL);
   if (v && !plain && set_up(r, setup, ctx, args, n, v) < 0) Py_CLEAR(v);
   if (v && !(c.dirty = PyObject_GetAttr(ctx, fl_n.dirty_tensors))) Py_CLEAR(v);
+  if (v && vmapped && (c.dirty != Py_None || !only_tensors(v)))
+    fl_rec_give_up(r, "unknown C function", "Function.apply under vmap");
   if (v) v = results_of(r, v, &c);
 done:
   PyMem_Free(all);
@@ -145,4 +158,74 @@ done:
 
 bool fl_call_is_function_class(PyObject *cls) {
   return cls && PyType_Check(cls) && fl_ccall_is_python_class((PyTypeObject *)cls) && fl_grad_enabled() == 0;
+}
+
+PyObject *fl_call_function_apply(fl_rec *r, PyObject *cls, PyObject *const *args, size_t n) {
+  return apply(r, cls, args, n, false);
+}
+
+/* --- under vmap --- */
+
+/* Attributes of a module of torch's; borrowed, or NULL without an exception. */
+static PyObject *of_torch(PyObject **cache, const char *module_name, const char *a, const char *b) {
+  if (*cache) return *cache;
+  PyObject *module = PyImport_ImportModule(module_name), *o = module ? PyObject_GetAttrString(module, a) : NULL;
+  if (o && b) Py_SETREF(o, PyObject_GetAttrString(o, b));
+  Py_XDECREF(module);
+  if (!o) PyErr_Clear();
+  return *cache = o;
+}
+
+static bool attr_is(fl_rec *r, PyObject *o, PyObject *name, PyObject *wanted) {
+  PyObject *v = fl_attr_get(r, o, name);
+  if (!v) PyErr_Clear();
+  Py_XDECREF(v);
+  return v && v == wanted;
+}
+
+bool fl_call_is_vmapped_function(fl_rec *r, PyObject *callable, PyObject *cls) {
+  static PyObject *call, *vmap;
+  fl_torch_state now;
+  if (callable != of_torch(&call, "torch._functorch.autograd_function", "custom_function_call", NULL)) return false;
+  if (!fl_call_is_function_class(cls) || !of_torch(&vmap, "torch.autograd.function", "Function", "vmap")) return false;
+  /* The call itself has pushed all there is of functorch, and it is known to push nothing but vmap. */
+  if (fl_torch_state_read(&now) < 0) return PyErr_Clear(), false;
+  if (!now.functorch || now.function_modes || !now.torch_function) return false;
+  return attr_is(r, cls, fl_n.generate_vmap_rule, Py_True) && attr_is(r, cls, fl_n.vmap, vmap);
+}
+
+/* An argument as forward() gets it: containers are made anew. New reference, or NULL with an exception. */
+static PyObject *rebuilt(fl_rec *r, PyObject *o, int depth) {
+  enum { MAX_DEPTH = 8 };
+  bool list = PyList_CheckExact(o);
+  if ((!list && !PyTuple_CheckExact(o)) || depth == MAX_DEPTH) {
+    if (fl_data_is_container(o) || (PyTuple_Check(o) && !PyTuple_CheckExact(o)))
+      fl_rec_give_up(r, "unknown C function", "Function.apply under vmap");
+    return Py_NewRef(o);
+  }
+  fl_data_saw(r, o);
+  PyObject *t = PyTuple_New(PySequence_Fast_GET_SIZE(o));
+  for (Py_ssize_t i = 0; t && i < PyTuple_GET_SIZE(t); i++) {
+    PyObject *item = rebuilt(r, PySequence_Fast_GET_ITEM(o, i), depth + 1);
+    if (item)
+      PyTuple_SET_ITEM(t, i, item);
+    else
+      Py_CLEAR(t);
+  }
+  if (!t || !list) return t;
+  PyObject *v = PySequence_List(t);
+  Py_DECREF(t);
+  if (v) fl_tell(r, fl_rec_fresh(r, v));
+  return v;
+}
+
+PyObject *fl_call_vmapped_function(fl_rec *r, PyObject *cls, PyObject *const *args, size_t n) {
+  PyObject **own = PyMem_Calloc(n + 1, sizeof *own), *v = NULL;
+  size_t i = 0;
+  if (!own) return PyErr_NoMemory();
+  while (i < n && (own[i] = rebuilt(r, args[i], 0))) i++;
+  if (i == n) v = apply(r, cls, own, n, true);
+  while (i > 0) Py_DECREF(own[--i]);
+  PyMem_Free(own);
+  return v;
 }

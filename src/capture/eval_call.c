@@ -52,7 +52,9 @@ static PyObject *enter(const call_args *c, PyObject *func, PyObject *callable) {
   fl_eval_state *st = fl_eval_here;
   st->calling = c->tail ? func : NULL;
   st->callable = callable;
+  st->direct = true;
   PyObject *v = natively(c);
+  st->direct = false;
   st->calling = NULL;
   return v;
 }
@@ -212,6 +214,9 @@ static PyObject *special(fl_rec *r, fl_cc cls, const call_args *c, PyObject *sel
       if (obj && !PyType_Check(obj) && na == 1 && PyUnicode_CheckExact(a[0]))
         return fl_attr_generic_set(r, obj, a[0], NULL) < 0 ? NULL : Py_NewRef(Py_None);
       break;
+    case FL_CC_DESCR_GET:
+      if (!obj || na < 1 || na > 2 || a[0] == Py_None) break;
+      return fl_ccall_getset(r, obj, a[0], (PyObject *)Py_TYPE(a[0]));
     case FL_CC_ISINSTANCE:
     case FL_CC_ISSUBCLASS:
       if (n != 2) break;
@@ -340,6 +345,7 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
     if (hidden) fl_rec_show(r);
     return v;
   }
+  case FL_CC_MODE_PUSH: fl_mode_pushed(r, c->npos ? c->args[0] : NULL); /* fall through */
   case FL_CC_STATE: fl_eval_here->state_changes++; return natively(c);
   case FL_CC_MUTATES:
   case FL_CC_STORES:
@@ -522,6 +528,8 @@ static PyObject *call_bound(fl_rec *r, const call_args *c) {
 static PyObject *call_object(fl_rec *r, const call_args *c) {
   PyTypeObject *tp = Py_TYPE(c->callable);
   if (tp->tp_call == slot_call) {
+    if (c->npos && !c->nkw && fl_call_is_vmapped_function(r, c->callable, c->args[0]))
+      return fl_call_vmapped_function(r, c->args[0], c->args + 1, c->npos - 1);
     fl_tell(r, fl_rec_read_instance(r, c->callable));
     fl_attr_saw_slot(r, tp, fl_n.__call__);
     PyObject *call = _PyType_Lookup(tp, fl_n.__call__);

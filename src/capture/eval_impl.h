@@ -26,6 +26,8 @@ typedef struct fl_eval_frame {
   fl_cpy_wants wants; /* and what becomes of the answer there */
 } fl_eval_frame;
 
+enum { FL_MODES = 4 };
+
 typedef struct fl_eval_state {
   struct fl_eval_state *outer; /* of this thread; calls of fl_eval_call may nest */
   fl_rec *r;
@@ -44,6 +46,9 @@ typedef struct fl_eval_state {
   bool tail;                        /* the call about to be made gives the answer its frame waits for */
   PyObject *calling, *callable;     /* a function about to be entered, and the callable whose answer its frame gives */
   PyObject *entry;                  /* the same for the frame just entered */
+  bool direct;                      /* evaluated code is about to enter a function itself */
+  PyObject *modes[FL_MODES]; /* borrowed: __torch_function__ of the function modes that were pushed, as functions */
+  int n_modes;
 } fl_eval_state;
 /* From here on this thread's frames are evaluated and reported to `r`, until fl_eval_end. False where that is not possible. */
 bool fl_eval_begin(fl_eval_state *st, fl_rec *r);
@@ -93,7 +98,7 @@ static inline void fl_tell(fl_rec *r, int rc) {
   X(__rfloordiv__) X(__rmod__) X(__rpow__) X(__rlshift__) X(__rrshift__) X(__rand__) X(__ror__) X(__rxor__) \
   X(__iadd__) X(__isub__) X(__imul__) X(__imatmul__) X(__itruediv__) X(__ifloordiv__) X(__imod__) X(__ipow__) \
   X(__ilshift__) X(__irshift__) X(__iand__) X(__ior__) X(__ixor__) X(_backward_cls) X(forward) X(setup_context) \
-  X(needs_input_grad) X(requires_grad) X(view_as) X(detach_) X(dirty_tensors)
+  X(needs_input_grad) X(requires_grad) X(__torch_function__) X(generate_vmap_rule) X(vmap) X(view_as) X(detach_) X(dirty_tensors)
 /* clang-format on */
 typedef struct fl_names {
 #define X(n) PyObject *n;
@@ -156,6 +161,15 @@ bool fl_call_gives_float(fl_rec *r, PyObject *tensor); /* a break gives its numb
 /* `cls` is a class of autograd.Function's kind, and gradients are off. */
 bool fl_call_is_function_class(PyObject *cls);
 PyObject *fl_call_function_apply(fl_rec *r, PyObject *cls, PyObject *const *args, size_t n); /* cls.apply(*args) */
+/* `callable` is what Function.apply calls inside vmap, with a class that vmap can look into. */
+bool fl_call_is_vmapped_function(fl_rec *r, PyObject *callable, PyObject *cls);
+PyObject *fl_call_vmapped_function(fl_rec *r, PyObject *cls, PyObject *const *args, size_t n);
+
+/* --- eval_modes.c --- */
+/* The program pushes this function mode: PyTorch's functions enter its __torch_function__ from now on. */
+void fl_mode_pushed(fl_rec *r, PyObject *mode);
+/* A frame begins that evaluated code did not enter itself: where PyTorch enters a mode, the arguments are new objects. */
+void fl_mode_entered(fl_rec *r, struct _PyInterpreterFrame *f);
 
 /* --- eval_data.c: operators on values --- */
 /* What C code that gets `obj` as an argument may look at: contents of containers (nested ones too), iterators. */

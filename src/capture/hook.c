@@ -168,7 +168,10 @@ static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
   if (r && fl_ccall_is_import_code((PyObject *)fl_cpy_code(f))) return run_import(ts, f, throwflag, r);
   PyObject *entry = st->calling && st->calling == fl_cpy_func(f) ? st->callable : NULL;
   fl_frame_kind kind = fl_cpy_kind(f);
+  bool direct = st->direct;
   st->calling = NULL;
+  st->direct = st->number = false;
+  if (r && !direct && st->n_modes && kind == FL_FRAME_PLAIN) fl_mode_entered(r, f);
   switch (kind) {
   case FL_FRAME_ASYNC: return run_natively(ts, f, throwflag, "async");
   case FL_FRAME_MAKES_GEN: {

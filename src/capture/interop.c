@@ -41,7 +41,7 @@ static struct {
   PyObject *empty, *empty_strided, *empty_kwnames, *dtypes[FL_DTYPE_COUNT];
   PyObject *device_type, *cuda_kwnames, *cuda_devices[MAX_DEVICES];
   PyGetSetDef *requires_grad, *version;
-  PyObject *is_conj, *is_neg;
+  PyObject *is_conj, *is_neg, *is_wrapped;
   PyObject *set_grad, *grad_on, *inference_on, *autocast_on, *default_dtype, *function_depth, *dispatch_depth;
   PyObject *function_on, *deterministic, *functorch_peek, *tracing, *is_tracing;
   PyObject *push, *pop, *threads, *tf32_matmul, *tf32_conv, *cuda_device;
@@ -122,6 +122,7 @@ int fl_interop_init(void) {
       {&T.device_type, "device"},
       {&T.is_conj, "_C.TensorBase.is_conj"},
       {&T.is_neg, "_C.TensorBase.is_neg"},
+      {&T.is_wrapped, "_C._functorch.is_functorch_wrapped_tensor"},
       {&T.set_grad, "_C._set_grad_enabled"},
       {&T.grad_on, "is_grad_enabled"},
       {&T.inference_on, "is_inference_mode_enabled"},
@@ -265,6 +266,12 @@ static int call_true(PyObject *callable, PyObject *arg) {
   int v = PyObject_IsTrue(r);
   Py_DECREF(r);
   return v;
+}
+
+bool fl_tensor_is_wrapped(PyObject *o) {
+  int v = call_true(T.is_wrapped, o);
+  if (v < 0) PyErr_Clear();
+  return v > 0;
 }
 
 int fl_tensor_is_lazy(PyObject *tensor) {

@@ -37,6 +37,7 @@ bool fl_tensor_meta_equal(const fl_tensor_meta *a, const fl_tensor_meta *b); /* 
 /* First and one-past-last byte the elements lie in; false when unknown or empty. */
 bool fl_tensor_extent(const fl_tensor_meta *m, const char **lo, const char **hi);
 
+bool fl_tensor_is_wrapped(PyObject *o); /* a functorch transform's, around another tensor */
 /* 1, 0, or -1 with an exception. */
 int fl_tensor_requires_grad(PyObject *tensor);
 int fl_tensor_is_lazy(PyObject *tensor); /* the conjugate or negative bit is set */

@@ -337,12 +337,20 @@ static bool is_requires_grad(PyObject *descr) {
   return name && PyUnicode_CompareWithASCIIString(name, "requires_grad") == 0;
 }
 
+/* What vmap made of tensors of the call: its metadata follows from theirs. */
+static bool made_by_transform(fl_rec *r, PyObject *tensor) {
+  fl_torch_state now;
+  if (fl_ptrmap_get(&r->known, tensor, NULL) || fl_torch_state_read(&now) < 0) return PyErr_Clear(), false;
+  return now.functorch && fl_tensor_is_wrapped(tensor);
+}
+
 /* True when an attribute of a tensor needs no guard of its own. */
 static bool tensor_attr_covered(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *value) {
   uint32_t v;
   if (!fl_rec_find(r, obj, &v)) {
     if (fl_tensor_check(value)) return true; /* .T, .data: operators, recorded as such */
-    v = fl_rec_value_of(r, obj, NULL);       /* from now on its metadata is checked with the weights' */
+    if (made_by_transform(r, obj)) return true;
+    v = fl_rec_value_of(r, obj, NULL); /* from now on its metadata is checked with the weights' */
     if (v == FL_NO_TVAL) return true;
   }
   fl_tval_kind kind = r->trace->values.data[v].kind;

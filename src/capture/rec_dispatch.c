@@ -440,13 +440,10 @@ static void record(op_call *c, fl_tnode *n, PyObject *result) {
   if (c->written && !r->gave_up) fl_rec_view_written(r, c->written, c->base, n);
 }
 
-/* A tensor made from Python values: each replay gets its own copy of a constant, as each call made its own tensor. */
-static bool lift(op_call *c, fl_tnode *n) {
+/* Each replay gets its own copy of a constant, as each call made its own tensor. */
+static bool copy_constant(op_call *c, fl_tnode *n, PyObject *o) {
   static const fl_schema *clone;
   fl_rec *r = c->r;
-  PyObject *o = PyTuple_GET_SIZE(c->args) == 1 ? PyTuple_GET_ITEM(c->args, 0) : NULL;
-  uint32_t v;
-  if (!o || !fl_tensor_check(o) || fl_rec_find(r, o, &v)) return true;
   r->paused++;
   if (!clone) {
     PyObject *torch = PyImport_ImportModule("torch"), *x = torch;
@@ -478,6 +475,22 @@ static bool lift(op_call *c, fl_tnode *n) {
   return !r->gave_up;
 }
 
+/* A tensor made from Python values. */
+static bool lift(op_call *c, fl_tnode *n) {
+  PyObject *o = PyTuple_GET_SIZE(c->args) == 1 ? PyTuple_GET_ITEM(c->args, 0) : NULL;
+  uint32_t v;
+  if (!o || !fl_tensor_check(o) || fl_rec_find(c->r, o, &v)) return true;
+  return copy_constant(c, n, o);
+}
+
+/* A tensor made from a number alone: of `x + 1` under vmap, which makes a tensor of the 1, the mode sees `to(1, dtype)`. */
+static bool of_a_number(const op_call *c, PyObject *result) {
+  PyObject *first = PyTuple_GET_SIZE(c->args) ? PyTuple_GET_ITEM(c->args, 0) : NULL;
+  bool number = first && (PyLong_Check(first) || PyFloat_Check(first));
+  return number && !c->n_tensors && !c->schema->seeded && !strcmp(c->schema->args[0].utf8, "self") &&
+         fl_tensor_check(result);
+}
+
 static void note_raised(fl_rec *r, const fl_schema *s) {
   PyObject *type, *value, *tb;
   if (r->gave_up) return;
@@ -500,7 +513,7 @@ static PyObject *record_call(fl_rec *r, const fl_schema *s, PyObject *args, PyOb
   r->paused--;
   if (!result)
     note_raised(r, s);
-  else if (ok && !r->gave_up)
+  else if (ok && !r->gave_up && (!of_a_number(&c, result) || copy_constant(&c, &n, result)))
     record(&c, &n, result);
   return result;
 }
