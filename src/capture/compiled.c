@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "capture/apart.h"
 #include "capture/device.h"
 #include "capture/eval.h"
 #include "capture/later.h"
@@ -85,9 +86,16 @@ static int fits(fl_call *k, fl_trace *t, PyObject **inputs) {
     k->stale = t;
     return 0;
   }
-  if (holds(k, t) || (fl_trace_rebind(t, inputs) && holds(k, t))) return 1;
-  k->stale = t;
-  return 0;
+  if (!holds(k, t) && (!fl_trace_rebind(t, inputs) || !holds(k, t))) {
+    k->stale = t;
+    return 0;
+  }
+  for (size_t i = 0; t->breaks.len && i < k->c->traces.len; i++)
+    if (!fl_inputs_watch_shared(t, inputs, k->c->traces.data[i])) {
+      snprintf(k->why, sizeof k->why, "memory: an argument shares it with a weight");
+      return 0;
+    }
+  return 1;
 }
 
 void fl_compiled_move_to_front(fl_compiled *c, size_t i) {

@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "capture/apart.h"
 #include "capture/branch.h"
 #include "capture/eval.h"
 #include "capture/fx.h"
@@ -233,12 +234,22 @@ static PyObject *whole_call(void *ctx, fl_rec *r, int *out_native) {
   return fl_eval_call(r, k->c->target, k->args, k->nargs, k->kwnames, out_native);
 }
 
+/* The call may write to its arguments in ways that count no version: weights of earlier traces that lie there are watched. */
+static void watch_arguments(const fl_compiled *c, const fl_rec *r) {
+  for (size_t i = 0; i < r->live.len; i++) {
+    PyObject *tensor = PyWeakref_GET_OBJECT(r->live.data[i].weak);
+    for (size_t k = 0; tensor != Py_None && k < c->traces.len; k++)
+      (void)fl_tensor_watch_shared(c->traces.data[k], tensor);
+  }
+}
+
 /* 1, with the call evaluated; 0 when it cannot be recorded, and *why_not says why; -1 with an exception, nothing done. */
 static int try(fl_call *k, attempt *a, bool told, const char **why_not) {
   *a = (attempt){.told = told};
   a->rec = fl_rec_begin(k->c->target, k->args, k->nargs, k->kwnames, k->c->records, NULL, why_not);
   if (!a->rec) return *why_not ? 0 : -1;
   a->rec->opaque = &k->c->opaque;
+  watch_arguments(k->c, a->rec);
   fl_attempt_evaluate(a, whole_call, k);
   return 1;
 }
@@ -348,7 +359,7 @@ bool fl_attempt_build(fl_call *k, fl_attempt *a) {
   PyErr_Clear();
   for (size_t i = 0; i < t->breaks.len; i++) Py_CLEAR(t->breaks.data[i]->recorded);
   Py_CLEAR(t->entered);
-  return ok && fl_sites_find(t);
+  return ok && fl_sites_find(t) && fl_weights_watch_alike(t);
 }
 
 /* Unknown code has run, and must not again in this call. What was recorded waits for what will be. */

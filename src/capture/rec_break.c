@@ -92,6 +92,16 @@ static bool take_dict(fl_rec *r, fl_back *out, PyObject *dict, uint32_t at, int 
   return ok;
 }
 
+/* Unknown code may write to a weight's memory without counting a version. */
+static void watch_weights(fl_rec *r, uint32_t storage) {
+  fl_trace *t = r->trace;
+  for (size_t i = 0; i < t->values.len; i++) {
+    const fl_tval *v = &t->values.data[i];
+    if (v->kind == FL_TVAL_WEIGHT && v->storage == storage && !fl_weights_watch(&t->weights, v->index))
+      fl_rec_give_up(r, "out of memory", "while recording");
+  }
+}
+
 static bool take_tensor(fl_rec *r, fl_back *out, PyObject *o, Py_ssize_t refs, uint32_t at) {
   if (fl_rec_find(r, o, &out->value)) return out->kind = FL_BACK_SAME, true;
   const char *why = fl_back_tensor_why_not(o);
@@ -99,7 +109,9 @@ static bool take_tensor(fl_rec *r, fl_back *out, PyObject *o, Py_ssize_t refs, u
   if (why) return fl_rec_give_up(r, "a tensor that unknown code gave", why), false;
   out->kind = FL_BACK_TENSOR;
   out->value = fl_rec_given(r, o, at);
-  return out->value != FL_NO_TVAL;
+  if (out->value == FL_NO_TVAL) return false;
+  watch_weights(r, r->trace->values.data[out->value].storage);
+  return true;
 }
 
 /* `o` is held once by whoever holds it: what it is held by besides makes it an object that others know. */
@@ -324,16 +336,6 @@ static void not_ours(fl_rec *r, PyObject *state) {
     if (i != FL_STATE_CALLABLE) fl_rec_gone(r, PyTuple_GET_ITEM(state, i));
   fl_rec_gone(r, state);
   Py_DECREF(state);
-}
-
-/* Unknown code may write to a weight's memory without counting a version. */
-static void watch_weights(fl_rec *r, uint32_t storage) {
-  fl_trace *t = r->trace;
-  for (size_t i = 0; i < t->values.len; i++) {
-    const fl_tval *v = &t->values.data[i];
-    if (v->kind == FL_TVAL_WEIGHT && v->storage == storage && !fl_weights_watch(&t->weights, v->index))
-      fl_rec_give_up(r, "out of memory", "while recording");
-  }
 }
 
 /* What is in a tuple, or in a container that the call made; new reference, or NULL. */

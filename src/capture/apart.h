@@ -1,0 +1,20 @@
+/* Memory that the call's own tensors share with weights of a trace.
+ *
+ * A recording is given up where an argument shares memory with a weight. In later calls that matters where unknown code sees the
+ * argument, or gives tensors: what is written by way of numpy or DLPack counts no version of the weight, and what engines have
+ * computed of it would be out of date. The contents of such weights are compared from then on. */
+#ifndef FL_CAPTURE_APART_H
+#define FL_CAPTURE_APART_H
+
+#include "capture/trace.h"
+
+/* Watches the weights that share memory with the tensor, of the trace, its root and all branches. False where one cannot be
+ * watched (on a GPU, or not dense), or when out of memory. */
+bool fl_tensor_watch_shared(const fl_trace *t, PyObject *tensor);
+/* The same for all inputs of `t`, and the weights of `in`. Asked of traces with breaks, and of branches. */
+bool fl_inputs_watch_shared(const fl_trace *t, PyObject *const *inputs, const fl_trace *in);
+/* What is watched in one of root and branches, since unknown code has seen it, is watched in all. To be called when `t` joins
+ * them. False when out of memory. */
+bool fl_weights_watch_alike(fl_trace *t);
+
+#endif
