@@ -290,3 +290,72 @@ def test_what_the_garbage_collector_calls_is_not_recorded():
         gc.callbacks.remove(collected)
     e = framelift.explain(fast)
     assert (e.recorded, e.replayed, e.native) == (1, 2, 0), str(e)
+
+
+class MovesItself(torch.nn.Module):
+    """Puts modules where they are already, as some models do to keep a part in float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = torch.nn.Linear(4, 4)
+        self.norm = torch.nn.BatchNorm1d(4).eval()
+
+    def forward(self, x):
+        self.part = self.part.to(torch.float32)
+        self.norm.to(x.device)
+        return self.norm(self.part(x))
+
+
+def test_a_module_moved_to_where_it_is():
+    net = MovesItself()
+    fast = framelift.compile(net)
+    with torch.inference_mode():
+        for _ in range(3):
+            x = torch.randn(2, 4)
+            torch.testing.assert_close(fast(x), net(x))
+    explanation = framelift.explain(fast)
+    assert explanation.segments == 1 and not explanation.breaks and explanation.replayed == 2
+    with torch.no_grad():
+        net.part.weight.mul_(2)
+    net.part.weight.grad = torch.ones(4, 4)  # to() moves it too
+    with torch.inference_mode():
+        for _ in range(3):
+            x = torch.randn(2, 4)
+            torch.testing.assert_close(fast(x), net(x))
+    net.part.weight.grad = None
+    net.part.double()
+    with torch.inference_mode():
+        x = torch.randn(2, 4)
+        first, weight = fast(x), net.part.weight
+        torch.testing.assert_close(first, net(x))
+        assert weight.dtype == torch.float32
+
+
+def test_a_tensor_of_the_call_that_requires_a_gradient():
+    kept = []
+
+    def function(x, keep):
+        y = torch.zeros_like(x).requires_grad_()
+        if keep:
+            kept[:] = [y]
+        return (y + x) * (2 if y.requires_grad else 3)
+
+    fast = framelift.compile(function)
+    with torch.no_grad():
+        for _ in range(3):
+            x = torch.randn(2, 4)
+            assert torch.equal(fast(x, False), function(x, False))
+        assert framelift.explain(fast).segments == 1 and not framelift.explain(fast).breaks
+        for _ in range(3):
+            assert torch.equal(fast(x, True), function(x, True)) and kept[0].requires_grad
+
+
+def test_an_argument_made_to_require_a_gradient():
+    def function(x):
+        return x.requires_grad_() * 2
+
+    fast = framelift.compile(function)
+    for _ in range(3):
+        x = torch.randn(2, 4)
+        with torch.no_grad():
+            assert torch.equal(fast(x), x * 2) and x.requires_grad

@@ -390,8 +390,11 @@ PyObject *fl_ccall_getset(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *t
     return NULL;
   }
   if (fl_ccall_is_tensor(PyDescr_TYPE(descr))) {
-    if (lookup(key_of(descr)) != FL_CC_TORCH) fl_rec_give_up(r, "data leaves the tensor", PyUnicode_AsUTF8(name));
-    if (PyUnicode_CompareWithASCIIString(name, "requires_grad") == 0) fl_tell(r, fl_rec_read_descr(r, descr, obj, v));
+    bool no_grad = v == Py_None && PyUnicode_CompareWithASCIIString(name, "grad") == 0;
+    if (lookup(key_of(descr)) != FL_CC_TORCH && !no_grad)
+      fl_rec_give_up(r, "data leaves the tensor", PyUnicode_AsUTF8(name));
+    if (no_grad || PyUnicode_CompareWithASCIIString(name, "requires_grad") == 0)
+      fl_tell(r, fl_rec_read_descr(r, descr, obj, v));
   } else if (PyUnicode_CompareWithASCIIString(name, "__dict__") == 0 ||
              PyUnicode_CompareWithASCIIString(name, "__class__") == 0) {
     if (!fl_rec_is_fresh(r, obj))
@@ -406,8 +409,10 @@ PyObject *fl_ccall_getset(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *t
   return v;
 }
 
-void fl_ccall_setset(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *value) {
-  if (!PyObject_TypeCheck(obj, PyDescr_TYPE(descr))) return;
-  if (fl_ccall_is_tensor(Py_TYPE(obj)))
-    fl_rec_give_up(r, "tensor attribute set", PyUnicode_AsUTF8(PyDescr_NAME(descr)));
+bool fl_ccall_setset(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *value) {
+  if (!PyObject_TypeCheck(obj, PyDescr_TYPE(descr)) || !fl_ccall_is_tensor(Py_TYPE(obj))) return true;
+  /* Module.to() of a module that is there already sets each tensor's data to the tensor. */
+  if (obj == value && PyUnicode_CompareWithASCIIString(PyDescr_NAME(descr), "data") == 0) return false;
+  fl_rec_give_up(r, "tensor attribute set", PyUnicode_AsUTF8(PyDescr_NAME(descr)));
+  return true;
 }

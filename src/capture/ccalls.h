@@ -24,6 +24,7 @@ typedef enum fl_cc {
   FL_CC_TORCH,       /* reaches PyTorch's dispatcher, or tells a tensor's metadata */
   FL_CC_READS,       /* the same, but looks into the integer tensors after its first argument by itself */
   FL_CC_ELEMENTS,    /* gives out a tensor's elements as Python objects */
+  FL_CC_FLAGS,       /* changes what a tensor is for autograd */
   FL_CC_LEAK,        /* gives out a tensor's data */
   FL_CC_SHOWS,       /* unknown, but it neither keeps nor changes what it is given: output, clocks */
   FL_CC_LOCK,        /* takes or releases a lock */
@@ -82,8 +83,8 @@ bool fl_ccall_is_partial(PyObject *obj);
 
 /* C code is given `callable` and may call it: gives up unless what it runs is seen or pure. */
 void fl_ccall_callback(fl_rec *r, PyObject *callable);
-/* Gets, or is about to set, a C attribute (getset or member) of obj. */
+/* Gets, or is about to set, a C attribute (getset or member) of obj; false: that changes nothing. */
 PyObject *fl_ccall_getset(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *type);
-void fl_ccall_setset(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *value);
+bool fl_ccall_setset(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *value);
 
 #endif

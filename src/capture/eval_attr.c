@@ -385,8 +385,7 @@ int fl_attr_generic_set(fl_rec *r, PyObject *obj, PyObject *name, PyObject *valu
       instance_dict(obj); /* a guard on the dictionary needs it to exist */
       fl_tell(r, fl_rec_read_instance(r, obj));
     }
-    if (set) fl_ccall_setset(r, descr, obj, value);
-    fl_tell(r, fl_rec_write(r, FL_WRITE_ATTR, obj, name, value));
+    if (!set || fl_ccall_setset(r, descr, obj, value)) fl_tell(r, fl_rec_write(r, FL_WRITE_ATTR, obj, name, value));
   }
   return PyObject_GenericSetAttr(obj, name, value);
 }

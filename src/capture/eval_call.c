@@ -365,6 +365,10 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
     PyObject *var = self ? self : c->npos ? c->args[0] : NULL;
     return fl_vars_own(var) ? natively(c) : call_query(r, c);
   }
+  case FL_CC_FLAGS:
+    /* What the call gives back must require no gradient: of its own tensors nobody else learns. */
+    if (!fl_rec_made_tensor(r, self ? self : c->npos ? c->args[0] : Py_None)) goto leak;
+    return natively(c);
   case FL_CC_ELEMENTS:
     if (fl_rec_read_elements(r, self ? self : c->npos ? c->args[0] : Py_None)) {
       v = natively(c);

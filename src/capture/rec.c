@@ -288,6 +288,12 @@ int fl_rec_read_instance(fl_rec *r, PyObject *obj) {
   return done(r, rc, false, NULL);
 }
 
+bool fl_rec_made_tensor(fl_rec *r, PyObject *tensor) {
+  uint32_t v;
+  if (off(r) || !fl_tensor_check(tensor) || !fl_rec_find(r, tensor, &v)) return false;
+  return r->storage_kind.data[r->trace->values.data[v].storage] == FL_TVAL_RESULT;
+}
+
 int fl_rec_read_type(fl_rec *r, PyTypeObject *type, PyObject *name, PyObject *value) {
   bool changed = false;
   if (off(r) || (type->tp_flags & Py_TPFLAGS_IMMUTABLETYPE) || !(type->tp_flags & Py_TPFLAGS_HEAPTYPE) ||
@@ -332,9 +338,9 @@ static bool is_tensor_metadata(PyObject *descr) {
   return false;
 }
 
-static bool is_requires_grad(PyObject *descr) {
+static bool is_named(PyObject *descr, const char *wanted) {
   PyObject *name = PyObject_TypeCheck(descr, &PyGetSetDescr_Type) ? ((PyDescrObject *)descr)->d_name : NULL;
-  return name && PyUnicode_CompareWithASCIIString(name, "requires_grad") == 0;
+  return name && PyUnicode_CompareWithASCIIString(name, wanted) == 0;
 }
 
 /* What vmap made of tensors of the call: its metadata follows from theirs. */
@@ -355,8 +361,8 @@ static bool tensor_attr_covered(fl_rec *r, PyObject *descr, PyObject *obj, PyObj
   }
   fl_tval_kind kind = r->trace->values.data[v].kind;
   if (kind == FL_TVAL_RESULT || fl_tensor_check(value)) return true;
-  if (kind == FL_TVAL_WEIGHT) return is_tensor_metadata(descr) && !is_requires_grad(descr);
-  if (!is_tensor_metadata(descr) && value != Py_None)
+  if (kind == FL_TVAL_WEIGHT) return is_tensor_metadata(descr) && !is_named(descr, "requires_grad");
+  if (!is_tensor_metadata(descr) && (value != Py_None || is_named(descr, "grad")))
     fl_rec_give_up(r, "attributes of an argument", "beyond a tensor's metadata");
   return true;
 }

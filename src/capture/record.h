@@ -51,6 +51,8 @@ bool fl_rec_is_passing(fl_rec *r, PyObject *obj);
 int fl_rec_read_query(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargs, PyObject *kwnames,
                       PyObject *result);
 
+/* A tensor that operators of this call computed, in memory of its own. */
+bool fl_rec_made_tensor(fl_rec *r, PyObject *tensor);
 /* The elements of a tensor are given out. True when a guard promises that they are the same on each replay. */
 bool fl_rec_read_elements(fl_rec *r, PyObject *tensor);
 

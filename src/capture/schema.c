@@ -86,7 +86,7 @@ static bool is_metadata(const char *name) {
       "aten.is_same_size",   "aten.sym_",    "aten.size.",       "aten.stride.",           "aten.is_floating_point",
       "aten.is_complex",     "aten.dim.",    "aten.numel.",      "aten.is_contiguous",     "aten.storage_offset",
       "prim.layout",         "prim.device",  "aten.is_signed",   "aten._fused_sdp_choice", "aten.is_inference",
-      "aten._use_cudnn_ctc", "aten.is_leaf", "aten.result_type", "aten.can_cast"};
+      "aten._use_cudnn_ctc", "aten.is_leaf", "aten.result_type", "aten.can_cast",          "aten._has_compatible"};
   for (size_t i = 0; i < sizeof list / sizeof *list; i++)
     if (!strncmp(name, list[i], strlen(list[i]))) return true;
   return false;

@@ -35,6 +35,8 @@ _FEW = [
     (r"n_group|num_expert_groups?|topk_group", 1),
     (r"latent_query_num", 4),
     (r"num_filters", 8),
+    (r"max_img_size", 64),
+    (r"visual_prompt_size", 8),
 ]
 _OWN = [
     *_FEW,
