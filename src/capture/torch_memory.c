@@ -32,8 +32,14 @@ static struct {
 
 static block **bucket_of(const void *data) { return &table.buckets[(uintptr_t)data / 512 % BUCKETS]; }
 
+/* PyTorch's caching allocator takes memory from the driver in units of UNIT and hands out what is left of them as well (above
+ * SMALL, which has units of its own). What stays would keep the rest of a unit, however large, from going back to the driver
+ * once eager's tensors there are gone: whole units do not fit into what is left of others. */
+enum { SMALL = 1 << 20, UNIT = 2 << 20 };
+
 static void *allocate(int ordinal, size_t bytes) {
   int64_t size = bytes ? (int64_t)bytes : 1, stride = 1;
+  if (size > SMALL) size = (size + UNIT - 1) / UNIT * UNIT;
   block *b = fl_calloc(1, sizeof *b);
   if (!b) return NULL;
   if (shim.empty(1, &size, &stride, shim.u8(), shim.cuda(), ordinal, &b->owner)) {

@@ -47,19 +47,24 @@ static bool is_slice(const fl_tensor *x) {
   return s[1] == 1 && s[3] > d[1] && s[2] == d[3] * s[3] && s[0] == d[2] * s[2];
 }
 
+/* The matrix product of pixels and weights. */
+static bool is_product(const fl_problem *p) {
+  int n;
+  const int64_t *w = p->in[1].type.dims, *pad = fl_attr_list(p->attrs, "pad", &n),
+                *stride = fl_attr_list(p->attrs, "stride", &n);
+  return fl_attr_int(p->attrs, "groups", 1) == 1 && w[2] * w[3] == 1 && pad[0] + pad[1] + pad[2] + pad[3] == 0 &&
+         stride[0] * stride[1] == 1;
+}
+
 /* Our kernels for the tensor cores gather few channels from wherever they lie, and those for windows of one element and for
  * depthwise convolutions take slices: no copy is needed. */
 static bool takes_any_strides(const fl_problem *p) {
   const fl_cuda_device *d = fl_cuda_device_of(p->backend);
-  const int64_t *w = p->in[1].type.dims, groups = fl_attr_int(p->attrs, "groups", 1), *pad, *stride;
+  const int64_t *w = p->in[1].type.dims, groups = fl_attr_int(p->attrs, "groups", 1);
   fl_dtype t = p->out[0].dtype;
-  int n;
   if ((t != FL_F16 && t != FL_BF16) || (d && d->arch < 80)) return false;
   if (groups == 1 && w[1] <= SMALL_CHANNELS) return true;
-  pad = fl_attr_list(p->attrs, "pad", &n);
-  stride = fl_attr_list(p->attrs, "stride", &n);
-  bool plain = groups == 1 && w[2] * w[3] == 1 && pad[0] + pad[1] + pad[2] + pad[3] == 0 && stride[0] * stride[1] == 1;
-  return is_slice(&p->in[0]) && (plain || (groups > 1 && w[0] == groups && w[1] == 1));
+  return is_slice(&p->in[0]) && (is_product(p) || (groups > 1 && w[0] == groups && w[1] == 1));
 }
 
 const char *fl_cuda_plan_conv(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan) {
@@ -76,6 +81,7 @@ const char *fl_cuda_plan_conv(const fl_problem *p, fl_arena *arena, fl_kernel_pl
   if (p->n_in > 3 && !p->absent[3]) {
     if (!fl_dims_equal(&p->in[3].type, &p->out[0])) return "the residual broadcasts";
     plan->in_layout[3] = FL_LAYOUT_CHANNELS_LAST;
+    if (is_product(p)) plan->in_place = 3; /* there is a way that needs no other place, see propose */
   }
   fl_strides_channels_last(&p->out[0], plan->out_strides[0]);
   plan->strided_out = true;
@@ -123,6 +129,7 @@ fl_cuda_conv fl_cuda_conv_of(const fl_run_args *a, const fl_cuda_params *q) {
                     .hi = fl_attr_float(&q->attrs, "act_hi", 0),
                     .align = alignment_of(a, q)};
   c.og = c.o / c.groups;
+  c.in_place = c.residual && a->in[3].data == a->out[0].data;
   memcpy(c.xs, a->in[0].strides, sizeof c.xs);
   const int64_t *ys = a->out[0].strides;
   c.yp = ys[3];
@@ -196,6 +203,7 @@ static void add_plans(built *b, const fl_dnn_graph *g, fl_dnn_mode mode, int fir
   }
 }
 
+/* A convolution alone would overwrite the residual, which is added after it. */
 static void propose(built *b) {
   if (b->proposed) return;
   b->proposed = true;
@@ -205,6 +213,7 @@ static void propose(built *b) {
   bool more = c.bias || c.residual || b->c.act != FL_ACT_NONE;
   for (int fused = more && fl_dnn_can_fuse(&c); fused >= 0 && !b->plans[FL_CONV_FUSED]; fused--) {
     bool whole = fused || !more; /* nothing is left to be done after it */
+    if (!whole && b->c.in_place) break;
     fl_dnn_graph *g = &b->graphs[whole];
     if (!fl_dnn_graph_make(b->device->api, *handle, &c, fused, g)) continue;
     int first = whole ? FL_CONV_FUSED : FL_CONV_PLAIN, most = whole ? MAX_FUSED : MAX_PLAIN;
@@ -278,6 +287,7 @@ static int launch_candidate(void *arg, int i, void *const *buffers, fl_cu_stream
   memcpy(in, t->b->in, sizeof in);
   for (int k = 0; k < 4; k++) in[k].data = buffers[BUF_X + k];
   out.data = buffers[BUF_Y];
+  if (t->b->c.in_place) in[3].data = out.data;
   fl_run_args a = {.params = &t->b->params,
                    .in = in,
                    .out = &out,
@@ -300,7 +310,7 @@ static size_t span_bytes(const fl_tensor *t) {
 static fl_cuda_tactic tactic_of(built *b, trial *t) {
   fl_cuda_tactic tactic = {.key = b->key, .n = FL_CONV_WAYS, .launch = launch_candidate, .arg = t};
   for (int i = 0; i < b->params.n_in; i++) {
-    if (b->params.absent[i]) continue;
+    if (b->params.absent[i] || (i == 3 && b->c.in_place)) continue;
     tactic.buffers[BUF_X + i].bytes = span_bytes(&b->in[i]);
     tactic.buffers[BUF_X + i].cold = i == 1 && b->params.constant[1];
   }
@@ -358,10 +368,10 @@ void fl_cuda_conv_decide(fl_cuda_queue *q) {
 static char *key_of(const fl_cuda_device *d, const fl_cuda_conv *c, const fl_cuda_params *q) {
   fl_text t = {0};
   fl_text_add(&t, "conv dnn %zu lt %zu type %d x", d->api->cudnn_version, d->api->cublaslt_version, (int)c->dtype);
-  const int64_t all[] = {c->n,     c->c,      c->h,     c->w,     c->o,        c->kh,         c->kw,
-                         c->sh,    c->sw,     c->dh,    c->dw,    c->top,      c->left,       c->bottom,
-                         c->right, c->groups, c->xs[0], c->xs[1], c->xs[2],    c->xs[3],      c->yp,
-                         c->even,  q->tf32,   c->align, c->bias,  c->residual, q->constant[1]};
+  const int64_t all[] = {c->n,     c->c,      c->h,     c->w,     c->o,        c->kh,          c->kw,
+                         c->sh,    c->sw,     c->dh,    c->dw,    c->top,      c->left,        c->bottom,
+                         c->right, c->groups, c->xs[0], c->xs[1], c->xs[2],    c->xs[3],       c->yp,
+                         c->even,  q->tf32,   c->align, c->bias,  c->residual, q->constant[1], c->in_place};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) fl_text_add(&t, " %" PRId64, all[i]);
   fl_text_add(&t, " act %d %.9g %.9g", (int)c->act, c->lo, c->hi);
   if (state.forced != FL_CONV_WAYS) fl_text_add(&t, " forced %d", state.forced);

@@ -23,6 +23,7 @@ typedef struct fl_cuda_conv {
   int64_t yp;             /* from pixel to pixel of y, whose channels are adjacent */
   bool even;              /* the pixels of y are evenly apart; else only a thread an element will do */
   bool bias, residual;
+  bool in_place; /* y lies where the residual does */
   fl_act act;
   double lo, hi;
   int align; /* bytes, at most 16, to which all operands are aligned */

@@ -52,8 +52,8 @@ static const conv_case cases[] = {
 enum { CASES = sizeof cases / sizeof *cases };
 
 /* All cases in one graph, so that all kernels are compiled at once: case i has the inputs x and residual, the weights 2 i (w)
- * and 2 i + 1 (bias), and result i. */
-static void write_graph(fl_text *t, const char *type) {
+ * and 2 i + 1 (bias), and result i. A residual that is `computed` first, channels-last, may be overwritten. */
+static void write_graph(fl_text *t, const char *type, bool computed) {
   fl_text_add(t, "graph(");
   for (int i = 0; i < CASES; i++) {
     const conv_case *c = &cases[i];
@@ -66,13 +66,19 @@ static void write_graph(fl_text *t, const char *type) {
     fl_text_add(t, ", %%%d: weight %d %s[%s], %%%d: weight %d %s[%" PRId64 "]", 4 * i + 1, 2 * i, type, c->w, 4 * i + 2,
                 2 * i + 1, type, o);
     fl_text_add(t, ", %%%d: %s[%s]", 4 * i + 3, type, c->y);
+    sscanf(c->y, "%" SCNd64 ",%" SCNd64 ",%" SCNd64 ",%" SCNd64, &d[0], &d[1], &d[2], &d[3]);
+    if (computed)
+      fl_text_add(t, " strides=[%" PRId64 ",1,%" PRId64 ",%" PRId64 "]", d[1] * d[2] * d[3], d[1] * d[3], d[1]);
   }
   fl_text_add(t, ") {\n");
-  for (int i = 0; i < CASES; i++)
-    fl_text_add(t, " %%%d = conv2d(%%%d, %%%d, %%%d, %%%d) %s : %s[%s]\n", 4 * CASES + i, 4 * i, 4 * i + 1, 4 * i + 2,
-                4 * i + 3, cases[i].attrs, type, cases[i].y);
+  for (int i = 0; i < CASES; i++) {
+    int result = 4 * CASES + 2 * i;
+    fl_text_add(t, " %%%d = neg(%%%d) : %s[%s]\n", result, 4 * i + 3, type, cases[i].y);
+    fl_text_add(t, " %%%d = conv2d(%%%d, %%%d, %%%d, %%%d) %s : %s[%s]\n", result + 1, 4 * i, 4 * i + 1, 4 * i + 2,
+                computed ? result : 4 * i + 3, cases[i].attrs, type, cases[i].y);
+  }
   fl_text_add(t, " return ");
-  for (int i = 0; i < CASES; i++) fl_text_add(t, "%s%%%d", i ? ", " : "", 4 * CASES + i);
+  for (int i = 0; i < CASES; i++) fl_text_add(t, "%s%%%d", i ? ", " : "", 4 * CASES + 2 * i + 1);
   fl_text_add(t, "\n}");
 }
 
@@ -168,14 +174,14 @@ static void poison(const fl_backend *b, const fl_graph *g, memory *inputs) {
   }
 }
 
-static void check_type(const fl_backend *b, fl_pool *pool, const char *type, double tolerance) {
+static void check_type(const fl_backend *b, fl_pool *pool, const char *type, bool computed, double tolerance) {
   static const int ways[] = {FL_CONV_OWN,   FL_CONV_GEMM,      FL_CONV_FUSED,  FL_CONV_FUSED + 1,
                              FL_CONV_PLAIN, FL_CONV_PLAIN + 1, FL_CONV_DIRECT, FL_CONV_WAYS};
   fl_text text = {0};
   memory inputs = {0}, poisoned = {0}, weights = {0};
   void *want[CASES], *nans[CASES];
   fl_graph *g = NULL;
-  write_graph(&text, type);
+  write_graph(&text, type, computed);
   FL_CHECK_OK(fl_graph_parse(text.data, &g));
   if (!g) return;
   for (int i = 0; i < 2 * CASES; i++)
@@ -229,9 +235,11 @@ FL_TEST(every_way_gives_the_same) {
     return;
   }
   FL_CHECK_OK(fl_pool_create(fl_pool_default_threads(), &pool));
-  check_type(b, pool, "f16", 5e-3);
-  check_type(b, pool, "bf16", 3e-2);
-  check_type(b, pool, "f32", 2e-3); /* libraries multiply f32 as TF32 where PyTorch does */
+  for (int computed = 0; computed < 2; computed++) {
+    check_type(b, pool, "f16", computed, 5e-3);
+    check_type(b, pool, "bf16", computed, 3e-2);
+    check_type(b, pool, "f32", computed, 2e-3); /* libraries multiply f32 as TF32 where PyTorch does */
+  }
   fl_pool_destroy(pool);
 }
 

@@ -170,6 +170,26 @@ static fl_plan *plan_of(const char *text) {
   return p;
 }
 
+/* A convolution that is a matrix product is made where its residual lies; any other may be computed alone first. */
+FL_TEST(residuals_are_overwritten) {
+  static const char text[] =
+      "graph(%%0: f16[2,8,4,4] strides=[128,1,32,8], %%1: weight 0 f16[8,8,%d,%d]) {\n %%2 = relu(%%0) : f16[2,8,4,4]\n"
+      " %%3 = tanh(%%0) : f16[2,8,4,4]\n %%4 = conv2d(%%3, %%1, _, %%2) stride=[1,1] pad=[%d,%d,%d,%d] dilation=[1,1] "
+      "groups=1 act=none act_lo=0.0 act_hi=0.0 : f16[2,8,4,4]\n %%5 = exp(%%4) : f16[2,8,4,4]\n return %%5\n}";
+  for (int pad = 0; pad < 2; pad++) {
+    fl_text t = {0};
+    fl_text_add(&t, text, 2 * pad + 1, 2 * pad + 1, pad, pad, pad, pad);
+    fl_plan *p = plan_of(t.data);
+    const fl_step *s = NULL;
+    for (size_t i = 0; i < p->run.len; i++)
+      if (p->run.data[i].n_in == 4) s = &p->run.data[i];
+    const fl_operand *o = s ? &p->operands.data[s->operands] : NULL;
+    FL_CHECK(o && (o[3].space == o[4].space && o[3].offset == o[4].offset) == (pad == 0));
+    fl_plan_destroy(p);
+    fl_text_free(&t);
+  }
+}
+
 /* Libraries get what lies idle of the arena: the last product of a chain can have the place of the first's result. */
 FL_TEST(workspaces_are_not_planned_for) {
   fl_plan *p = plan_of("graph(%0: f16[64,64], %1: weight 0 f16[4096,64], %2: weight 1 f16[64,4096]) {\n"
@@ -504,9 +524,9 @@ FL_TEST(faults_are_told) {
 
 FL_TEST_MAIN(FL_RUN(pointwise_text) FL_RUN(other_shapes_share_the_kernel) FL_RUN(activations_text)
                  FL_RUN(text_of_axes_merges_neighbours) FL_RUN(text_survives_failing_memory)
-                     FL_RUN(parts_are_made_in_place) FL_RUN(growing_concatenations_are_not_copied)
-                         FL_RUN(workspaces_are_not_planned_for) FL_RUN(odd_widths_take_no_copy_of_weights)
-                             FL_RUN(odd_widths_in_a_concatenation) FL_RUN(joined_weights_are_told)
-                                 FL_RUN(sources_are_embedded) FL_RUN(no_device_is_told)
+                     FL_RUN(parts_are_made_in_place) FL_RUN(residuals_are_overwritten)
+                         FL_RUN(growing_concatenations_are_not_copied) FL_RUN(workspaces_are_not_planned_for)
+                             FL_RUN(odd_widths_take_no_copy_of_weights) FL_RUN(odd_widths_in_a_concatenation)
+                                 FL_RUN(joined_weights_are_told) FL_RUN(sources_are_embedded) FL_RUN(no_device_is_told)
                                      FL_RUN(every_graph_is_planned_and_written) FL_RUN(graphs_on_the_gpu)
                                          FL_RUN(faults_are_told))
