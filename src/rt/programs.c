@@ -4,6 +4,7 @@
 
 enum { MAX_RECORDINGS = 16, ALIGN = 64, OF_STAGES = 0, OF_ADDRESSES = 1, SWEEP = 16 };
 static const uint64_t first_patience[2] = {2, 64};
+static const size_t large = 16 << 20; /* bytes of stages */
 
 static size_t span_bytes(const fl_operand *o) {
   int64_t last = 0;
@@ -19,6 +20,7 @@ fl_status fl_programs_init(fl_programs *p, const fl_plan *plan) {
   if (!p->stages) return fl_oom();
   for (int i = 0; i < p->n; i++)
     p->stages[i].bytes = span_bytes(i < plan->n_inputs ? &plan->inputs[i] : &plan->outputs[i - plan->n_inputs]);
+  for (int i = 0; i < p->n; i++) p->large |= p->stages[i].bytes >= large;
   for (int v = 0; v < FL_QUEUE_VARIANTS; v++) p->list[v].fresh = true;
   memcpy(p->patience, first_patience, sizeof p->patience);
   return NULL;
@@ -111,6 +113,12 @@ static bool was_seen(fl_programs *p, const void *const *inputs, void *const *out
   return false;
 }
 
+/* Is a recording made for these addresses? The first few times at once where a stage would be large: its memory is worth more. */
+static bool is_worthwhile(fl_programs *p, const void *const *inputs, void *const *outputs) {
+  bool seen = was_seen(p, inputs, outputs);
+  return p->recordings < MAX_RECORDINGS && (seen || (p->large && p->recordings < FL_QUEUE_VARIANTS - 1));
+}
+
 /* The program least used, for these addresses. 0 when out of memory. */
 static int take(fl_programs *p, const void *const *inputs, void *const *outputs) {
   int v = 1;
@@ -166,8 +174,7 @@ fl_status fl_programs_choose(fl_programs *p, fl_queue *q, const void *const *inp
                              fl_work *work, fl_program **out) {
   p->calls++;
   int v = find(p, inputs, outputs);
-  if (!v && p->recordings < MAX_RECORDINGS && fl_programs_aligned(p, inputs, outputs) && was_seen(p, inputs, outputs))
-    v = take(p, inputs, outputs);
+  if (!v && fl_programs_aligned(p, inputs, outputs) && is_worthwhile(p, inputs, outputs)) v = take(p, inputs, outputs);
   p->list[v].used = p->calls;
   work->variant = v;
   *out = &p->list[v];

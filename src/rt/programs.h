@@ -1,8 +1,8 @@
 /* The programs that a context's queue has recorded, of a backend that records them with their addresses (staged).
  *
  * Program 0 reads and writes stages, blocks that stand for the caller's tensors; those of a call are copied to and from them. It
- * serves any call. The others were recorded with the caller's own addresses, for when these come again. What has not been used
- * for a while is forgotten: stages and their program soon, since results can be large and addresses mostly come again;
+ * serves any call. The others were recorded with the caller's own addresses, for when these come again, or instead of large
+ * stages. What has not been used for a while is forgotten: stages and their program soon, since results can be large and addresses mostly come again;
  * each time that something is forgotten, the next thing is kept for twice as long. Thread rule: as the context's. */
 #ifndef FL_RT_PROGRAMS_H
 #define FL_RT_PROGRAMS_H
@@ -22,6 +22,7 @@ typedef struct fl_programs {
   int n;               /* inputs and outputs */
   fl_transfer *stages; /* as work wants them; the block is the side that the caller does not give. Bytes are set */
   bool staged;         /* stages are there */
+  bool large;          /* one of them would be: addresses need not come again to be recorded */
   fl_program list[FL_QUEUE_VARIANTS];
   uint64_t seen[FL_PROGRAMS_SEEN], calls; /* addresses of the last calls that used the stages, as hashes */
   int recordings;                         /* with addresses */
