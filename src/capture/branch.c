@@ -27,6 +27,7 @@ void fl_exit_drop(fl_exit *e) {
 /* --- frames --- */
 
 typedef struct going {
+  fl_exit *e;
   PyObject *frames, *back; /* owned */
   fl_cpy_state *states;
   int n;
@@ -40,12 +41,13 @@ static PyObject *answer(void *ctx, bool *go_on) {
   *go_on = true;
   g->back = NULL;
   if (g->standing) g->standing(g->ctx, g->states, g->n);
+  fl_modes_pass_on(&g->e->modes);
   Py_CLEAR(g->frames); /* the frames hold what they need */
   return back;
 }
 
-/* What the frames hold; new reference. */
-static PyObject *make_frames(const fl_exit *e, fl_result_made_fn made, void *ctx) {
+/* The modes that stand, and what the frames hold; new reference. */
+static PyObject *make_frames(fl_exit *e, fl_result_made_fn made, void *ctx) {
   const fl_trace *t = e->t;
   const fl_break *b = e->b;
   PyObject **values = fl_malloc((t->values.len + 1) * sizeof *values), *out = NULL;
@@ -55,8 +57,18 @@ static PyObject *make_frames(const fl_exit *e, fl_result_made_fn made, void *ctx
     for (int i = 0; i < b->n_holes; i++) values[b->holes[i]] = e->holes[i];
     for (int i = 0; i < b->n_nodes; i++)
       need[b->nodes[i]] = true; /* which sets context variables, for frames to reset */
-    const uint32_t *roots = b->state.nodes.data[b->state.root].items + FL_STATE_FRAMES;
-    out = fl_result_build_part(&b->state, values, roots, b->n_frames, need, made, ctx);
+    const uint32_t *items = b->state.nodes.data[b->state.root].items;
+    uint32_t *roots = fl_malloc(((size_t)b->n_frames + 1) * sizeof *roots);
+    if (!roots) {
+      PyErr_NoMemory();
+    } else if (fl_break_hold_modes(b, &e->modes) == 0) {
+      roots[0] = items[FL_STATE_MODES];
+      memcpy(roots + 1, items + FL_STATE_FRAMES, (size_t)b->n_frames * sizeof *roots);
+      out = fl_result_build_part(&b->state, values, roots, b->n_frames + 1, need, made, ctx);
+      if (out && e->modes.before) e->modes.items = Py_NewRef(PyTuple_GET_ITEM(out, 0));
+      if (!out) fl_modes_leave(&e->modes);
+    }
+    fl_free(roots);
   } else
     PyErr_NoMemory();
   fl_free(values);
@@ -67,17 +79,18 @@ static PyObject *make_frames(const fl_exit *e, fl_result_made_fn made, void *ctx
 PyObject *fl_exit_run(fl_exit *e, fl_cpy_run_fn run, void *ctx, void (*standing)(void *, fl_cpy_state *, int),
                       fl_result_made_fn made) {
   bool went_on;
-  going g = {.n = e->b->n_frames, .standing = standing, .ctx = ctx};
+  going g = {.e = e, .n = e->b->n_frames, .standing = standing, .ctx = ctx};
   g.states = fl_malloc(((size_t)g.n + 1) * sizeof *g.states);
   if (!g.states) return PyErr_NoMemory();
   PyObject *v = NULL;
   if ((g.frames = make_frames(e, made, ctx))) {
-    fl_break_states(e->b, &PyTuple_GET_ITEM(g.frames, 0), g.states);
+    fl_break_states(e->b, &PyTuple_GET_ITEM(g.frames, 1), g.states);
     g.back = e->back;
     e->back = NULL;
     for (int i = 0; !run && i < e->b->n_holes; i++) Py_CLEAR(e->holes[i]); /* else they are a recording's arguments */
     v = fl_cpy_resume(PyThreadState_Get(), g.states, g.n, fl_back_none(), answer, &g, run, ctx, &went_on);
   }
+  fl_modes_leave(&e->modes); /* no frames stood */
   Py_XDECREF(g.frames);
   Py_XDECREF(g.back);
   fl_free(g.states);
@@ -90,6 +103,7 @@ static bool same_state(const fl_trace *t) {
   fl_torch_state now;
   if (fl_torch_state_read(&now) < 0 || fl_grad_enabled() != 0) return PyErr_Clear(), false;
   if (!fl_torch_state_equal(&now, &t->state) || fl_torch_state_why_not(&now)) return false;
+  if (t->autocast && fl_autocast_is_nested()) return false;
   return t->cuda_state < 0 || fl_torch_cuda_state() == t->cuda_state;
 }
 

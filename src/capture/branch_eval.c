@@ -22,6 +22,7 @@ static void made(void *ctx, const fl_result_node *n, PyObject *o) {
   case FL_RESULT_NAMED:
   case FL_RESULT_STRUCT:
   case FL_RESULT_METHOD:
+  case FL_RESULT_AUTOCAST:
   case FL_RESULT_BUILTIN: return;
   default: fl_rec_fresh(g->r, o);
   }
@@ -32,7 +33,8 @@ static void standing(void *ctx, fl_cpy_state *frames, int n) {
   growth *g = ctx;
   PyObject **callables = fl_malloc((size_t)n * sizeof *callables);
   for (int i = 0; callables && i < n; i++) callables[i] = g->e->b->frames[i].callable;
-  if (callables) (void)fl_eval_stand(&g->standing, g->r, frames, callables, n);
+  if (callables && fl_eval_stand(&g->standing, g->r, frames, callables, n))
+    fl_contexts_stand(g->r, &g->standing.st, &g->e->modes);
   fl_free(callables);
 }
 

@@ -164,6 +164,8 @@ static bool insert_name(PyObject *module, const char *name, size_t len, fl_cc cl
     Py_SETREF(at, next);
     name += part + (dot ? 1 : 0);
   }
+  /* pybind11's methods */
+  if (at && PyInstanceMethod_Check(at)) Py_SETREF(at, Py_NewRef(PyInstanceMethod_GET_FUNCTION(at)));
   if (at) ok = insert(key_of(at), cls);
   Py_XDECREF(at);
   return ok;

@@ -19,6 +19,7 @@ typedef enum fl_cc {
   FL_CC_MODES,       /* tells of dispatch modes: the recorder's own is not to be seen */
   FL_CC_STATE,       /* changes that state */
   FL_CC_MODE_PUSH,   /* from here on an object in Python is asked about each operator */
+  FL_CC_CONTEXT,     /* changes inference mode or autocast: modes.h */
   FL_CC_MUTATES,     /* changes its first argument, after looking into the others */
   FL_CC_STORES,      /* changes its first argument, keeping the others as they are */
   FL_CC_TORCH,       /* reaches PyTorch's dispatcher, or tells a tensor's metadata */

@@ -78,6 +78,10 @@ static int fits(fl_call *k, fl_trace *t, PyObject **inputs) {
     snprintf(k->why, sizeof k->why, "global state: %s", why ? why : "inference mode, default dtype or determinism");
     return 0;
   }
+  if (t->autocast && fl_autocast_is_nested()) {
+    snprintf(k->why, sizeof k->why, "global state: inside an autocast that may keep casts of weights");
+    return 0;
+  }
   if (t->cuda_state >= 0 && fl_torch_cuda_state() != t->cuda_state) {
     snprintf(k->why, sizeof k->why, "global state: TF32 or current device of GPUs");
     return 0;

@@ -300,6 +300,14 @@ static void note_lock(fl_rec *r, const call_args *c, PyObject *result) {
   if (result) PyErr_Clear();
 }
 
+static PyObject *call_context(fl_rec *r, const call_args *c) {
+  fl_eval_here->state_changes++;
+  fl_contexts_will_change(r, c->callable, c->args, c->npos, c->nkw != 0);
+  PyObject *v = natively(c);
+  fl_contexts_changed(r, c->callable, c->args, c->npos, v);
+  return v;
+}
+
 static PyObject *call_c(fl_rec *r, const call_args *c) {
   char name[200];
   PyObject *self, *v;
@@ -338,7 +346,10 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
     return natively(c);
   case FL_CC_ABC: return call_abc(r, c);
   case FL_CC_QUERY: return call_query(r, c);
-  case FL_CC_STATEQ: return fl_eval_here->state_changes ? natively(c) : call_query(r, c);
+  case FL_CC_STATEQ: {
+    bool changed = fl_eval_here->state_changes && (c->nkw || !fl_contexts_untouched(c->callable, c->args, c->npos));
+    return changed ? natively(c) : call_query(r, c);
+  }
   case FL_CC_MODES: {
     bool hidden = fl_rec_hide(r);
     v = natively(c);
@@ -347,6 +358,7 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
   }
   case FL_CC_MODE_PUSH: fl_mode_pushed(r, c->npos ? c->args[0] : NULL); /* fall through */
   case FL_CC_STATE: fl_eval_here->state_changes++; return natively(c);
+  case FL_CC_CONTEXT: return call_context(r, c);
   case FL_CC_MUTATES:
   case FL_CC_STORES:
     report_mutation(r, c, self, c->callable);
@@ -483,10 +495,8 @@ static PyObject *call_type(fl_rec *r, const call_args *c) {
   }
   if (meta->tp_call != PyType_Type.tp_call) {
     fl_cc cls = fl_ccall_type_class(type);
-    if (cls == FL_CC_STATE)
-      fl_eval_here->state_changes++;
-    else if (cls != FL_CC_TYPE)
-      fl_rec_give_up(r, "unknown C type", type->tp_name);
+    if (cls == FL_CC_CONTEXT) return call_context(r, c);
+    if (cls != FL_CC_TYPE) fl_rec_give_up(r, "unknown C type", type->tp_name);
     return natively(c);
   }
   fl_eval_here->tail = c->tail;

@@ -28,6 +28,15 @@ typedef struct fl_eval_frame {
 
 enum { FL_MODES = 4 };
 
+/* Inference modes and autocast that a call has entered (eval_contexts.c). */
+typedef struct fl_contexts {
+  PyObject
+      *open; /* list of (autocast's state at its entry, weak reference to its guard) of inference modes, in order */
+  PyObject *touched; /* dict: device whose autocast the call has set -> (device, enabled, dtype) before */
+  PyObject *before;  /* autocast's state before the first change; NULL: there was none */
+  bool odd;          /* not to be followed */
+} fl_contexts;
+
 typedef struct fl_eval_state {
   struct fl_eval_state *outer; /* of this thread; calls of fl_eval_call may nest */
   fl_rec *r;
@@ -38,16 +47,17 @@ typedef struct fl_eval_state {
   PyObject *sets;    /* list of (variable, token) of those not reset yet, in order; NULL */
   bool odd_vars;     /* they were not reset last set first */
   unsigned long long state_changes; /* C calls that changed torch's global state so far in this call */
-  int locks;                        /* held by evaluated code now */
-  bool other_state;                 /* state was changed that cannot be compared */
-  PyObject *handled;                /* the exception being handled when the call began; borrowed */
-  fl_eval_frame *top;               /* innermost evaluated frame */
-  bool number;                      /* an integer is being taken out of a tensor: the answer of the call itself */
-  bool tail;                        /* the call about to be made gives the answer its frame waits for */
-  PyObject *calling, *callable;     /* a function about to be entered, and the callable whose answer its frame gives */
-  PyObject *entry;                  /* the same for the frame just entered */
-  bool direct;                      /* evaluated code is about to enter a function itself */
-  PyObject *modes[FL_MODES]; /* borrowed: __torch_function__ of the function modes that were pushed, as functions */
+  fl_contexts contexts;
+  int locks;                    /* held by evaluated code now */
+  bool other_state;             /* state was changed that cannot be compared */
+  PyObject *handled;            /* the exception being handled when the call began; borrowed */
+  fl_eval_frame *top;           /* innermost evaluated frame */
+  bool number;                  /* an integer is being taken out of a tensor: the answer of the call itself */
+  bool tail;                    /* the call about to be made gives the answer its frame waits for */
+  PyObject *calling, *callable; /* a function about to be entered, and the callable whose answer its frame gives */
+  PyObject *entry;              /* the same for the frame just entered */
+  bool direct;                  /* evaluated code is about to enter a function itself */
+  PyObject *modes[FL_MODES];    /* borrowed: __torch_function__ of the function modes that were pushed, as functions */
   int n_modes;
 } fl_eval_state;
 /* From here on this thread's frames are evaluated and reported to `r`, until fl_eval_end. False where that is not possible. */
@@ -145,6 +155,31 @@ const char *fl_vars_why_no_break(const fl_eval_state *st); /* NULL: those that a
 PyObject *fl_vars_tokens(const fl_eval_state *st); /* tuple of tokens of the variables that are set; new, or NULL */
 /* At the end of a recorded call: context variables must be what they were. Releases what st has of them. */
 void fl_call_end(fl_rec *r, fl_eval_state *st);
+
+/* --- eval_contexts.c --- */
+/* Around a C function that changes inference mode or autocast; `result` is what it gave, or NULL. */
+void fl_contexts_will_change(fl_rec *r, PyObject *callable, PyObject *const *args, size_t n, bool keywords);
+void fl_contexts_changed(fl_rec *r, PyObject *callable, PyObject *const *args, size_t n, PyObject *result);
+/* What this function asks for is what it was when the call began. */
+bool fl_contexts_untouched(PyObject *callable, PyObject *const *args, size_t n);
+void fl_contexts_weight_written(void); /* of which autocast may keep a cast: the cache is not made again at replay */
+const char *fl_contexts_why_no_break(const fl_eval_state *st); /* NULL: they can be entered again at replay */
+/* The state is the one at the call's begin, but for the modes that the call has entered. */
+struct fl_torch_state;
+bool fl_contexts_account(const fl_eval_state *st, const struct fl_torch_state *now, const struct fl_torch_state *base);
+PyObject *
+fl_contexts_now(const fl_eval_state *st); /* autocast's state, as far as the call has changed it; new, or NULL */
+/* When unknown code has returned, given fl_contexts_now of before: NULL, or what it has changed. */
+const char *fl_contexts_after_break(const fl_eval_state *st, PyObject *before);
+PyObject *fl_contexts_items(const fl_eval_state *st); /* the modes that stand (modes.h); new tuple, or NULL */
+/* Autocast becomes what it was when the call began, for guards that ask for it, but for its nesting; what it was till then is given
+ * back, to be set again and released (modes.h). NULL: nothing was to be done. */
+PyObject *fl_contexts_set_aside(const fl_eval_state *st);
+/* Frames stand in these. */
+struct fl_modes_held;
+void fl_contexts_stand(fl_rec *r, fl_eval_state *st, const struct fl_modes_held *h);
+/* At the end of a recorded call: torch must be as it was. Releases what st has of them. */
+void fl_contexts_end(fl_rec *r, fl_eval_state *st);
 
 /* --- eval_given.c --- */
 /* operator.<name>(args), or another function of that kind, on what unknown code gave: as an unknown call that gives the

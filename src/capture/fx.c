@@ -1,4 +1,5 @@
 #include "capture/fx.h"
+#include "capture/modes.h"
 #include "capture/replay_break.h"
 
 #include <string.h>
@@ -282,8 +283,10 @@ int fl_fx_build(fl_trace *t, PyObject *backend, PyObject *const *inputs) {
   int rc = values ? 0 : -1;
   for (size_t i = 0; rc == 0 && i < t->steps.len; i++) {
     fl_tstep *step = &t->steps.data[i];
+    PyObject *guard;
     fl_break_recorded(t, i, values);
-    if (step->kind == FL_TSTEP_SEGMENT && step->segment && step->n) {
+    if (!fl_inference_begin(step->inference, &guard)) rc = -1;
+    if (rc == 0 && step->kind == FL_TSTEP_SEGMENT && step->segment && step->n) {
       border b;
       PyObject *answer = border_find(&b, t, step) ? ask(t, step, &b, backend, values) : NULL;
       rc = answer ? take_answer(t, step, &b, answer) : -1;
@@ -292,6 +295,7 @@ int fl_fx_build(fl_trace *t, PyObject *backend, PyObject *const *inputs) {
     }
     for (uint32_t k = 0; rc == 0 && k < step->n; k++)
       rc = fl_node_run(t, &t->nodes.data[step->first + k], values, NULL);
+    fl_inference_end(guard);
   }
   for (size_t i = 0; values && i < t->values.len; i++) Py_XDECREF(values[i]);
   fl_free(values);

@@ -230,6 +230,7 @@ bool fl_eval_begin(fl_eval_state *st, fl_rec *r) {
 }
 
 void fl_eval_end(fl_eval_state *st) {
+  if (st->r) fl_contexts_end(st->r, st);
   if (st->r) fl_call_end(st->r, st);
   fl_eval_here = st->outer;
   release_hook(PyThreadState_Get());

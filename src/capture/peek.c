@@ -72,6 +72,8 @@ bool fl_peek_print(fl_print *out) {
 
 int fl_peek_grad(void) { return P.grad_ok ? P.grad() : -1; }
 
+int fl_peek_inference(void) { return P.ok ? P.inference() : -1; }
+
 /* --- the experiment --- */
 
 static PyObject *look(PyObject *self, PyObject *unused) {

@@ -24,6 +24,7 @@ void fl_peek_init(void); /* once, after fl_interop_init; leaves no exception */
 bool fl_peek_print(fl_print *out);
 /* 1, 0, or -1 where it cannot be told. */
 int fl_peek_grad(void);
+int fl_peek_inference(void); /* the same */
 
 static inline bool fl_print_equal(const fl_print *a, const fl_print *b) {
   return a->included == b->included && a->excluded == b->excluded && a->functions == b->functions && a->rest == b->rest;

@@ -33,6 +33,10 @@ void fl_rec_give_up(fl_rec *r, const char *reason, const char *detail) {
   r->why.blame = Py_XNewRef(fl_eval_blame());
 }
 
+void fl_rec_uses_autocast(fl_rec *r) {
+  if (!off(r)) r->trace->autocast = true;
+}
+
 bool fl_rec_gave_up(const fl_rec *r) { return r && r->gave_up; }
 
 /* --- memory of the trace --- */

@@ -91,6 +91,7 @@ struct fl_rec {
   bool keeps_own;               /* no break was possible: an object of the call's own lies where others find it */
   bool asked_compiling;         /* the program looked at torch.compiler.is_compiling() */
   bool any_effects, any_random; /* before it */
+  bool changes_inference;       /* the call has been in inference mode and out of it */
   bool rewrites;                /* since the last break a tensor made before it was written to */
   size_t first_storage;         /* made since the last break */
   fl_guards *guards;            /* of the stretch being recorded */

@@ -250,8 +250,8 @@ static const char *own_instance(fl_rec *r, PyObject *o, int depth) {
 
 static bool same_state(fl_rec *r) {
   fl_torch_state now;
-  if (fl_torch_state_read(&now) < 0 || fl_grad_enabled() != 0) return PyErr_Clear(), false;
-  return fl_torch_state_equal(&now, &r->trace->state) && !fl_torch_state_why_not(&now);
+  if (!fl_eval_here || fl_torch_state_read(&now) < 0 || fl_grad_enabled() != 0) return PyErr_Clear(), false;
+  return fl_contexts_account(fl_eval_here, &now, &r->trace->state);
 }
 
 static const char *why_not_here(fl_rec *r) {
@@ -259,6 +259,7 @@ static const char *why_not_here(fl_rec *r) {
   if (!st || st->r != r || st->paused || !st->top) return "not called from an evaluated frame";
   const char *vars = fl_vars_why_no_break(st);
   if (vars) return vars;
+  if ((vars = fl_contexts_why_no_break(st))) return vars;
   if (st->locks) return "a lock is held";
   if (st->other_state) return "torch state was changed";
   if (fl_cpy_handled(PyThreadState_Get()) != st->handled) return "an exception is being handled";
@@ -307,6 +308,7 @@ static PyObject *state_tuple(fl_rec *r, fl_break *b, PyObject *all, PyObject *ca
   if (!t || !b->frames) goto fail;
   size_t n_effects = b->writes.list.len;
   PyTuple_SET_ITEM(t, FL_STATE_TOKENS, fl_vars_tokens(fl_eval_here));
+  PyTuple_SET_ITEM(t, FL_STATE_MODES, fl_contexts_items(fl_eval_here));
   PyTuple_SET_ITEM(t, FL_STATE_EFFECTS, n_effects ? PyTuple_GetSlice(all, 1, PyTuple_GET_SIZE(all)) : PyTuple_New(0));
   PyTuple_SET_ITEM(t, FL_STATE_CALLABLE, Py_NewRef(callable));
   PyTuple_SET_ITEM(t, FL_STATE_ARGS, tuple_of(args, n_args));
@@ -432,7 +434,10 @@ static bool describe(fl_rec *r, fl_break *b, PyObject *callable, PyObject *const
       return *why = "an object made by the call was kept before it", false;
     }
   fl_rec_find_witnesses(r);
-  if (!fl_guards_arm(r->guards, fl_rec_is_written, r, text, sizeof text)) {
+  PyObject *autocast = fl_contexts_set_aside(fl_eval_here);
+  bool armed = fl_guards_arm(r->guards, fl_rec_is_written, r, text, sizeof text);
+  fl_autocast_set_again(autocast);
+  if (!armed) {
     Py_DECREF(all);
     return fl_rec_give_up(r, "state read by the call changed during it", text), false;
   }
@@ -444,6 +449,7 @@ static bool describe(fl_rec *r, fl_break *b, PyObject *callable, PyObject *const
   fl_ptrmap made = {0};
   fl_result_asker ask = fl_rec_asker(r, true);
   ask.tokens = PyTuple_GET_ITEM(state, FL_STATE_TOKENS);
+  ask.modes = PyTuple_GET_ITEM(state, FL_STATE_MODES);
   r->made = &made;
   *why = fl_result_make(&b->state, &r->trace->arena, state, &ask, detail);
   r->made = NULL;
@@ -478,6 +484,7 @@ bool fl_rec_can_break(fl_rec *r) {
   ours(r, state);
   fl_result_asker ask = fl_rec_asker(r, true);
   ask.tokens = PyTuple_GET_ITEM(state, FL_STATE_TOKENS);
+  ask.modes = PyTuple_GET_ITEM(state, FL_STATE_MODES);
   ok = !fl_result_make(&recipe, &r->trace->arena, state, &ask, &detail);
   fl_result_release(&recipe);
   not_ours(r, state);
@@ -532,7 +539,6 @@ static void begin_stretch(fl_rec *r, fl_break *b) {
 }
 
 static bool take(fl_rec *r, fl_break *b, PyObject *result, const char *why) {
-  if (!why && !same_state(r)) why = "torch's global state";
   if (!why) why = fl_back_arguments_why_not(r->trace, r->args, r->n_args, r->kwnames, r->inputs);
   if (why) return fl_rec_give_up(r, "changed by unknown code", why), false;
   bool ok = take_back(r, &b->back, result, (uint32_t)r->trace->breaks.len - 1, 0);
@@ -574,16 +580,21 @@ static PyObject *call_outside(fl_rec *r, fl_break *b, PyObject *callable, PyObje
     return NULL;
   }
   if (r->says_compiling && fl_compiling(false) < 0) PyErr_Clear();
+  PyObject *modes = fl_contexts_now(fl_eval_here);
+  PyErr_Clear();
   fl_eval_pause(1);
   result = PyObject_Vectorcall(callable, args, nargsf, kwnames);
   fl_eval_pause(0);
   const char *vars_why = fl_vars_watch_end(&vars);
   Py_DECREF(tokens);
   PyErr_Fetch(&type, &value, &tb);
+  const char *modes_why = fl_contexts_after_break(fl_eval_here, modes);
+  if (!modes_why && !same_state(r)) modes_why = "torch's global state";
+  Py_XDECREF(modes);
   if (!result)
     fl_rec_give_up(r, "unknown code raised", b->detail);
   else
-    take(r, b, result, vars_why);
+    take(r, b, result, vars_why ? vars_why : modes_why);
   if (r->says_compiling && fl_compiling(true) < 0) PyErr_Clear();
   if (!fl_eval_rehook()) fl_rec_give_up(r, "another frame hook or a tracer was set", b->detail);
   if (fl_dispatch_push(r->mode) < 0) {

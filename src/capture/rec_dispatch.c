@@ -3,6 +3,7 @@
 
 #include "capture/device.h"
 #include "capture/eval_impl.h"
+#include "capture/modes.h"
 #include "capture/rec.h"
 
 #define MAX_TENSORS 512
@@ -108,8 +109,23 @@ static bool take_args(op_call *c, fl_tnode *n) {
 
 /* --- steps --- */
 
+static bool inference_now(void) {
+  int on = fl_inference_enabled();
+  if (on < 0) PyErr_Clear();
+  return on > 0;
+}
+
+/* A tensor that the call made in inference mode while it is out of it now, or the other way round. */
+static bool of_other_mode(fl_rec *r, PyObject *tensor) {
+  r->changes_inference |= inference_now() != r->trace->state.inference;
+  if (!r->changes_inference) return false;
+  int inference = fl_tensor_is_inference(tensor);
+  if (inference < 0) PyErr_Clear();
+  return inference != inference_now();
+}
+
 static fl_tstep *add_step(fl_rec *r, fl_tstep_kind kind) {
-  fl_tstep s = {.kind = kind, .first = (uint32_t)r->trace->nodes.len};
+  fl_tstep s = {.kind = kind, .first = (uint32_t)r->trace->nodes.len, .inference = inference_now()};
   if (!FL_PUSH(&r->trace->steps, s)) return fl_rec_give_up(r, "out of memory", ""), NULL;
   return &r->trace->steps.data[r->trace->steps.len - 1];
 }
@@ -117,8 +133,8 @@ static fl_tstep *add_step(fl_rec *r, fl_tstep_kind kind) {
 static fl_tstep *segment(fl_rec *r) {
   fl_trace *t = r->trace;
   bool begins = t->breaks.len && t->breaks.data[t->breaks.len - 1]->at == t->steps.len;
-  if (!begins && t->steps.len && t->steps.data[t->steps.len - 1].kind == FL_TSTEP_SEGMENT)
-    return &t->steps.data[t->steps.len - 1];
+  fl_tstep *last = t->steps.len ? &t->steps.data[t->steps.len - 1] : NULL;
+  if (!begins && last && last->kind == FL_TSTEP_SEGMENT && last->inference == inference_now()) return last;
   return add_step(r, FL_TSTEP_SEGMENT);
 }
 
@@ -152,6 +168,9 @@ static void note_write(op_call *c, PyObject *tensor, PyObject *result) {
       fl_rec_give_up(r, "writes to a tensor of unknown origin", c->schema->name);
       return;
     }
+    int rg = fl_tensor_requires_grad(tensor);
+    if (rg < 0) PyErr_Clear();
+    if (rg > 0) fl_contexts_weight_written();
     r->trace->writes_weights = true;
     r->effects = true;
     run_eagerly(r, "writes to a buffer or parameter");
@@ -161,7 +180,9 @@ static void note_write(op_call *c, PyObject *tensor, PyObject *result) {
   } else if (kind == FL_TVAL_GIVEN) {
     r->effects = true;
     run_eagerly(r, "writes to memory that unknown code has seen");
-  } else if (!given_back(result, tensor))
+  } else if (of_other_mode(r, tensor))
+    run_eagerly(r, "writes to a tensor made in or out of inference mode");
+  else if (!given_back(result, tensor))
     run_eagerly(r, "changes a tensor without giving it back");
   else if (!fl_rec_aliases(r, v))
     return;
@@ -287,6 +308,10 @@ static void take_result(op_call *c, PyObject *o, uint32_t node, uint32_t *outs, 
     for (int i = 0; i < c->n_tensors && of == FL_NO_TVAL; i++)
       if (c->tensors[i].lo && c->tensors[i].lo < hi && lo < c->tensors[i].hi) of = c->tensors[i].value;
   *out = fl_rec_result(c->r, o, node, of, of);
+  /* A view of a tensor made in the other mode is one of that mode. */
+  if (*out != FL_NO_TVAL && of != FL_NO_TVAL && of_other_mode(c->r, o) &&
+      c->r->storage_kind.data[c->r->trace->values.data[*out].storage] == FL_TVAL_RESULT)
+    c->r->trace->nodes.data[node].pin = "a view of a tensor made in or out of inference mode";
 }
 
 /* Keeps the elements of results that are the same on each replay. False where one of them is not small and dense. */

@@ -100,6 +100,9 @@ void fl_rec_uses(fl_rec *r, PyObject *value);
 /* Whether it is an object that unknown code gave, of which nothing is known; `plain`: or a number, a string. */
 bool fl_rec_is_unknown(fl_rec *r, PyObject *value, bool plain);
 
+/* The call sets autocast: its trace holds where autocast keeps no casts of weights from before. */
+void fl_rec_uses_autocast(fl_rec *r);
+
 /* --- trouble --- */
 
 /* From here on this call cannot be replayed, for this reason; it goes on plainly and its answer stands. `reason` is a

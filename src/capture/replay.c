@@ -4,6 +4,7 @@
 #include "capture/engine_error.h"
 #include "capture/fx.h"
 #include "capture/make.h"
+#include "capture/modes.h"
 #include "capture/branch.h"
 #include "plan/view.h"
 
@@ -231,7 +232,7 @@ static int run_all(const fl_trace *t, const fl_tstep *step, PyObject **values, b
   return 0;
 }
 
-int fl_segment_run(fl_trace *t, const fl_tstep *step, PyObject **values, bool eager, bool keep) {
+static int run_segment(fl_trace *t, const fl_tstep *step, PyObject **values, bool eager, bool keep) {
   fl_segment *s = step->segment;
   if (eager || !s) return run_all(t, step, values, keep);
   if (s->fx && s->fx->call) {
@@ -248,6 +249,22 @@ int fl_segment_run(fl_trace *t, const fl_tstep *step, PyObject **values, bool ea
     if (!keep && p->kind == FL_PART_ENGINE) drop(t, p->drops[0].values, p->drops[0].n, values);
   }
   return 0;
+}
+
+int fl_segment_run(fl_trace *t, const fl_tstep *step, PyObject **values, bool eager, bool keep) {
+  PyObject *guard;
+  if (!fl_inference_begin(step->inference, &guard)) return -1;
+  int rc = run_segment(t, step, values, eager, keep);
+  fl_inference_end(guard);
+  return rc;
+}
+
+int fl_decision_run(const fl_trace *t, const fl_tstep *step, PyObject **values, PyObject **out_result) {
+  PyObject *guard = NULL;
+  if (step->kind == FL_TSTEP_SHAPE && !fl_inference_begin(step->inference, &guard)) return -1;
+  int rc = fl_node_run(t, &t->nodes.data[step->first], values, out_result);
+  fl_inference_end(guard);
+  return rc;
 }
 
 /* --- the trace --- */
@@ -288,7 +305,7 @@ static int compare(const fl_compare *c, PyObject **result) {
 static int run_decision(const fl_trace *t, const fl_tstep *step, PyObject **values, const char **miss) {
   const fl_tnode *n = &t->nodes.data[step->first];
   PyObject *result = NULL;
-  if (fl_node_run(t, n, values, &result) < 0 || compare(&step->compare, &result) < 0) return -1;
+  if (fl_decision_run(t, step, values, &result) < 0 || compare(&step->compare, &result) < 0) return -1;
   if (step->kind == FL_TSTEP_SCALAR && !same_answer(result, step->scalar)) *miss = "value: a number out of a tensor";
   if (step->kind == FL_TSTEP_SHAPE && (count_results(result) != n->n_out || !same_shapes(t, n, values)))
     *miss = "value: a shape that depends on data";

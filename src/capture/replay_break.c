@@ -140,6 +140,16 @@ void fl_break_recorded(const fl_trace *t, size_t at, PyObject **values) {
   }
 }
 
+typedef struct inside {
+  fl_run *run;
+  fl_break *b;
+  PyObject *state;      /* owned */
+  bool left;            /* the call leaves the trace here */
+  fl_torch_state torch; /* with the frames standing */
+  PyObject *autocast;   /* likewise; owned */
+  bool keeps;           /* modes stand, and unknown code has changed them */
+} inside;
+
 /* --- after the call --- */
 
 static const char *tensors_why_not(const fl_run *run, const fl_break *b) {
@@ -155,14 +165,46 @@ static const char *tensors_why_not(const fl_run *run, const fl_break *b) {
   return NULL;
 }
 
-static const char *after(fl_run *run, fl_break *b, PyObject *back, char *buf, size_t size) {
+/* Torch's state beneath the frames: what it was when they stood. */
+static bool same_state(const fl_torch_state *a, const fl_torch_state *b) {
+  return fl_torch_state_equal(a, b) && a->autocast == b->autocast && a->functorch == b->functorch &&
+         a->torch_function == b->torch_function && a->tracing == b->tracing && a->function_modes == b->function_modes &&
+         a->dispatch_modes == b->dispatch_modes;
+}
+
+/* Autocast's state now, of what the modes that stand have set; new, or NULL: there are none. */
+static PyObject *modes_now(const fl_run *run) {
+  PyObject *devices = run->modes.before ? fl_autocast_devices(run->modes.before) : NULL;
+  PyObject *now = devices ? fl_autocast_read(devices) : NULL;
+  Py_XDECREF(devices);
+  return now;
+}
+
+static bool same_modes(const fl_run *run, PyObject *before) {
+  if (!run->modes.before) return true;
+  PyObject *now = modes_now(run);
+  int same = now && before ? PyObject_RichCompareBool(now, before, Py_EQ) : 0;
+  Py_XDECREF(now);
+  if (same < 0) PyErr_Clear();
+  return same > 0;
+}
+
+static const char *after(inside *in, PyObject *back, char *buf, size_t size) {
+  fl_run *run = in->run;
+  fl_break *b = in->b;
   fl_trace *t = run->t;
   if (t->open && b == t->breaks.data[t->breaks.len - 1]) return "the trace ends there";
   fl_torch_state now;
   const char *why = match(t, &b->back, back, run->values, false);
   if (why) return snprintf(buf, size, "what it gave: %s", why), buf;
-  if (fl_torch_state_read(&now) < 0 || fl_grad_enabled() != 0) return PyErr_Clear(), "torch's global state";
-  if (!fl_torch_state_equal(&now, &t->state) || fl_torch_state_why_not(&now)) return "torch's global state";
+  if (fl_torch_state_read(&now) < 0 || fl_grad_enabled() != 0) {
+    in->keeps |= run->modes.before != NULL;
+    return PyErr_Clear(), "torch's global state";
+  }
+  if (!same_state(&now, &in->torch) || !same_modes(run, in->autocast)) {
+    in->keeps |= run->modes.before != NULL;
+    return "torch's global state";
+  }
   if (t->cuda_state >= 0 && fl_torch_cuda_state() != t->cuda_state)
     return "global state: TF32 or current device of GPUs";
   why = fl_back_arguments_why_not(t, run->call->args, run->call->n_args, run->call->kwnames, run->inputs);
@@ -174,17 +216,14 @@ static const char *after(fl_run *run, fl_break *b, PyObject *back, char *buf, si
     if (!o) PyErr_Clear();
     if (!o || o != run->values[p->value]) return "a place that held a tensor of the call";
   }
-  return fl_guards_check(&b->guards, buf, size) ? NULL : buf;
+  PyObject *autocast = modes_now(run);
+  bool holds = !autocast || fl_autocast_write(run->modes.before, 0) == 0;
+  holds = holds && fl_guards_check(&b->guards, buf, size);
+  fl_autocast_set_again(autocast);
+  return holds ? NULL : buf;
 }
 
 /* --- the call inside the frames --- */
-
-typedef struct inside {
-  fl_run *run;
-  fl_break *b;
-  PyObject *state; /* owned */
-  bool left;       /* the call leaves the trace here */
-} inside;
 
 static PyObject *call(inside *in) {
   PyObject *args = PyTuple_GET_ITEM(in->state, FL_STATE_ARGS);
@@ -202,16 +241,19 @@ static PyObject *in_frames(void *ctx, bool *go_on) {
   fl_break *b = in->b;
   char buf[160] = "";
   fl_vars_watch vars;
-  bool watched = fl_vars_watch_begin(&vars, in->run->tokens) == 0;
-  if (!watched) PyErr_Clear();
+  bool watched = fl_vars_watch_begin(&vars, in->run->tokens) == 0 && fl_torch_state_read(&in->torch) == 0;
+  in->autocast = modes_now(in->run);
+  PyErr_Clear();
   PyObject *back = call(in);
   const char *changed = fl_vars_watch_end(&vars);
   if (!watched) changed = "out of memory";
-  const char *why = !back ? "it raised" : changed ? changed : after(in->run, b, back, buf, sizeof buf);
+  const char *why = !back ? "it raised" : changed ? changed : after(in, back, buf, sizeof buf);
+  Py_CLEAR(in->autocast);
   if (why) count_exit(b, why);
-  if (why && (!back || !fl_site_is_open(b))) {
+  if (why && (!back || in->keeps || !fl_site_is_open(b))) {
     Py_CLEAR(in->state); /* the frames hold what they need, and reset what is set */
     Py_CLEAR(in->run->tokens);
+    fl_modes_pass_on(&in->run->modes);
     return *go_on = true, back;
   }
   Py_XSETREF(in->run->last_back, back);
@@ -241,6 +283,7 @@ static int run_frames(inside *in, PyObject **out) {
   bool went_on = false;
   if (b->n_frames > LOCAL && !(frames = fl_malloc((size_t)b->n_frames * sizeof *frames))) {
     Py_CLEAR(in->state);
+    fl_modes_leave(&in->run->modes);
     return PyErr_NoMemory(), -1;
   }
   fl_break_states(b, &PyTuple_GET_ITEM(in->state, FL_STATE_FRAMES), frames);
@@ -249,6 +292,7 @@ static int run_frames(inside *in, PyObject **out) {
   if (frames != local) fl_free(frames);
   Py_CLEAR(in->state);
   *out = NULL;
+  fl_modes_leave(&in->run->modes);
   if (went_on) return *out = v, 1;
   Py_DECREF(v);
   if (!in->left) return 0;
@@ -260,11 +304,19 @@ static void reset_vars(fl_run *run) {
   Py_CLEAR(run->tokens);
 }
 
-/* Sets the context variables that are set there. NULL with an exception. */
+int fl_break_hold_modes(const fl_break *b, fl_modes_held *h) {
+  const fl_result_node *nodes = b->state.nodes.data, *modes = &nodes[nodes[b->state.root].items[FL_STATE_MODES]];
+  return modes->n ? fl_modes_hold(h, nodes[modes->items[modes->n - 1]].object) : 0;
+}
+
+/* Sets the context variables and enters the modes that are set there. NULL with an exception. */
 static PyObject *build_state(fl_run *run, const fl_break *b) {
   reset_vars(run);
+  if (fl_break_hold_modes(b, &run->modes) < 0) return NULL;
   PyObject *state = fl_result_build(&b->state, run->values);
-  if (state) run->tokens = Py_NewRef(PyTuple_GET_ITEM(state, FL_STATE_TOKENS));
+  if (!state) return fl_modes_leave(&run->modes), NULL;
+  run->tokens = Py_NewRef(PyTuple_GET_ITEM(state, FL_STATE_TOKENS));
+  if (run->modes.before) run->modes.items = Py_NewRef(PyTuple_GET_ITEM(state, FL_STATE_MODES));
   return state;
 }
 
@@ -274,6 +326,7 @@ int fl_break_run(fl_run *run, fl_break *b, PyObject **out) {
   b->count++;
   if (fl_effects_apply(&b->writes, &PyTuple_GET_ITEM(PyTuple_GET_ITEM(in.state, FL_STATE_EFFECTS), 0)) < 0) {
     Py_CLEAR(in.state);
+    fl_modes_leave(&run->modes);
     return -1;
   }
   return run_frames(&in, out);

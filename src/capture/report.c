@@ -423,8 +423,7 @@ PyObject *fl_report_profile(fl_compiled *c, PyObject *args, PyObject *kwargs) {
   }
   for (size_t i = 0; rc == 0 && i < t->steps.len; i++) {
     fl_tstep *st = &t->steps.data[i];
-    rc = st->segment ? fl_segment_run(t, st, values, false, true)
-                     : fl_node_run(t, &t->nodes.data[st->first], values, NULL);
+    rc = st->segment ? fl_segment_run(t, st, values, false, true) : fl_decision_run(t, st, values, NULL);
     for (int k = 0; rc == 0 && st->segment && k < st->segment->n_parts; k++)
       if (st->segment->parts[k].engine) rc = profile_part(t, st->segment, &st->segment->parts[k], values, list);
   }

@@ -6,6 +6,7 @@
 #include "capture/argspec.h"
 #include "capture/ccalls.h"
 #include "capture/interop.h"
+#include "capture/modes.h"
 #include "capture/ptrmap.h"
 #include "capture/replay_break.h"
 #include "capture/vars.h"
@@ -196,6 +197,42 @@ static const char *describe_token(maker *m, PyObject *o, uint32_t *out) {
   return describe_items(m, &n, &value, 1, o, out);
 }
 
+/* contextlib.ExitStack keeps what it will leave in one. */
+static const char *describe_deque(maker *m, PyObject *o, uint32_t *out) {
+  PyObject *items = PySequence_List(o), *most = items ? PyObject_GetAttrString(o, "maxlen") : NULL;
+  PyObject *args = most ? PyTuple_Pack(2, items, most) : NULL;
+  if (args && !m->temps) m->temps = PyList_New(0);
+  const char *why = OOM;
+  fl_result_node n = {.kind = FL_RESULT_CALL, .object = (PyObject *)Py_TYPE(o)};
+  if (args && m->temps && PyList_Append(m->temps, args) == 0 && fl_ptrmap_set(&m->own, items, 0))
+    why = describe_items(m, &n, &PyTuple_GET_ITEM(args, 0), 2, o, out);
+  Py_XDECREF(items);
+  Py_XDECREF(most);
+  Py_XDECREF(args);
+  PyErr_Clear();
+  return why;
+}
+
+/* One of the modes that stand, or a guard of inference mode that is left. */
+static bool is_mode(const maker *m, PyObject *o, bool *stands) {
+  PyObject *modes = m->ask->modes;
+  *stands = false;
+  for (Py_ssize_t i = 0; modes && !*stands && i < PyTuple_GET_SIZE(modes); i++)
+    *stands = PyTuple_GET_ITEM(modes, i) == o;
+  return modes && (*stands || (fl_inference_is_guard(o) && m->ask->made(m->ask->ctx, o)));
+}
+
+static const char *describe_mode(maker *m, PyObject *o, bool stands, uint32_t *out) {
+  fl_result_node n = {.kind = FL_RESULT_GUARD, .index = stands};
+  if (PyTuple_Check(o)) {
+    n = (fl_result_node){.kind = FL_RESULT_AUTOCAST, .object = o};
+  } else if (stands && !m->ask->made(m->ask->ctx, o)) {
+    m->detail = "inference mode";
+    return "a result of a kind that cannot be made again";
+  }
+  return add(m, o, &n, out);
+}
+
 static const char *describe_generator(maker *m, PyObject *o, const fl_cpy_generator *g, uint32_t *out) {
   fl_result_node n = {.kind = FL_RESULT_GENERATOR};
   PyObject *none = fl_back_none(), *items = PyTuple_New(1 + g->n);
@@ -245,6 +282,8 @@ static bool describe_frames_own(maker *m, PyObject *o, uint32_t *out, const char
     n.kind = FL_RESULT_BUILTIN;
     n.object = o;
     *out_why = describe_items(m, &n, &self, 1, o, out);
+  } else if (!strcmp(Py_TYPE(o)->tp_name, "collections.deque")) {
+    *out_why = describe_deque(m, o, out);
   } else if (is_resumable(Py_TYPE(o))) {
     *out_why = describe_call(m, o, out);
   } else if (fl_cpy_generator_read(o, &gen)) {
@@ -318,6 +357,8 @@ static const char *describe(maker *m, PyObject *o, uint32_t *out) {
   fl_result_node value = {.kind = FL_RESULT_VALUE};
   if (m->ask->unknown && m->ask->unknown(m->ask->ctx, o, &value.index)) return add(m, o, &value, out);
   if (m->ask->tokens && PyContextToken_CheckExact(o)) return describe_token(m, o, out);
+  bool stands;
+  if (is_mode(m, o, &stands)) return describe_mode(m, o, stands, out);
   if (fl_tensor_check(o)) {
     fl_result_node n = {.kind = FL_RESULT_VALUE};
     if (m->ask->tensor(m->ask->ctx, o, &n.index)) return add(m, o, &n, out);
@@ -449,6 +490,9 @@ static PyObject *make_node(const fl_result_node *n, PyObject **made, PyObject *c
   case FL_RESULT_METHOD: return PyMethod_New(made[n->items[0]], made[n->items[1]]);
   case FL_RESULT_BUILTIN: return builtin_from(n, made);
   case FL_RESULT_TOKEN: return PyContextVar_Set(n->object, made[n->items[0]]);
+  case FL_RESULT_GUARD: return fl_inference_guard(true, n->index);
+  case FL_RESULT_AUTOCAST:
+    return fl_autocast_write(n->object, fl_autocast_nesting(n->object)) < 0 ? NULL : Py_NewRef(n->object);
   case FL_RESULT_CALL: return call_from(n, made);
   case FL_RESULT_GENERATOR: return generator_from(n, made);
   case FL_RESULT_STRUCT:
@@ -466,6 +510,12 @@ static PyObject *make_node(const fl_result_node *n, PyObject **made, PyObject *c
   return o;
 }
 
+/* What making it has changed. Autocast's state is put back by who knows what it was. */
+static void undo(const fl_result_node *n, PyObject *made) {
+  if (n->kind == FL_RESULT_TOKEN) fl_vars_undo(made);
+  if (n->kind == FL_RESULT_GUARD && n->index) fl_inference_end(Py_NewRef(made));
+}
+
 PyObject *fl_result_build(const fl_result *r, PyObject *const *values) {
   const fl_result_node *root = &r->nodes.data[r->root];
   if (root->kind <= FL_RESULT_CONST) return make_node(root, NULL, values);
@@ -475,8 +525,7 @@ PyObject *fl_result_build(const fl_result *r, PyObject *const *values) {
   for (; done < n; done++)
     if (!(made[done] = make_node(&r->nodes.data[done], made, values))) break;
   PyObject *out = done == n ? Py_NewRef(made[r->root]) : NULL;
-  for (size_t i = done; !out && i-- > 0;)
-    if (r->nodes.data[i].kind == FL_RESULT_TOKEN) fl_vars_undo(made[i]);
+  for (size_t i = done; !out && i-- > 0;) undo(&r->nodes.data[i], made[i]);
   for (size_t i = 0; i < done; i++) Py_DECREF(made[i]);
   if (made != local) fl_free(made);
   return out;
@@ -493,13 +542,19 @@ PyObject *fl_result_build_part(const fl_result *r, PyObject *const *values, cons
   }
   for (int i = 0; ok && i < n; i++) PyTuple_SET_ITEM(out, i, Py_NewRef(made[roots[i]]));
   for (size_t i = r->nodes.len; made && !ok && i-- > 0;)
-    if (made[i] && r->nodes.data[i].kind == FL_RESULT_TOKEN) fl_vars_undo(made[i]);
+    if (made[i]) undo(&r->nodes.data[i], made[i]);
   for (size_t i = 0; made && i < r->nodes.len; i++) Py_XDECREF(made[i]);
   fl_free(made);
   if (ok) return out;
   if (!PyErr_Occurred()) PyErr_NoMemory();
   Py_XDECREF(out);
   return NULL;
+}
+
+static bool same_object(PyObject *x, PyObject *y) {
+  int same = PyObject_RichCompareBool(x, y, Py_EQ);
+  if (same < 0) PyErr_Clear();
+  return same > 0;
 }
 
 bool fl_result_same_node(const fl_result_node *a, const fl_result_node *b) {
@@ -509,6 +564,7 @@ bool fl_result_same_node(const fl_result_node *a, const fl_result_node *b) {
   case FL_RESULT_VALUE: return true;
   case FL_RESULT_CONST:
   case FL_RESULT_GENERATOR: return fl_const_equal(x, y);
+  case FL_RESULT_AUTOCAST: return same_object(x, y);
   case FL_RESULT_BUILTIN:
     return ((PyCFunctionObject *)x)->m_ml == ((PyCFunctionObject *)y)->m_ml &&
            ((PyCFunctionObject *)x)->m_module == ((PyCFunctionObject *)y)->m_module &&

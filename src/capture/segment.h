@@ -73,6 +73,8 @@ FL_MUST_USE fl_status fl_segment_graph(fl_trace *t, uint32_t step, fl_device dev
 /* Runs one step on values[]: inputs and weights borrowed, results owned. 0, or -1 with an exception. With `eager`,
  * engines are not used; with `keep`, nothing is dropped. */
 int fl_segment_run(fl_trace *t, const fl_tstep *step, PyObject **values, bool eager, bool keep);
+/* The operator of a decision, in its mode; as fl_node_run. */
+int fl_decision_run(const fl_trace *t, const fl_tstep *step, PyObject **values, PyObject **out_result);
 int fl_node_run(const fl_trace *t, const fl_tnode *n, PyObject **values, PyObject **out_result);
 /* Runs an engine part. FL_OK, or FL_INVALID when the operators must run eagerly to raise their error, -1 with an
  * exception. */

@@ -85,6 +85,7 @@ typedef struct fl_tstep {
   fl_compare compare;       /* SCALAR: of the operator's answer, where that is what the trace goes on with */
   const char *eager_reason; /* SEGMENT: why all of it runs eagerly, or NULL */
   bool random;
+  bool inference;             /* in inference mode (not SCALAR) */
   bool late;                  /* SCALAR: asked after what the program did according to the answer (rec_decide.c) */
   struct fl_segment *segment; /* SEGMENT: once built */
 } fl_tstep;
@@ -164,6 +165,7 @@ typedef struct fl_trace {
   int running;    /* calls that run or change it now */
   fl_argspec args;
   fl_torch_state state;
+  bool autocast;  /* the call enters autocast: only outside any other, which might keep casts of weights */
   int cuda_state; /* fl_torch_cuda_state() if engines compute on a GPU, else -1 */
   fl_guards guards;
   fl_weights weights;

@@ -27,7 +27,7 @@ static void values_free(const fl_trace *t, PyObject **v) {
 
 static int run_step(fl_trace *t, const fl_tstep *s, PyObject **v, bool eager) {
   if (s->kind == FL_TSTEP_SEGMENT) return fl_segment_run(t, s, v, eager, true);
-  return fl_node_run(t, &t->nodes.data[s->first], v, NULL);
+  return fl_decision_run(t, s, v, NULL);
 }
 
 static bool has_engine(const fl_segment *s) {
