@@ -503,3 +503,57 @@ def test_an_object_whose_dictionary_lies_where_a_new_one_was():
         return counter.n
 
     assert count(framelift.compile) == count(lambda f: f) == 4
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy])
+def test_a_copy_of_an_object_that_existed_before(how):
+    """Of a class of which no copy was made before, with object's own __delattr__ beside a __setattr__ of its own."""
+
+    class Config:
+        def __init__(self):
+            self.encoder_size, self.size, self.seen = 1, 2, []
+
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value + 1 if name == "size" else value)
+
+    config = Config()
+
+    def f(x):
+        mine = how(config)
+        delattr(mine, "encoder_size")
+        mine.size = mine.size + x.shape[0]
+        mine.seen.append(mine.size)
+        return x * mine.size, "encoder_size" in vars(mine), mine.seen is config.seen
+
+    fast = framelift.compile(f)
+    with torch.no_grad():
+        for size in (2, 2, 2, 5, 5):
+            config.size = size
+            config.seen.clear()
+            assert_same(fast(torch.ones(3)), f(torch.ones(3)))
+            assert len(config.seen) == (0 if how is copy.deepcopy else 2) and config.encoder_size == 1
+    e = framelift.explain(fast)
+    assert (e.recorded, e.native, e.segments, len(e.breaks)) == (2, 0, 2, 0), str(e)  # one a trace
+
+
+def test_object_has_no_such_attribute_to_delete():
+    class Config:
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+
+    config = Config()
+
+    def f(x):
+        try:
+            delattr(config, "size")
+        except AttributeError as error:
+            return x + 1, str(error)
+        return x, ""
+
+    fast = framelift.compile(f)
+    with torch.no_grad():
+        for _ in range(3):
+            assert_same(fast(torch.ones(3)), f(torch.ones(3)))
+        config.size = 1
+        assert fast(torch.ones(3))[1] == "" and not vars(config)
+        assert_same(fast(torch.ones(3)), f(torch.ones(3)))

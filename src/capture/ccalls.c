@@ -344,6 +344,23 @@ void fl_ccall_callback(fl_rec *r, PyObject *callable) {
 
 bool fl_ccall_is_python_class(PyTypeObject *tp) { return tp->tp_dealloc == subtype_dealloc; }
 
+int fl_ccall_find_slots(PyTypeObject *tp) {
+  static PyObject *find;
+  if (!PyType_HasFeature(tp, Py_TPFLAGS_HEAPTYPE)) return 0;
+  PyObject *own = tp->tp_dict;
+  if (!own || PyDict_GetItemString(own, "__slotnames__")) return 0;
+  fl_eval_pause(1);
+  if (!find) {
+    PyObject *module = PyImport_ImportModule("copyreg");
+    find = module ? PyObject_GetAttrString(module, "_slotnames") : NULL;
+    Py_XDECREF(module);
+  }
+  PyObject *names = find ? PyObject_CallOneArg(find, (PyObject *)tp) : NULL;
+  fl_eval_pause(0);
+  Py_XDECREF(names);
+  return names ? 0 : -1;
+}
+
 PyTypeObject *fl_ccall_solid(PyTypeObject *tp) {
   while (tp->tp_dealloc == subtype_dealloc && tp->tp_base) tp = tp->tp_base;
   return tp;

@@ -70,6 +70,10 @@ fl_cc fl_ccall_class(PyObject *callable, PyObject **self);
 /* "module.name" for messages, into buf; returns buf. */
 const char *fl_ccall_name(PyObject *callable, char *buf, size_t size);
 
+/* copyreg keeps the names of a class's slots in the class when they are first asked for, as they are by each copy: does that now,
+ * so that it is no effect of the program's. -1 with an exception. */
+int fl_ccall_find_slots(PyTypeObject *tp);
+
 /* Types: the nearest base that is not made by a class statement; its class; known at all; tensors. */
 PyTypeObject *fl_ccall_solid(PyTypeObject *tp);
 fl_cc fl_ccall_type_class(PyTypeObject *tp);

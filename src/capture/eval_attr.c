@@ -390,20 +390,27 @@ int fl_attr_generic_set(fl_rec *r, PyObject *obj, PyObject *name, PyObject *valu
   return PyObject_GenericSetAttr(obj, name, value);
 }
 
+static int set_by_object(fl_rec *r, PyObject *obj, PyObject *name, PyObject *value) {
+  PyObject *key = Py_NewRef(name);
+  PyUnicode_InternInPlace(&key);
+  int rc = fl_attr_generic_set(r, obj, key, value);
+  Py_DECREF(key);
+  return rc;
+}
+
 int fl_attr_set(fl_rec *r, PyObject *obj, PyObject *name, PyObject *value) {
   fl_rec_uses(r, obj);
   setattrofunc fn = Py_TYPE(obj)->tp_setattro;
   if (r && fn == PyObject_GenericSetAttr && PyUnicode_CheckExact(name)) {
     fl_attr_saw_slot(r, Py_TYPE(obj), value ? fl_n.__setattr__ : fl_n.__delattr__);
-    PyObject *key = Py_NewRef(name);
-    PyUnicode_InternInPlace(&key);
-    int rc = fl_attr_generic_set(r, obj, key, value);
-    Py_DECREF(key);
-    return rc;
+    return set_by_object(r, obj, name, value);
   }
   if (r && fn == slot_setattro) {
-    type_lookup(r, Py_TYPE(obj), value ? fl_n.__setattr__ : fl_n.__delattr__);
-    PyObject *own = _PyType_Lookup(Py_TYPE(obj), value ? fl_n.__setattr__ : fl_n.__delattr__);
+    PyObject *own = type_lookup(r, Py_TYPE(obj), value ? fl_n.__setattr__ : fl_n.__delattr__), *self;
+    fl_cc cls = own ? fl_ccall_class(own, &self) : FL_CC_UNKNOWN;
+    /* A class may define one of the two in Python, and have object's other one. */
+    if (cls == (value ? FL_CC_OBJ_SETATTR : FL_CC_OBJ_DELATTR) && PyUnicode_CheckExact(name) && !PyType_Check(obj))
+      return set_by_object(r, obj, name, value);
     if (own && !PyFunction_Check(own)) fl_ccall_callback(r, own);
   } else if (r) {
     if (fn != PyType_Type.tp_setattro && !fl_ccall_known_type(Py_TYPE(obj)))

@@ -245,6 +245,7 @@ static PyObject *special(fl_rec *r, fl_cc cls, const call_args *c, PyObject *sel
     case FL_CC_VARS:
       if (!obj) break;
       if (!fl_rec_is_fresh(r, obj)) fl_tell(r, fl_rec_read_instance(r, obj));
+      if (fl_ccall_find_slots(Py_TYPE(obj)) < 0) return NULL;
       return natively(c);
     default: break;
     }
