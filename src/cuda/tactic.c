@@ -11,7 +11,7 @@
 #include "cuda/cache.h"
 
 enum { BUCKETS = 64, STREAM_NON_BLOCKING = 1, CAPTURE_RELAXED = 2 };
-enum { RUNS = 16, SLOW_RUNS = 3, MAX_COPIES = RUNS, REPEATS = 3, SLOW_US = 300, PROBLEM_MS = 60 };
+enum { RUNS = 16, LEAST_RUNS = 3, MAX_COPIES = RUNS, REPEATS = 3, ENOUGH_US = 800, PROBLEM_MS = 60 };
 static const char file_name[] = "tactics.txt";
 
 typedef struct entry {
@@ -197,7 +197,7 @@ static float time_candidate(trial *r, int candidate) {
   if (us > most) us = once(r, candidate);
   if (us < 0 || us > most) return -1;
   if (us < r->roughly) r->roughly = us;
-  int runs = us > SLOW_US ? SLOW_RUNS : RUNS;
+  int runs = us * RUNS <= ENOUGH_US ? RUNS : us * LEAST_RUNS >= ENOUGH_US ? LEAST_RUNS : (int)(ENOUGH_US / us);
   fl_cu_graph_exec exec = capture(r, candidate, runs);
   if (!exec) return -1;
   for (int i = 0; i < REPEATS; i++) {
