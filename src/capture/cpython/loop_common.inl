@@ -429,14 +429,22 @@
       continue;
     }
     case BEFORE_WITH: {
-      PyObject *exit = NULL, *v = with_enter(r, TOP(), &exit);
-      if (!v) goto error;
+      PyObject *exit = NULL, *enter = with_methods(r, TOP(), &exit);
+      if (!enter) goto error;
       SET_TOP_STEAL(exit);
+      IN_CALL(0);
+      PyObject *v = fl_call(r, enter, NULL, 0, NULL);
+      CALLED();
+      Py_DECREF(enter);
+      if (!v) goto error;
       PUSH(v);
+      if (r && fl_rec_gave_up(r)) r = NULL;
       continue;
     }
     case WITH_EXCEPT_START: {
+      IN_CALL(0);
       PyObject *v = with_exit(r, PEEK(4), TOP());
+      CALLED();
       if (!v) goto error;
       PUSH(v);
       continue;

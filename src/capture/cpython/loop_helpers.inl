@@ -187,9 +187,9 @@ static PyObject *with_exit(fl_rec *r, PyObject *exit, PyObject *value) {
   return res;
 }
 
-/* __enter__() of a context manager, and its bound __exit__ in *exit. */
-static PyObject *with_enter(fl_rec *r, PyObject *manager, PyObject **exit) {
-  PyObject *enter = fl_attr_special(r, manager, fl_n.__enter__), *res;
+/* A context manager's bound __enter__, and its __exit__ in *exit. */
+static PyObject *with_methods(fl_rec *r, PyObject *manager, PyObject **exit) {
+  PyObject *enter = fl_attr_special(r, manager, fl_n.__enter__);
   if (!enter) {
     if (!PyErr_Occurred())
       PyErr_Format(PyExc_TypeError, "'%.200s' object does not support the context manager protocol",
@@ -205,10 +205,7 @@ static PyObject *with_enter(fl_rec *r, PyObject *manager, PyObject **exit) {
     Py_DECREF(enter);
     return NULL;
   }
-  res = fl_call(r, enter, NULL, 0, NULL);
-  Py_DECREF(enter);
-  if (!res) Py_CLEAR(*exit);
-  return res;
+  return enter;
 }
 
 /* The binary and unary operators' special methods are looked up by fl_data_*. */
