@@ -40,8 +40,10 @@ static PyObject *answer(void *ctx, bool *go_on) {
   PyObject *back = g->back;
   *go_on = true;
   g->back = NULL;
+  fl_raised_stand(&g->e->raised, &g->e->b->state, fl_break_raised(g->e->b), g->states);
   if (g->standing) g->standing(g->ctx, g->states, g->n);
   fl_modes_pass_on(&g->e->modes);
+  fl_raised_pass_on(&g->e->raised);
   Py_CLEAR(g->frames); /* the frames hold what they need */
   return back;
 }
@@ -58,13 +60,15 @@ static PyObject *make_frames(fl_exit *e, fl_result_made_fn made, void *ctx) {
     for (int i = 0; i < b->n_nodes; i++)
       need[b->nodes[i]] = true; /* which sets context variables, for frames to reset */
     const uint32_t *items = b->state.nodes.data[b->state.root].items;
-    uint32_t *roots = fl_malloc(((size_t)b->n_frames + 1) * sizeof *roots);
+    uint32_t *roots = fl_malloc(((size_t)b->n_frames + 2) * sizeof *roots);
     if (!roots) {
       PyErr_NoMemory();
     } else if (fl_break_hold_modes(b, &e->modes) == 0) {
       roots[0] = items[FL_STATE_MODES];
-      memcpy(roots + 1, items + FL_STATE_FRAMES, (size_t)b->n_frames * sizeof *roots);
-      out = fl_result_build_part(&b->state, values, roots, b->n_frames + 1, need, made, ctx);
+      roots[1] = items[FL_STATE_RAISED];
+      memcpy(roots + 2, items + FL_STATE_FRAMES, (size_t)b->n_frames * sizeof *roots);
+      out = fl_result_build_part(&b->state, values, roots, b->n_frames + 2, need, made, ctx);
+      if (out && fl_break_raised(b)->n) e->raised.items = Py_NewRef(PyTuple_GET_ITEM(out, 1));
       if (out && e->modes.before) e->modes.items = Py_NewRef(PyTuple_GET_ITEM(out, 0));
       if (!out) fl_modes_leave(&e->modes);
     }
@@ -84,13 +88,14 @@ PyObject *fl_exit_run(fl_exit *e, fl_cpy_run_fn run, void *ctx, void (*standing)
   if (!g.states) return PyErr_NoMemory();
   PyObject *v = NULL;
   if ((g.frames = make_frames(e, made, ctx))) {
-    fl_break_states(e->b, &PyTuple_GET_ITEM(g.frames, 1), g.states);
+    fl_break_states(e->b, &PyTuple_GET_ITEM(g.frames, 2), g.states);
     g.back = e->back;
     e->back = NULL;
     for (int i = 0; !run && i < e->b->n_holes; i++) Py_CLEAR(e->holes[i]); /* else they are a recording's arguments */
     v = fl_cpy_resume(PyThreadState_Get(), g.states, g.n, fl_back_none(), answer, &g, run, ctx, &went_on);
   }
-  fl_modes_leave(&e->modes); /* no frames stood */
+  fl_raised_leave(&e->raised); /* no frames stood */
+  fl_modes_leave(&e->modes);
   Py_XDECREF(g.frames);
   Py_XDECREF(g.back);
   fl_free(g.states);
@@ -104,6 +109,7 @@ static bool same_state(const fl_trace *t) {
   if (fl_torch_state_read(&now) < 0 || fl_grad_enabled() != 0) return PyErr_Clear(), false;
   if (!fl_torch_state_equal(&now, &t->state) || fl_torch_state_why_not(&now)) return false;
   if (t->autocast && fl_autocast_is_nested()) return false;
+  if (t->handles && fl_cpy_handled(PyThreadState_Get())) return false;
   return t->cuda_state < 0 || fl_torch_cuda_state() == t->cuda_state;
 }
 

@@ -13,11 +13,12 @@
 /* A call between two traces: it has left one at a break, and has not gone on. */
 typedef struct fl_exit {
   fl_trace *t;
-  fl_break *b;         /* NULL: there is no exit */
-  PyObject **holes;    /* what the frames hold of the call's own: owned, b->n_holes */
-  PyObject *back;      /* what unknown code gave; owned */
-  bool native;         /* CPython runs the rest */
-  fl_modes_held modes; /* entered for frames that are made */
+  fl_break *b;           /* NULL: there is no exit */
+  PyObject **holes;      /* what the frames hold of the call's own: owned, b->n_holes */
+  PyObject *back;        /* what unknown code gave; owned */
+  bool native;           /* CPython runs the rest */
+  fl_raised_held raised; /* made for them */
+  fl_modes_held modes;   /* entered for frames that are made */
 } fl_exit;
 
 /* Records the rest of a call, which is then done: its answer, or NULL with an exception. *out_done false: nothing was

@@ -33,8 +33,10 @@ static void standing(void *ctx, fl_cpy_state *frames, int n) {
   growth *g = ctx;
   PyObject **callables = fl_malloc((size_t)n * sizeof *callables);
   for (int i = 0; callables && i < n; i++) callables[i] = g->e->b->frames[i].callable;
-  if (callables && fl_eval_stand(&g->standing, g->r, frames, callables, n))
+  if (callables && fl_eval_stand(&g->standing, g->r, frames, callables, n)) {
     fl_contexts_stand(g->r, &g->standing.st, &g->e->modes);
+    if (g->e->raised.items && PyTuple_GET_ITEM(g->e->raised.items, 0) != Py_None) g->standing.st.handled = NULL;
+  }
   fl_free(callables);
 }
 

@@ -82,6 +82,10 @@ static int fits(fl_call *k, fl_trace *t, PyObject **inputs) {
     snprintf(k->why, sizeof k->why, "global state: inside an autocast that may keep casts of weights");
     return 0;
   }
+  if (t->handles && fl_cpy_handled(PyThreadState_Get())) {
+    snprintf(k->why, sizeof k->why, "the caller is handling an exception");
+    return 0;
+  }
   if (t->cuda_state >= 0 && fl_torch_cuda_state() != t->cuda_state) {
     snprintf(k->why, sizeof k->why, "global state: TF32 or current device of GPUs");
     return 0;

@@ -215,6 +215,7 @@ bool fl_rec_made(void *rec, PyObject *o) {
 /* Something mutable that this call made: code that is not known might keep or change it. */
 static const char *own_object(fl_rec *r, PyObject *o, int depth) {
   if (fl_tensor_check(o) || is_plain(o) || unknown_entry(r, o)) return NULL;
+  if (PyExceptionInstance_Check(o) && !fl_ptrmap_get(&r->known, o, NULL)) return Py_TYPE(o)->tp_name;
   if (PyMethod_Check(o)) {
     const char *f = own_object(r, PyMethod_GET_FUNCTION(o), depth + 1);
     return f ? f : own_object(r, PyMethod_GET_SELF(o), depth + 1);
@@ -244,6 +245,8 @@ static const char *own_instance(fl_rec *r, PyObject *o, int depth) {
     return why;
   }
   while (!why && is_dict(o) && PyDict_Next(o, &pos, &k, &v)) why = own_instance(r, v, depth + 1);
+  if (PyExceptionInstance_Check(o) && !(Py_TYPE(o)->tp_flags & Py_TPFLAGS_HEAPTYPE))
+    return own_instance(r, ((PyBaseExceptionObject *)o)->args, depth + 1);
   if (why || is_dict(o) || is_plain(o) || fl_tensor_check(o) || !fl_rec_is_fresh(r, o)) return why;
   return Py_TYPE(o)->tp_name;
 }
@@ -262,7 +265,7 @@ static const char *why_not_here(fl_rec *r) {
   if ((vars = fl_contexts_why_no_break(st))) return vars;
   if (st->locks) return "a lock is held";
   if (st->other_state) return "torch state was changed";
-  if (fl_cpy_handled(PyThreadState_Get()) != st->handled) return "an exception is being handled";
+  if (st->handled && fl_cpy_handled(PyThreadState_Get()) != st->handled) return "an exception is being handled";
   for (fl_eval_frame *e = st->top; e; e = e->below) {
     PyObject *func = fl_cpy_func(e->f);
     if (e->depth < 0 || !e->callable || fl_cpy_kind(e->f) != FL_FRAME_PLAIN) return "under code in C, or a generator";
@@ -308,6 +311,7 @@ static PyObject *state_tuple(fl_rec *r, fl_break *b, PyObject *all, PyObject *ca
   if (!t || !b->frames) goto fail;
   size_t n_effects = b->writes.list.len;
   PyTuple_SET_ITEM(t, FL_STATE_TOKENS, fl_vars_tokens(fl_eval_here));
+  PyTuple_SET_ITEM(t, FL_STATE_RAISED, fl_raised_items());
   PyTuple_SET_ITEM(t, FL_STATE_MODES, fl_contexts_items(fl_eval_here));
   PyTuple_SET_ITEM(t, FL_STATE_EFFECTS, n_effects ? PyTuple_GetSlice(all, 1, PyTuple_GET_SIZE(all)) : PyTuple_New(0));
   PyTuple_SET_ITEM(t, FL_STATE_CALLABLE, Py_NewRef(callable));
@@ -450,6 +454,8 @@ static bool describe(fl_rec *r, fl_break *b, PyObject *callable, PyObject *const
   fl_result_asker ask = fl_rec_asker(r, true);
   ask.tokens = PyTuple_GET_ITEM(state, FL_STATE_TOKENS);
   ask.modes = PyTuple_GET_ITEM(state, FL_STATE_MODES);
+  ask.raised = PyTuple_GET_ITEM(state, FL_STATE_RAISED);
+  if (PyTuple_GET_SIZE(ask.raised)) r->trace->handles |= PyTuple_GET_ITEM(ask.raised, 0) != Py_None;
   r->made = &made;
   *why = fl_result_make(&b->state, &r->trace->arena, state, &ask, detail);
   r->made = NULL;
@@ -485,6 +491,7 @@ bool fl_rec_can_break(fl_rec *r) {
   fl_result_asker ask = fl_rec_asker(r, true);
   ask.tokens = PyTuple_GET_ITEM(state, FL_STATE_TOKENS);
   ask.modes = PyTuple_GET_ITEM(state, FL_STATE_MODES);
+  ask.raised = PyTuple_GET_ITEM(state, FL_STATE_RAISED);
   ok = !fl_result_make(&recipe, &r->trace->arena, state, &ask, &detail);
   fl_result_release(&recipe);
   not_ours(r, state);

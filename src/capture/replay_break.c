@@ -146,8 +146,9 @@ typedef struct inside {
   PyObject *state;      /* owned */
   bool left;            /* the call leaves the trace here */
   fl_torch_state torch; /* with the frames standing */
-  PyObject *autocast;   /* likewise; owned */
-  bool keeps;           /* modes stand, and unknown code has changed them */
+  const fl_cpy_state *frames;
+  PyObject *autocast; /* likewise; owned */
+  bool keeps;         /* modes stand, and unknown code has changed them */
 } inside;
 
 /* --- after the call --- */
@@ -242,6 +243,7 @@ static PyObject *in_frames(void *ctx, bool *go_on) {
   char buf[160] = "";
   fl_vars_watch vars;
   bool watched = fl_vars_watch_begin(&vars, in->run->tokens) == 0 && fl_torch_state_read(&in->torch) == 0;
+  fl_raised_stand(&in->run->raised, &b->state, fl_break_raised(b), in->frames);
   in->autocast = modes_now(in->run);
   PyErr_Clear();
   PyObject *back = call(in);
@@ -249,16 +251,22 @@ static PyObject *in_frames(void *ctx, bool *go_on) {
   if (!watched) changed = "out of memory";
   const char *why = !back ? "it raised" : changed ? changed : after(in, back, buf, sizeof buf);
   Py_CLEAR(in->autocast);
+  if (back && (changed = fl_raised_why_not(&in->run->raised))) {
+    why = changed;
+    in->keeps = true;
+  }
   if (why) count_exit(b, why);
   if (why && (!back || in->keeps || !fl_site_is_open(b))) {
     Py_CLEAR(in->state); /* the frames hold what they need, and reset what is set */
     Py_CLEAR(in->run->tokens);
     fl_modes_pass_on(&in->run->modes);
+    fl_raised_pass_on(&in->run->raised);
     return *go_on = true, back;
   }
   Py_XSETREF(in->run->last_back, back);
   in->run->last = b;
   in->left = why != NULL;
+  fl_raised_leave(&in->run->raised);
   return Py_NewRef(Py_None);
 }
 
@@ -271,7 +279,8 @@ void fl_break_states(const fl_break *b, PyObject *const *items, fl_cpy_state *ou
                             .n_locals = f->n_locals,
                             .depth = f->depth,
                             .next = f->next,
-                            .wants = f->wants};
+                            .wants = f->wants,
+                            .named = fl_break_raised(b)->n != 0};
   }
 }
 
@@ -283,15 +292,18 @@ static int run_frames(inside *in, PyObject **out) {
   bool went_on = false;
   if (b->n_frames > LOCAL && !(frames = fl_malloc((size_t)b->n_frames * sizeof *frames))) {
     Py_CLEAR(in->state);
+    fl_raised_leave(&in->run->raised);
     fl_modes_leave(&in->run->modes);
     return PyErr_NoMemory(), -1;
   }
+  in->frames = frames;
   fl_break_states(b, &PyTuple_GET_ITEM(in->state, FL_STATE_FRAMES), frames);
   PyObject *v =
       fl_cpy_resume(PyThreadState_Get(), frames, b->n_frames, fl_back_none(), in_frames, in, NULL, NULL, &went_on);
   if (frames != local) fl_free(frames);
   Py_CLEAR(in->state);
   *out = NULL;
+  fl_raised_leave(&in->run->raised);
   fl_modes_leave(&in->run->modes);
   if (went_on) return *out = v, 1;
   Py_DECREF(v);
@@ -302,6 +314,10 @@ static int run_frames(inside *in, PyObject **out) {
 static void reset_vars(fl_run *run) {
   if (run->tokens) fl_vars_reset(run->tokens);
   Py_CLEAR(run->tokens);
+}
+
+const fl_result_node *fl_break_raised(const fl_break *b) {
+  return &b->state.nodes.data[b->state.nodes.data[b->state.root].items[FL_STATE_RAISED]];
 }
 
 int fl_break_hold_modes(const fl_break *b, fl_modes_held *h) {
@@ -316,6 +332,7 @@ static PyObject *build_state(fl_run *run, const fl_break *b) {
   PyObject *state = fl_result_build(&b->state, run->values);
   if (!state) return fl_modes_leave(&run->modes), NULL;
   run->tokens = Py_NewRef(PyTuple_GET_ITEM(state, FL_STATE_TOKENS));
+  if (fl_break_raised(b)->n) run->raised.items = Py_NewRef(PyTuple_GET_ITEM(state, FL_STATE_RAISED));
   if (run->modes.before) run->modes.items = Py_NewRef(PyTuple_GET_ITEM(state, FL_STATE_MODES));
   return state;
 }
@@ -326,6 +343,7 @@ int fl_break_run(fl_run *run, fl_break *b, PyObject **out) {
   b->count++;
   if (fl_effects_apply(&b->writes, &PyTuple_GET_ITEM(PyTuple_GET_ITEM(in.state, FL_STATE_EFFECTS), 0)) < 0) {
     Py_CLEAR(in.state);
+    fl_raised_leave(&run->raised);
     fl_modes_leave(&run->modes);
     return -1;
   }

@@ -4,6 +4,7 @@
 
 #include "capture/cpython/compat.h"
 #include "capture/modes.h"
+#include "capture/raised.h"
 #include "capture/trace.h"
 
 struct fl_exit; /* branch.h */
@@ -18,7 +19,15 @@ typedef struct fl_call_args {
 } fl_call_args;
 
 /* The state of a break is a tuple of these. */
-enum { FL_STATE_TOKENS, FL_STATE_MODES, FL_STATE_EFFECTS, FL_STATE_CALLABLE, FL_STATE_ARGS, FL_STATE_FRAMES };
+enum {
+  FL_STATE_TOKENS,
+  FL_STATE_MODES,
+  FL_STATE_EFFECTS,
+  FL_STATE_CALLABLE,
+  FL_STATE_ARGS,
+  FL_STATE_RAISED,
+  FL_STATE_FRAMES
+};
 
 /* What a branch begins with besides: objects of which nothing is known, and what unknown code gave. Borrowed. */
 typedef struct fl_entry {
@@ -33,11 +42,12 @@ typedef struct fl_run {
   PyObject **values;
   PyObject *const *inputs;
   const fl_call_args *call;
-  fl_break *last;       /* the newest break behind us, or NULL */
-  PyObject *last_back;  /* what it gave; owned */
-  PyObject *tokens;     /* of context variables that are set for the program; owned, or NULL */
-  fl_modes_held modes;  /* inference mode and autocast, entered for frames that stand */
-  struct fl_exit *exit; /* where the call leaves the trace, once it does */
+  fl_break *last;        /* the newest break behind us, or NULL */
+  PyObject *last_back;   /* what it gave; owned */
+  PyObject *tokens;      /* of context variables that are set for the program; owned, or NULL */
+  fl_raised_held raised; /* exceptions, made for frames that stand */
+  fl_modes_held modes;   /* inference mode and autocast, entered for frames that stand */
+  struct fl_exit *exit;  /* where the call leaves the trace, once it does */
 } fl_run;
 
 /* The break before step `at`, if it comes next: calls what it calls, checks what the next stretch relies on. 0: go on; 1: *out is
@@ -49,6 +59,8 @@ bool fl_break_leave(fl_run *run, const char *why);
 void fl_run_end(fl_run *run);
 /* The modes that stand in the break, which are about to be entered. 0, or -1 with an exception. */
 int fl_break_hold_modes(const fl_break *b, fl_modes_held *h);
+/* The node of the exceptions that its frames handle or hold. */
+const fl_result_node *fl_break_raised(const fl_break *b);
 /* The break's frames, of which `frames` are the descriptions: (function, locals, operands). */
 void fl_break_states(const fl_break *b, PyObject *const *frames, fl_cpy_state *out);
 /* Puts what a branch begins with into values; NULL, or what differs. */

@@ -8,6 +8,7 @@
 #include "capture/interop.h"
 #include "capture/modes.h"
 #include "capture/ptrmap.h"
+#include "capture/raised.h"
 #include "capture/replay_break.h"
 #include "capture/vars.h"
 
@@ -264,6 +265,53 @@ static PyObject *generator_from(const fl_result_node *n, PyObject **made) {
   return gen;
 }
 
+static bool is_raised(const maker *m, PyObject *o) {
+  PyObject *raised = m->ask->raised;
+  for (Py_ssize_t i = 0; raised && i < PyTuple_GET_SIZE(raised); i++)
+    if (PyTuple_GET_ITEM(raised, i) == o) return o != Py_None;
+  return false;
+}
+
+static const char *describe_traceback(maker *m, PyObject *o, uint32_t *out) {
+  if (fl_ptrmap_get(&m->seen, o, out)) return NULL;
+  PyObject *next = (PyObject *)((PyTracebackObject *)o)->tb_next;
+  fl_result_node n = {.kind = FL_RESULT_TRACEBACK, .n = 1};
+  n.items = fl_arena_alloc(m->arena, sizeof *n.items);
+  const char *why = !n.items || m->depth > 64 ? OOM : NULL;
+  m->depth++;
+  if (!why) why = next ? describe_traceback(m, next, n.items) : describe(m, Py_None, n.items);
+  m->depth--;
+  n.object = why ? NULL : fl_raised_place(o);
+  if (!why) why = n.object ? add(m, o, &n, out) : OOM;
+  Py_XDECREF(n.object);
+  PyErr_Clear();
+  return why;
+}
+
+static const char *describe_exception(maker *m, PyObject *o, uint32_t *out) {
+  PyObject *tb = ((PyBaseExceptionObject *)o)->traceback, *parts = NULL;
+  bool ok = !m->ask->known(m->ask->ctx, o) && (is_raised(m, o) || !tb) && (parts = fl_raised_parts(o));
+  fl_result_node n = {.kind = FL_RESULT_EXCEPTION, .object = (PyObject *)Py_TYPE(o)};
+  const char *why = "a result of a kind that cannot be made again";
+  uint32_t at;
+  m->detail = Py_TYPE(o)->tp_name;
+  if (ok) {
+    (void)m->ask->made(m->ask->ctx, o);
+    why = tb ? describe_traceback(m, tb, &at) : NULL;
+    if (!why) why = describe_all(m, &n, &PyTuple_GET_ITEM(parts, 0), PyTuple_GET_SIZE(parts), instance_dict(o));
+    if (!why) why = add(m, o, &n, out);
+  }
+  Py_XDECREF(parts);
+  return why;
+}
+
+static PyObject *exception_from(const fl_result_node *n, PyObject **made) {
+  enum { MOST = 10 };
+  PyObject *parts[MOST];
+  for (int i = 0; i < n->n && i < MOST; i++) parts[i] = made[n->items[i]];
+  return fl_raised_make((PyTypeObject *)n->object, parts, n->n);
+}
+
 /* *out_why as describe; false when it is of no such kind. */
 static bool describe_frames_own(maker *m, PyObject *o, uint32_t *out, const char **out_why) {
   fl_result_node n = {.kind = FL_RESULT_METHOD};
@@ -308,6 +356,8 @@ static const char *describe_made(maker *m, PyObject *o, uint32_t *out) {
   PyObject *tmp = NULL, *attrs = NULL, *const *items = NULL;
   Py_ssize_t count = 0;
   const char *own_why;
+  if (m->ask->made && PyExceptionInstance_Check(o)) return describe_exception(m, o, out);
+  if (m->ask->made && PyTraceBack_Check(o) && is_raised(m, o)) return describe_traceback(m, o, out);
   if (m->ask->made && !fl_ptrmap_get(&m->own, o, NULL) && !m->ask->made(m->ask->ctx, o)) {
     if (PyFunction_Check(o)) return n.kind = FL_RESULT_CONST, n.object = o, add(m, o, &n, out); /* of a classmethod */
     m->detail = t->tp_name;
@@ -365,7 +415,8 @@ static const char *describe(maker *m, PyObject *o, uint32_t *out) {
     m->detail = "a tensor that requires grad, or that no recorded operator made";
     return "a result of a kind that cannot be made again";
   }
-  if (is_atom(o) || is_torch_atom(o) || (m->ask->made && is_frames_atom(o)) || m->ask->known(m->ask->ctx, o)) {
+  if (is_atom(o) || is_torch_atom(o) || (m->ask->made && is_frames_atom(o)) ||
+      (!is_raised(m, o) && m->ask->known(m->ask->ctx, o))) {
     fl_result_node n = {.kind = FL_RESULT_CONST, .object = o};
     return add(m, o, &n, out);
   }
@@ -485,6 +536,8 @@ static PyObject *make_node(const fl_result_node *n, PyObject **made, PyObject *c
     return o;
   case FL_RESULT_DICT: o = dict_from(t, n, made); break;
   case FL_RESULT_OBJECT: o = t->tp_alloc(t, 0); break;
+  case FL_RESULT_EXCEPTION: o = exception_from(n, made); break;
+  case FL_RESULT_TRACEBACK: return fl_raised_make_place(n->object, made[n->items[0]]);
   case FL_RESULT_CELL: return PyCell_New(n->n ? made[n->items[0]] : NULL);
   case FL_RESULT_FUNCTION: return function_from(n, made);
   case FL_RESULT_METHOD: return PyMethod_New(made[n->items[0]], made[n->items[1]]);
@@ -564,6 +617,7 @@ bool fl_result_same_node(const fl_result_node *a, const fl_result_node *b) {
   case FL_RESULT_VALUE: return true;
   case FL_RESULT_CONST:
   case FL_RESULT_GENERATOR: return fl_const_equal(x, y);
+  case FL_RESULT_TRACEBACK:
   case FL_RESULT_AUTOCAST: return same_object(x, y);
   case FL_RESULT_BUILTIN:
     return ((PyCFunctionObject *)x)->m_ml == ((PyCFunctionObject *)y)->m_ml &&

@@ -29,6 +29,8 @@ typedef enum fl_result_kind {
   FL_RESULT_GENERATOR, /* under way: function, then locals and operands; `object`: (code, place, state) */
   FL_RESULT_TOKEN,     /* of context variable `object`, which it sets to its item */
   FL_RESULT_GUARD,     /* of inference mode: index 1: entered, 0: left */
+  FL_RESULT_EXCEPTION, /* of its parts (raised.h); `object`: its type */
+  FL_RESULT_TRACEBACK, /* at the place `object` (raised.h), before its item, the next one or None */
   FL_RESULT_AUTOCAST,  /* autocast's state `object` (modes.h), which it sets */
   FL_RESULT_CALL       /* an iterator or slice: by calling `object` with the items; index 1: the last is its state */
 } fl_result_kind;
@@ -64,8 +66,9 @@ typedef struct fl_result_asker {
   bool (*argument_value)(void *ctx, PyObject *object, uint32_t *out_value);
   bool (*made)(void *ctx, PyObject *object);
   PyObject
-      *tokens;     /* tuple: of context variables that are set (vars.h), in order. The recipe must come to them first */
-  PyObject *modes; /* tuple: those that stand (modes.h), in order; likewise */
+      *tokens; /* tuple: of context variables that are set (vars.h), in order. The recipe must come to them first */
+  PyObject *raised; /* tuple: exceptions that frames handle or hold (raised.h) */
+  PyObject *modes;  /* tuple: those that stand (modes.h), in order; likewise */
 } fl_result_asker;
 
 /* Its objects' state is their items and __dict__ and nothing else: every type up to `base` is a Python class without slots. */

@@ -40,6 +40,7 @@ bool fl_break_describe(fl_trace *t, fl_break *b) {
   uint32_t *at = b->nodes && b->holes ? positions(b) : NULL;
   if (at) walk(b, state_items(b)[FL_STATE_TOKENS], at); /* context variables are set for the frames */
   if (at) walk(b, state_items(b)[FL_STATE_MODES], at);
+  if (at) walk(b, state_items(b)[FL_STATE_RAISED], at);
   for (int i = 0; at && i < b->n_frames; i++) walk(b, state_items(b)[FL_STATE_FRAMES + i], at);
   for (int i = 0; at && i < b->n_nodes; i++) {
     const fl_result_node *x = &b->state.nodes.data[b->nodes[i]];

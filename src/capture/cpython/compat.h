@@ -60,6 +60,7 @@ fl_frame *fl_cpy_top(PyThreadState *ts);
 fl_frame *fl_cpy_below(fl_frame *f);
 int fl_cpy_line(fl_frame *f);
 
+PyObject *fl_cpy_frame_object(fl_frame *f);  /* borrowed, or NULL: none was asked for yet */
 PyObject *fl_cpy_handled(PyThreadState *ts); /* the exception being handled, borrowed, or NULL */
 
 /* What becomes of a call's answer when its frame goes on. */
@@ -76,6 +77,7 @@ typedef struct fl_cpy_state {
   PyObject *const *slots; /* its locals, then its operand stack; `none` stands for NULL */
   int n_locals, depth, next;
   fl_cpy_wants wants;
+  bool named;      /* its frame object is wanted */
   fl_frame *frame; /* once it stands */
 } fl_cpy_state;
 /* The call that the innermost frame waits for: its answer (new reference, or NULL with an exception). *go_on: the frames run

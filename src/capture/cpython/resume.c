@@ -73,6 +73,7 @@ static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
   fill(s, f, c);
   stand(f, c->next);
   link_frame(ts, f, below);
+  if (c->named) (void)PyEval_GetFrame(); /* makes it */
   PyObject *v;
   if (s->at + 1 < s->n) {
     s->at++;
@@ -185,6 +186,8 @@ PyObject *fl_cpy_generator_make(const fl_cpy_generator *g, PyObject *none) {
   ((PyGenObject *)gen)->gi_frame_state = (int8_t)g->state;
   return gen;
 }
+
+PyObject *fl_cpy_frame_object(fl_frame *f) { return (PyObject *)f->frame_obj; }
 
 PyObject *fl_cpy_handled(PyThreadState *ts) {
   PyObject *exc = ts->exc_info->exc_value;
