@@ -228,6 +228,16 @@ LOOPS = (
     "for i in (j for j in range({k}))",
     "for i in obj.weights_list",
 )
+CONTEXTS = (
+    "torch.no_grad()",
+    "torch.no_grad()",
+    "torch.inference_mode()",
+    "torch.inference_mode(False)",
+    'torch.autocast("cpu", dtype=torch.bfloat16)',
+    'torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False)',
+    'torch.autocast("cpu", enabled=False)',
+)
+
 # Code that is not understood: C functions with effects, sources of numbers, other libraries, and Python under C.
 BREAKS = (
     "print(n, {0}.shape, flag, file=LOG)",
@@ -488,7 +498,7 @@ def _statement(draw, depth):
                 "    b = b + 1",
             ]
         )
-    return ["with torch.no_grad():"] + body
+    return [f"with {draw(st.sampled_from(CONTEXTS))}:"] + body
 
 
 @st.composite
