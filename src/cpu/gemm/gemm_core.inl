@@ -13,6 +13,7 @@
 #endif
 #define NR         (2 * VL)
 #define B_PREFETCH (NR * 16) /* floats ahead */
+#define CHAIN      192       /* products added one after the other, at most: rounding errors grow with the length */
 
 static __attribute__((unused)) void act_row(float *x, int64_t n, fl_epilogue e) {
   int64_t i = 0;
@@ -129,10 +130,21 @@ FL_INLINE void store_tile(const int mr, const int nv, const bool masked, const f
 
 #endif
 
-FL_INLINE void tile(const int mr, const int nv, const bool masked, const fl_gemm_strip *s, const float *b, int64_t col,
-                    int last) {
-  vf acc[MR][2];
-  multiply(mr, nv, acc, s->a, b, s->kc);
+/* `cut`: what is summed is summed in two halves. */
+FL_INLINE void tile(const int mr, const int nv, const bool masked, const bool cut, const fl_gemm_strip *s,
+                    const float *b, int64_t col, int last) {
+  vf acc[MR][2], kept[MR][2];
+  if (cut) {
+    const int64_t n = s->kc / 2;
+    multiply(mr, nv, acc, s->a, b, n);
+    for (int i = 0; i < mr; i++)
+      for (int j = 0; j < nv; j++) kept[i][j] = acc[i][j];
+    multiply(mr, nv, acc, s->a + n, b + n * NR, s->kc - n);
+    for (int i = 0; i < mr; i++)
+      for (int j = 0; j < nv; j++) acc[i][j] = vf_add(acc[i][j], kept[i][j]);
+  } else {
+    multiply(mr, nv, acc, s->a, b, s->kc);
+  }
   store_tile(mr, nv, masked, s, acc, col, last);
 }
 
@@ -154,20 +166,25 @@ FL_INLINE void four_panels(const fl_gemm_strip *s, const float *b, int64_t col) 
   for (int p = 0; p < 4; p++) store_tile(1, 2, false, s, acc[p], col + p * NR, VL);
 }
 
-FL_INLINE void strip(const int mr, const fl_gemm_strip *s) {
+FL_INLINE void strip(const int mr, const bool cut, const fl_gemm_strip *s) {
   const float *b = s->b;
   int64_t col = 0;
   if (mr == 1)
     for (; col + 4 * NR <= s->n; col += 4 * NR, b += 4 * s->kc * NR) four_panels(s, b, col);
-  for (; col + NR <= s->n; col += NR, b += s->kc * NR) tile(mr, 2, false, s, b, col, VL);
+  for (; col + NR <= s->n; col += NR, b += s->kc * NR) tile(mr, 2, false, cut, s, b, col, VL);
   const int rest = (int)(s->n - col);
   if (rest > VL)
-    tile(mr, 2, true, s, b, col, rest - VL);
+    tile(mr, 2, true, cut, s, b, col, rest - VL);
   else if (rest > 0)
-    tile(mr, 1, true, s, b, col, rest);
+    tile(mr, 1, true, cut, s, b, col, rest);
   if (!HALF && s->epilogue.act > FL_ACT_CLAMP)
     for (int i = 0; i < mr; i++) act_row(s->c + i * s->ldc, s->n, s->epilogue);
 }
 
+/* Long sums have code of their own: the other is not to pay for it. */
 #define STRIP(mr)                                                                                                      \
-  static void strip_##mr(const fl_gemm_strip *s) { strip(mr, s); }
+  static __attribute__((noinline)) void cut_##mr(const fl_gemm_strip *s) { strip(mr, true, s); }                       \
+  static void strip_##mr(const fl_gemm_strip *s) {                                                                     \
+    if (__builtin_expect(!HALF && s->kc > CHAIN, 0)) return cut_##mr(s);                                               \
+    strip(mr, false, s);                                                                                               \
+  }
