@@ -1,5 +1,7 @@
 #include "capture/exact.h"
 
+#include <math.h>
+
 typedef struct run {
   const fl_trace *t;
   const fl_seg_part *part;
@@ -7,7 +9,7 @@ typedef struct run {
   PyObject **values;
   uint32_t *uses; /* operands still to be read, by value */
   fl_dtype wide;
-  bool nudge;
+  fl_nudge nudge;
 } run;
 
 static bool is_narrow(fl_dtype dtype, fl_dtype wide) {
@@ -25,19 +27,23 @@ PyObject *fl_exact_widen(PyObject *tensor, fl_dtype wide) {
   return PyObject_CallMethod(tensor, wide == FL_F32 ? "float" : "double", NULL);
 }
 
-static PyObject *nudged(PyObject *tensor, fl_dtype wide) {
+static PyObject *nudged(PyObject *tensor, fl_dtype wide, fl_nudge nudge) {
   if (dtype_of(tensor) != FL_F32) return fl_exact_widen(tensor, wide);
-  PyObject *further = PyNumber_Add(tensor, tensor);
-  PyObject *next = further ? PyObject_CallMethod(tensor, "nextafter", "O", further) : NULL;
+  PyObject *to = nudge == FL_NUDGE_OUT ? PyNumber_Add(tensor, tensor)
+                 : nudge == FL_NUDGE_IN
+                     ? PyObject_CallMethod(tensor, "new_zeros", "(())")
+                     : PyObject_CallMethod(tensor, "new_full", "(()d)",
+                                           nudge == FL_NUDGE_UP ? (double)INFINITY : -(double)INFINITY);
+  PyObject *next = to ? PyObject_CallMethod(tensor, "nextafter", "O", to) : NULL;
   PyObject *out = next ? fl_exact_widen(next, wide) : NULL;
-  Py_XDECREF(further);
+  Py_XDECREF(to);
   Py_XDECREF(next);
   return out;
 }
 
 /* Not the tensor itself: the part may write to it. */
-static PyObject *copied(PyObject *tensor, fl_dtype wide, bool nudge) {
-  PyObject *out = nudge ? nudged(tensor, wide) : fl_exact_widen(tensor, wide);
+static PyObject *copied(PyObject *tensor, fl_dtype wide, fl_nudge nudge) {
+  PyObject *out = nudge ? nudged(tensor, wide, nudge) : fl_exact_widen(tensor, wide);
   if (out != tensor) return out;
   Py_SETREF(out, PyObject_CallMethod(tensor, "clone", NULL));
   return out;
@@ -127,7 +133,7 @@ static bool run_nodes(run *r) {
   return ok;
 }
 
-PyObject **fl_exact_run(const fl_trace *t, const fl_seg_part *p, PyObject *const *ref, fl_dtype wide, bool nudge) {
+PyObject **fl_exact_run(const fl_trace *t, const fl_seg_part *p, PyObject *const *ref, fl_dtype wide, fl_nudge nudge) {
   run r = {t, p, ref, fl_calloc(t->values.len + 1, sizeof(PyObject *)), NULL, wide, nudge};
   r.uses = fl_calloc(t->values.len + 1, sizeof *r.uses);
   bool ok = r.values && r.uses && !t->random && run_nodes(&r);
