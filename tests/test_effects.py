@@ -3,6 +3,7 @@
 import copy
 import gc
 import weakref
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -557,3 +558,62 @@ def test_object_has_no_such_attribute_to_delete():
         config.size = 1
         assert fast(torch.ones(3))[1] == "" and not vars(config)
         assert_same(fast(torch.ones(3)), f(torch.ones(3)))
+
+
+class Recent:
+    """Keeps what was used last."""
+
+    def __init__(self, most):
+        self.entries, self.most = OrderedDict(), most
+
+    def get(self, key):
+        if key not in self.entries:
+            return None
+        self.entries.move_to_end(key)
+        return self.entries[key]
+
+    def put(self, key, value):
+        if key not in self.entries and len(self.entries) >= self.most:
+            self.entries.popitem(last=False)
+        self.entries[key] = value
+        self.entries.move_to_end(key)
+
+
+def with_a_cache():
+    cache = Recent(2)
+
+    def function(x, key):
+        value = cache.get(key)
+        if value is None:
+            value = torch.full((3,), float(len(key)))
+            cache.put(key, value)
+        return x * value
+
+    return function, cache.entries
+
+
+def test_an_ordered_dict_is_written_in_its_order():
+    plain, expected = with_a_cache()
+    function, entries = with_a_cache()
+    fast = framelift.compile(function)
+    with torch.inference_mode():
+        for key in ["a", "a", "a", ("b", 1), ("b", 1), "a", ("b", 1), "a", "ccc", "a", "a", "ccc", "ccc", "ccc"]:
+            x = torch.randn(3)
+            assert torch.equal(fast(x, key), plain(x, key))
+            assert list(entries) == list(expected)
+            assert all(torch.equal(a, b) for a, b in zip(entries.values(), expected.values(), strict=True))
+    assert framelift.explain(fast).replayed >= 2
+
+
+def test_an_entry_that_is_the_last_already_stays():
+    function, entries = with_a_cache()
+    fast = framelift.compile(function)
+    with torch.inference_mode():
+        x = torch.randn(3)
+        function(x, "a"), function(x, "bb")
+        for _ in range(3):
+            assert torch.equal(fast(x, "bb"), x * 2)
+        explanation = framelift.explain(fast)
+        assert explanation.recorded == 1 and explanation.replayed == 2 and explanation.segments == 1
+        entries.move_to_end("a")
+        assert torch.equal(fast(x, "bb"), x * 2) and list(entries) == ["a", "bb"]

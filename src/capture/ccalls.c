@@ -178,7 +178,10 @@ static bool insert_row(const char *module_name, fl_cc cls, const char *names) {
     Py_XDECREF(types);
     return ok;
   }
-  PyObject *module = PyImport_ImportModule(module_name);
+  bool loads = strcmp(module_name, "numpy") != 0; /* nothing is loaded that the program does without */
+  PyObject *name = PyUnicode_FromString(module_name);
+  PyObject *module = !name ? NULL : loads ? PyImport_Import(name) : PyImport_GetModule(name);
+  Py_XDECREF(name);
   if (!module) {
     PyErr_Clear();
     return true;
@@ -396,6 +399,12 @@ bool fl_ccall_is_lazy_code(PyObject *code) {
 }
 bool fl_ccall_is_import_code(PyObject *code) { return code == import_code; }
 bool fl_ccall_is_partial(PyObject *obj) { return partial_type && PyObject_TypeCheck(obj, partial_type); }
+
+/* Known by the table, so that it can be worked with; only numpy's immutable scalars are in it. */
+bool fl_ccall_is_numpy_number(PyObject *obj) {
+  PyTypeObject *tp = Py_TYPE(obj);
+  return !strncmp(tp->tp_name, "numpy.", 6) && lookup(tp) == FL_CC_TYPE;
+}
 
 /* --- attributes in C --- */
 

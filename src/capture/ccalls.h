@@ -85,6 +85,7 @@ bool fl_ccall_is_torch_ops(PyTypeObject *tp);    /* torch.ops, its namespaces an
 bool fl_ccall_is_lazy_code(PyObject *code);      /* torch's own code of that kind; its C++ enters it too */
 bool fl_ccall_is_import_code(PyObject *code); /* importlib's, called with the name of a module that is to be loaded */
 bool fl_ccall_is_partial(PyObject *obj);
+bool fl_ccall_is_numpy_number(PyObject *obj); /* one of numpy's scalars */
 
 /* C code is given `callable` and may call it: gives up unless what it runs is seen or pure. */
 void fl_ccall_callback(fl_rec *r, PyObject *callable);

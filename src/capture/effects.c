@@ -8,9 +8,15 @@ static int set_list(PyObject *list, PyObject *items, bool append) {
 }
 
 static int set_dict(PyObject *dict, PyObject *pairs) {
-  PyDict_Clear(dict);
-  for (Py_ssize_t i = 0; i + 1 < PyTuple_GET_SIZE(pairs); i += 2)
-    if (PyDict_SetItem(dict, PyTuple_GET_ITEM(pairs, i), PyTuple_GET_ITEM(pairs, i + 1)) < 0) return -1;
+  bool ordered = PyODict_CheckExact(dict);
+  PyObject *done = ordered ? PyObject_CallMethod(dict, "clear", NULL) : NULL;
+  if (ordered && !done) return -1;
+  Py_XDECREF(done);
+  if (!ordered) PyDict_Clear(dict);
+  for (Py_ssize_t i = 0; i + 1 < PyTuple_GET_SIZE(pairs); i += 2) {
+    PyObject *k = PyTuple_GET_ITEM(pairs, i), *v = PyTuple_GET_ITEM(pairs, i + 1);
+    if ((ordered ? PyODict_SetItem(dict, k, v) : PyDict_SetItem(dict, k, v)) < 0) return -1;
+  }
   return 0;
 }
 

@@ -563,6 +563,8 @@ static PyObject *call_object(fl_rec *r, const call_args *c) {
     Py_DECREF(func);
     return v;
   }
+  if (!c->nkw && !any_unknown(r, c, true) && fl_numpy_computes(c->callable, c->args, c->npos))
+    return fl_numpy_computed(r, natively(c));
   return tp->tp_call ? opaque(r, c, false, "unknown C callable", tp->tp_name) : natively(c);
 }
 

@@ -206,6 +206,11 @@ void fl_mode_pushed(fl_rec *r, PyObject *mode);
 /* A frame begins that evaluated code did not enter itself: where PyTorch enters a mode, the arguments are new objects. */
 void fl_mode_entered(fl_rec *r, struct _PyInterpreterFrame *f);
 
+/* --- eval_numpy.c --- */
+/* `callable` is a function of numpy's that computes a number from these, and does nothing else. */
+bool fl_numpy_computes(PyObject *callable, PyObject *const *args, size_t n);
+PyObject *fl_numpy_computed(fl_rec *r, PyObject *result); /* it has; gives `result` */
+
 /* --- eval_data.c: operators on values --- */
 /* What C code that gets `obj` as an argument may look at: contents of containers (nested ones too), iterators. */
 void fl_data_saw(fl_rec *r, PyObject *obj);

@@ -15,6 +15,7 @@ static bool same_key(PyObject *a, PyObject *b) { return a == b || fl_const_equal
 /* Containers that are compared and written as a whole. */
 static bool is_whole(fl_write_kind kind, PyObject *obj) {
   if (PyList_CheckExact(obj)) return kind == FL_WRITE_METHOD || kind == FL_WRITE_ITEM;
+  if (PyODict_CheckExact(obj)) return kind == FL_WRITE_METHOD || kind == FL_WRITE_ITEM; /* of which the order is part */
   return kind == FL_WRITE_METHOD && (PyDict_CheckExact(obj) || PySet_CheckExact(obj));
 }
 
@@ -173,6 +174,11 @@ bool fl_rec_reads_written(fl_rec *r, PyObject *c) {
 /* --- at the end --- */
 
 static bool is_plain_key(PyObject *k) {
+  if (k && PyTuple_CheckExact(k)) {
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(k); i++)
+      if (PyTuple_CheckExact(PyTuple_GET_ITEM(k, i)) || !is_plain_key(PyTuple_GET_ITEM(k, i))) return false;
+    return true;
+  }
   return !k || k == Py_None || PyUnicode_CheckExact(k) || PyLong_CheckExact(k) || PyBool_Check(k) ||
          PyFloat_CheckExact(k) || PyBytes_CheckExact(k);
 }

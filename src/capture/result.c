@@ -415,7 +415,7 @@ static const char *describe(maker *m, PyObject *o, uint32_t *out) {
     m->detail = "a tensor that requires grad, or that no recorded operator made";
     return "a result of a kind that cannot be made again";
   }
-  if (is_atom(o) || is_torch_atom(o) || (m->ask->made && is_frames_atom(o)) ||
+  if (is_atom(o) || is_torch_atom(o) || fl_ccall_is_numpy_number(o) || (m->ask->made && is_frames_atom(o)) ||
       (!is_raised(m, o) && m->ask->known(m->ask->ctx, o))) {
     fl_result_node n = {.kind = FL_RESULT_CONST, .object = o};
     return add(m, o, &n, out);
