@@ -339,8 +339,8 @@ def caught(o, t):
 WORK = {  # each with the number of breaks in the first trace
     "method": (2, lambda o, t: t * o.scale(1) + len("after")),
     "attribute": (2, lambda o, t: t * o.size + 1),
-    "branch": (3, lambda o, t: (t + 1) if o < 3 else (t - 1)),
-    "compared": (3, lambda o, t: (t + 1) if (less := o < 3) else (t - len(less))),
+    "branch": (2, lambda o, t: (t + 1) if o < 3 else (t - 1)),
+    "compared": (2, lambda o, t: (t + 1) if (less := o < 3) else (t - len(less))),
     "truth": (2, lambda o, t: (t + 1) if o else (t - 1)),
     "and": (2, lambda o, t: t * ((o and 2.0) or 3.0)),
     "operator": (2, lambda o, t: t * (o * 2)),

@@ -28,6 +28,7 @@ typedef enum fl_cc {
   FL_CC_FLAGS,       /* changes what a tensor is for autograd */
   FL_CC_LEAK,        /* gives out a tensor's data */
   FL_CC_SHOWS,       /* unknown, but it neither keeps nor changes what it is given: output, clocks */
+  FL_CC_DRAWS,       /* the same, but all it does is to draw a number from a generator */
   FL_CC_LOCK,        /* takes or releases a lock */
   FL_CC_STATE_OTHER, /* changes torch state that cannot be compared */
   FL_CC_TYPE,        /* a type in C whose construction and slots are pure */

@@ -35,6 +35,12 @@ static int remove_item(PyObject *dict, PyObject *key) {
   return 0;
 }
 
+static int draw(const fl_effect *e) {
+  PyObject *number = e->key ? PyObject_CallOneArg(e->obj, e->key) : PyObject_CallNoArgs(e->obj);
+  Py_XDECREF(number);
+  return number ? 0 : -1;
+}
+
 static int apply(const fl_effect *e, PyObject *value) {
   switch (e->kind) {
   case FL_EFFECT_ATTR: return PyObject_GenericSetAttr(e->obj, e->key, e->del ? NULL : value);
@@ -44,6 +50,7 @@ static int apply(const fl_effect *e, PyObject *value) {
   case FL_EFFECT_LIST: return set_list(e->obj, value, false);
   case FL_EFFECT_DICT: return set_dict(e->obj, value);
   case FL_EFFECT_SET: return set_set(e->obj, value);
+  case FL_EFFECT_DRAW: return draw(e);
   }
   return 0;
 }

@@ -19,7 +19,8 @@ typedef enum fl_effect_kind {
   FL_EFFECT_EXTEND, /* items added to the end of a list that was not looked into */
   FL_EFFECT_LIST,   /* all items of a list */
   FL_EFFECT_DICT,   /* all items of a dict: keys and values alternate */
-  FL_EFFECT_SET     /* all members of a set */
+  FL_EFFECT_SET,    /* all members of a set */
+  FL_EFFECT_DRAW    /* obj(key), or obj() without a key: advances a generator */
 } fl_effect_kind;
 
 typedef struct fl_effect { /* objects are held by the trace */

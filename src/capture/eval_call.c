@@ -314,7 +314,7 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
   PyObject *self, *v;
   bool done;
   fl_cc cls = fl_ccall_class(c->callable, &self);
-  bool opaque_anyway = cls == FL_CC_UNKNOWN || cls == FL_CC_SHOWS || cls == FL_CC_LEAK;
+  bool opaque_anyway = cls == FL_CC_UNKNOWN || cls == FL_CC_SHOWS || cls == FL_CC_LEAK || cls == FL_CC_DRAWS;
   bool computes = cls == FL_CC_PURE || cls == FL_CC_TORCH || cls == FL_CC_READS;
   if (cls == FL_CC_ISINSTANCE && c->npos == 2 && fl_rec_is_unknown(r, c->args[0], true)) {
     saw_class_check(r, c->args[1], fl_n.__instancecheck__); /* its type is known */
@@ -392,6 +392,14 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
   case FL_CC_LEAK:
   leak:
     return opaque(r, c, false, "data leaves the tensor", fl_ccall_name(c->callable, name, sizeof name));
+  case FL_CC_DRAWS:
+    if (c->tail && !c->nkw && c->npos == (self ? 0 : 1) && fl_eval_draws_ahead() &&
+        fl_rec_may_draw(r, self ? self : c->args[0])) {
+      v = natively(c);
+      if (v) fl_rec_draw(r, c->callable, self ? NULL : c->args[0], v);
+      return v;
+    }
+    return opaque(r, c, true, "unknown C function", fl_ccall_name(c->callable, name, sizeof name));
   case FL_CC_FUNCTION_APPLY:
     if (!c->nkw && fl_call_is_function_class(self)) return fl_call_function_apply(r, self, c->args, c->npos);
     /* fall through */

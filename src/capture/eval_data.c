@@ -131,6 +131,11 @@ PyObject *fl_data_binary(fl_rec *r, int op, PyObject *a, PyObject *b) {
   if (op < 0 || op >= 2 * OPS) return PyErr_Format(PyExc_SystemError, "binary operator %d", op);
   const binary_row *row = &binary[op];
   if (r && fl_eval_here->tail) return fl_call_operator(r, operator_names[op], (PyObject *[]){a, b}, 2);
+  if (fl_rec_draws_from(r, a, b)) {
+    PyObject *number = row->fn(a, b);
+    fl_rec_drawn(r, number);
+    return number;
+  }
   uses(r, a, b);
   if (!r || (is_plain_value(a) && is_plain_value(b))) return row->fn(a, b);
   if (row->inplace) operand(r, a, *row->inplace);

@@ -37,6 +37,16 @@ int fl_eval_only_compared(void) {
   return waits ? fl_cpy_compares_next(fl_cpy_code(e->f), e->next) : 0;
 }
 
+/* The number that is about to be drawn is not used at once: it becomes a local, or random.uniform() is drawing it. */
+bool fl_eval_draws_ahead(void) {
+  const fl_eval_frame *e = fl_eval_here ? fl_eval_here->top : NULL;
+  if (!e || e->depth < 0 || e->wants != FL_CPY_ANSWER) return false;
+  PyCodeObject *code = fl_cpy_code(e->f);
+  const char *file = PyUnicode_AsUTF8(code->co_filename);
+  bool uniform = PyUnicode_CompareWithASCIIString(code->co_qualname, "Random.uniform") == 0;
+  return fl_cpy_stores_next(code, e->next) || (uniform && file && fl_eval_is_library(file));
+}
+
 bool fl_call_reads_known(fl_rec *r, PyObject *const *args, size_t n) {
   for (size_t i = 0; i < n; i++) {
     fl_tensor_meta m;

@@ -190,6 +190,7 @@ bool fl_call_is_item(PyObject *callable); /* a tensor's item */
 bool fl_call_reads_known(fl_rec *r, PyObject *const *args, size_t n);
 /* The integer that the call under way gives is only compared: 1 as the first of two, 2 as the second. Else 0. */
 int fl_eval_only_compared(void);
+bool fl_eval_draws_ahead(void);
 bool fl_call_gives_float(fl_rec *r, PyObject *tensor); /* a break gives its number better than a guard on it */
 
 /* --- eval_autograd.c --- */

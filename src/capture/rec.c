@@ -612,7 +612,7 @@ void fl_rec_free(fl_rec *r) {
     Py_XDECREF(r->pending.data[i].original);
     Py_XDECREF(r->pending.data[i].container);
   }
-  fl_ptrmap *maps[] = {&r->live_of, &r->fresh, &r->covered, &r->known, &r->module_index, &r->unknown_of};
+  fl_ptrmap *maps[] = {&r->live_of, &r->fresh, &r->covered, &r->known, &r->module_index, &r->unknown_of, &r->drawn};
   for (size_t i = 0; i < sizeof maps / sizeof *maps; i++) fl_ptrmap_release(maps[i]);
   for (size_t i = 0; i < r->finals.len; i++) Py_DECREF(r->finals.data[i].tensor);
   fl_free(r->finals.data);
@@ -622,6 +622,7 @@ void fl_rec_free(fl_rec *r) {
   fl_free(r->storage_base.data);
   fl_free(r->pending.data);
   fl_free(r->decisions.data);
+  fl_free(r->draws.data);
   fl_free(r->module_names.data);
   fl_free(r->module_stack.data);
   fl_free(r->why.reason);

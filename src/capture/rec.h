@@ -59,6 +59,10 @@ typedef struct fl_decision {
   uint32_t after; /* nodes recorded before it */
 } fl_decision;
 
+typedef struct fl_draw { /* kept by the trace; self may be NULL */
+  PyObject *callable, *self;
+} fl_draw;
+
 /* What a recorded result was, for engines to be compared with, where the trace ends before the call. */
 typedef struct fl_final {
   uint32_t value;
@@ -82,7 +86,10 @@ struct fl_rec {
   fl_ptrmap fresh, covered, known; /* made in this call / in the arguments / read through a guard */
   FL_VEC(fl_pending) pending;
   FL_VEC(fl_decision) decisions;
-  fl_decision number; /* that is about to be compared; answer NULL: none */
+  FL_VEC(fl_draw) draws; /* since the last break */
+  fl_ptrmap drawn;       /* the numbers, and what was calculated from them; kept by the trace */
+  PyObject *drew;        /* what drew the last one; kept by the trace */
+  fl_decision number;    /* that is about to be compared; answer NULL: none */
   PyObject *inputs[FL_MAX_INPUTS];
   bool effects; /* something happened since the last break that must not happen twice */
   bool random;
@@ -148,6 +155,10 @@ bool fl_rec_fix(fl_rec *r, PyObject *tensor, bool input);
 bool fl_rec_fix_counts(fl_rec *r, PyObject *tensor);
 /* The same for numbers the program reads: also of what is computed in integers from such arguments, unless they are masks. */
 bool fl_rec_fix_numbers(fl_rec *r, PyObject *tensor);
+
+/* rec_draws.c: the recording gives up if the number was drawn; the draws of a stretch become effects. */
+bool fl_rec_sees_drawn(fl_rec *r, PyObject *o);
+void fl_rec_settle_draws(fl_rec *r, PyObject *all);
 
 /* rec_decide.c: a step that runs the operator `n` and checks its answer; it is `late` if operators that were recorded
  * after it come before it. */

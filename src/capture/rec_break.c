@@ -25,6 +25,7 @@ static bool is_plain(PyObject *o) {
 
 static void uses(fl_rec *r, PyObject *o, int depth) {
   fl_unknown *u = unknown_entry(r, o);
+  if (fl_rec_sees_drawn(r, o)) return;
   if (u && is_plain(o))
     u->back->used = true;
   else if (u)
@@ -34,10 +35,11 @@ static void uses(fl_rec *r, PyObject *o, int depth) {
 }
 
 void fl_rec_uses(fl_rec *r, PyObject *value) {
-  if (r && !r->gave_up && !r->paused && r->unknown.len) uses(r, value, 0);
+  if (r && !r->gave_up && !r->paused && (r->unknown.len || r->drew)) uses(r, value, 0);
 }
 
 static bool is_unknown(fl_rec *r, PyObject *o, bool plain, int depth) {
+  if (plain && fl_rec_sees_drawn(r, o)) return false;
   if (unknown_entry(r, o)) return plain || !is_plain(o);
   for (Py_ssize_t i = 0; PyTuple_Check(o) && depth < MAX_DEPTH && i < PyTuple_GET_SIZE(o); i++)
     if (is_unknown(r, PyTuple_GET_ITEM(o, i), plain, depth + 1)) return true;
@@ -45,11 +47,12 @@ static bool is_unknown(fl_rec *r, PyObject *o, bool plain, int depth) {
 }
 
 bool fl_rec_is_unknown(fl_rec *r, PyObject *value, bool plain) {
-  return r && !r->gave_up && !r->paused && r->unknown.len && is_unknown(r, value, plain, 0);
+  return r && !r->gave_up && !r->paused && (r->unknown.len || r->drew) && is_unknown(r, value, plain, 0);
 }
 
 bool fl_rec_unknown_value(void *rec, PyObject *object, uint32_t *out_value) {
   fl_unknown *u = unknown_entry(rec, object);
+  (void)fl_rec_sees_drawn(rec, object);
   if (u) *out_value = u->value;
   return u != NULL;
 }
@@ -538,7 +541,7 @@ static void begin_stretch(fl_rec *r, fl_break *b) {
     Py_XDECREF(p->original);
     Py_XDECREF(p->container);
   }
-  r->pending.len = 0;
+  r->pending.len = r->draws.len = 0;
   r->guards = &b->guards;
   r->writes = &r->trace->writes;
   r->effects = r->random = r->rewrites = false;

@@ -55,6 +55,7 @@ static fl_pending *find(fl_rec *r, PyObject *container, PyObject *key) {
 bool fl_rec_written(fl_rec *r, PyObject *container, PyObject *key) { return find(r, container, key) != NULL; }
 
 bool fl_rec_take_back(fl_rec *r) {
+  if (r->draws.len) return false;
   for (size_t i = 0; i < r->pending.len; i++)
     if (r->pending.data[i].whole || r->pending.data[i].moved) return false;
   for (size_t i = r->pending.len; i-- > 0;) {
@@ -287,6 +288,7 @@ static bool keeps_argument(fl_rec *r, PyObject *o, int depth) {
 PyObject *fl_rec_settle_writes(fl_rec *r, PyObject *result) {
   PyObject *all = PyList_New(0), *out = NULL;
   if (!all || PyList_Append(all, result) < 0) oom(r);
+  if (!r->gave_up) fl_rec_settle_draws(r, all);
   for (size_t i = 0; i < r->pending.len && !r->gave_up; i++) {
     fl_pending *p = &r->pending.data[i];
     if (p->whole)

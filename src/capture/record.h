@@ -76,6 +76,15 @@ typedef enum fl_write_kind {
 /* Called before the write is done. Writes to fresh objects cost nothing; others are effects. */
 int fl_rec_write(fl_rec *r, fl_write_kind kind, PyObject *obj, PyObject *key, PyObject *value);
 
+/* --- numbers drawn from Python's generators: rec_draws.c --- */
+
+/* callable(self), or callable() where self is NULL, draws a number and does nothing else; whether it may be an effect. */
+bool fl_rec_may_draw(fl_rec *r, PyObject *generator);
+void fl_rec_draw(fl_rec *r, PyObject *callable, PyObject *self, PyObject *number); /* it has been called */
+/* Two numbers, one of which was drawn: what is calculated from them is not looked at either (fl_rec_drawn). */
+bool fl_rec_draws_from(fl_rec *r, PyObject *a, PyObject *b);
+void fl_rec_drawn(fl_rec *r, PyObject *number);
+
 /* --- code that is not understood --- */
 
 /* Runs callable(*args) outside the recording as a step of its own: again on each replay, at this point of the program, with

@@ -93,6 +93,7 @@ PyObject *fl_cpy_resume(PyThreadState *ts, fl_cpy_state *frames, int n, PyObject
 /* The call's answer, put on the stack before the code unit `next`, is taken by a comparison and by nothing else: 1 with a local
  * or a constant, 2 with what lies below it. Else 0. */
 int fl_cpy_compares_next(PyCodeObject *code, int next);
+bool fl_cpy_stores_next(PyCodeObject *code, int next); /* it becomes a local, or is dropped */
 
 /* A generator between two of its steps; all borrowed. */
 typedef struct fl_cpy_generator {

@@ -202,7 +202,7 @@
       continue;
     }
     case BINARY_OP: {
-      if (GIVEN_ONE(SECOND(), TOP())) IN_CALL(2);
+      if (!fl_rec_draws_from(r, SECOND(), TOP()) && GIVEN_ONE(SECOND(), TOP())) IN_CALL(2);
       PyObject *b = POP(), *v = fl_data_binary(r, (int)oparg, TOP(), b);
       CALLED();
       Py_DECREF(b);

@@ -22,6 +22,7 @@ PyObject *fl_cpy_resume(PyThreadState *ts, fl_cpy_state *frames, int n, PyObject
   return NULL;
 }
 int fl_cpy_compares_next(PyCodeObject *code, int next) { return 0; }
+bool fl_cpy_stores_next(PyCodeObject *code, int next) { return false; }
 bool fl_cpy_generator_read(PyObject *gen, fl_cpy_generator *out) { return false; }
 PyObject *fl_cpy_generator_make(const fl_cpy_generator *g, PyObject *none) { return NULL; }
 PyObject *fl_cpy_leave(PyThreadState *ts, fl_frame *f, PyObject *result) { return result; }

@@ -232,6 +232,18 @@ int fl_cpy_compares_next(PyCodeObject *code, int next) {
   return compares ? loads ? 1 : 2 : 0;
 }
 
+bool fl_cpy_stores_next(PyCodeObject *code, int next) {
+  PyObject *bytes = PyCode_GetCode(code);
+  bool within = bytes && next < (int)PyBytes_GET_SIZE(bytes) / 2;
+  int op = within ? (unsigned char)PyBytes_AS_STRING(bytes)[2 * next] : -1;
+  Py_XDECREF(bytes);
+  if (!bytes) PyErr_Clear();
+#if FL_CPYTHON == 313
+  if (op == STORE_FAST_LOAD_FAST || op == STORE_FAST_STORE_FAST) return true;
+#endif
+  return op == STORE_FAST || op == POP_TOP;
+}
+
 #if FL_CPYTHON == 311
 PyObject *fl_cpy_leave(PyThreadState *ts, fl_frame *f, PyObject *result) { return result; } /* the caller clears it */
 #elif FL_CPYTHON == 313
