@@ -11,6 +11,18 @@ import torch
 import framelift
 
 
+class Cases(list):
+    """The programs of a file."""
+
+    def add(self, program):
+        self.append(program)
+        return program
+
+
+def x(*sizes):
+    return torch.randn(*(sizes or (3, 4)))
+
+
 class Notes:
     def __init__(self):
         self.notes = []
