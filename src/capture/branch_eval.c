@@ -4,6 +4,7 @@
 #include "capture/eval_impl.h"
 
 typedef struct growth {
+  PyObject *handled; /* when the call began; borrowed */
   fl_exit *e;
   fl_rec *r;
   fl_eval_standing standing;
@@ -35,7 +36,7 @@ static void standing(void *ctx, fl_cpy_state *frames, int n) {
   for (int i = 0; callables && i < n; i++) callables[i] = g->e->b->frames[i].callable;
   if (callables && fl_eval_stand(&g->standing, g->r, frames, callables, n)) {
     fl_contexts_stand(g->r, &g->standing.st, &g->e->modes);
-    if (g->e->raised.items && PyTuple_GET_ITEM(g->e->raised.items, 0) != Py_None) g->standing.st.handled = NULL;
+    g->standing.st.handled = g->handled; /* the frames, and generators among them, may handle another */
   }
   fl_free(callables);
 }
@@ -45,7 +46,7 @@ static PyObject *run(void *ctx, PyThreadState *ts, fl_frame *f, int at, int thro
 }
 
 PyObject *fl_exit_evaluate(fl_exit *e, fl_rec *r, int *out_native) {
-  growth g = {.e = e, .r = r};
+  growth g = {.handled = fl_cpy_handled(PyThreadState_Get()), .e = e, .r = r};
   PyObject *v = fl_exit_run(e, run, &g, standing, made);
   *out_native = !g.standing.stands;
   fl_eval_stand_end(&g.standing);

@@ -133,7 +133,13 @@ static void saw_class_check(fl_rec *r, PyObject *cls, PyObject *method) {
 static PyObject *do_next(fl_rec *r, const call_args *c) {
   PyObject *it = c->args[0];
   if (!PyIter_Check(it)) return natively(c);
+  fl_eval_state *st = fl_eval_here;
+  if (c->tail && c->npos == 1 && PyGen_CheckExact(it) && st->top) {
+    st->driving = it;
+    st->top->wants = FL_CPY_NEXT;
+  }
   PyObject *v = fl_data_next(r, it);
+  st->driving = NULL;
   if (v) return v;
   if (c->npos < 2) {
     if (!PyErr_Occurred()) PyErr_SetNone(PyExc_StopIteration);

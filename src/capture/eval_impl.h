@@ -24,6 +24,7 @@ typedef struct fl_eval_frame {
   int depth;          /* operands below the answer of the call under way; -1: in no call */
   int next;           /* the code unit after that call */
   fl_cpy_wants wants; /* and what becomes of the answer there */
+  int other;          /* ITEM: the code unit after the loop */
 } fl_eval_frame;
 
 enum { FL_MODES = 4 };
@@ -56,6 +57,7 @@ typedef struct fl_eval_state {
   bool tail;                    /* the call about to be made gives the answer its frame waits for */
   PyObject *calling, *callable; /* a function about to be entered, and the callable whose answer its frame gives */
   PyObject *entry;              /* the same for the frame just entered */
+  PyObject *driving;            /* a generator whose next item the frame waits for; borrowed */
   bool direct;                  /* evaluated code is about to enter a function itself */
   PyObject *modes[FL_MODES];    /* borrowed: __torch_function__ of the function modes that were pushed, as functions */
   int n_modes;

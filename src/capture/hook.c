@@ -169,7 +169,8 @@ static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
   PyObject *entry = st->calling && st->calling == fl_cpy_func(f) ? st->callable : NULL;
   fl_frame_kind kind = fl_cpy_kind(f);
   bool direct = st->direct;
-  st->calling = NULL;
+  PyObject *driving = st->driving;
+  st->calling = st->driving = NULL;
   st->direct = st->number = false;
   if (r && !direct && st->n_modes && kind == FL_FRAME_PLAIN) fl_mode_entered(r, f);
   switch (kind) {
@@ -185,7 +186,8 @@ static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
     break;
   case FL_FRAME_GEN: break;
   }
-  return evaluate(ts, f, throwflag, r, kind == FL_FRAME_PLAIN ? entry : NULL);
+  if (kind == FL_FRAME_GEN) entry = driving && !throwflag && driving == fl_cpy_frame_generator(f) ? driving : NULL;
+  return evaluate(ts, f, throwflag, r, entry);
 }
 
 static void release_hook(PyThreadState *ts) {
@@ -271,7 +273,8 @@ bool fl_eval_stand(fl_eval_standing *e, fl_rec *r, const fl_cpy_state *frames, P
                                    fl_cpy_locals(c->frame) + c->n_locals,
                                    c->depth,
                                    c->next,
-                                   c->wants};
+                                   c->wants,
+                                   c->other};
     tell_frame(r, c->frame, 1);
   }
   return e->stands = true;
@@ -371,7 +374,7 @@ PyObject *fl_eval_blame(void) {
   PyObject *best = NULL, *object = NULL;
   fl_eval_frame *e = fl_eval_here ? fl_eval_here->top : NULL;
   for (; e && e->below; e = e->below) {
-    bool library = is_library_frame(e), usable = e->callable && e->below->depth >= 0;
+    bool library = is_library_frame(e), usable = e->callable && !PyGen_CheckExact(e->callable) && e->below->depth >= 0;
     if (!library && best) return best;
     if (usable) best = e->callable;
     if (usable && !object && !PyFunction_Check(best)) object = best;

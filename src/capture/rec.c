@@ -475,7 +475,8 @@ fl_rec *fl_rec_begin(PyObject *target, PyObject *const *args, size_t n_pos, PyOb
                      const fl_entry *at, const char **why_not) {
   *why_not = NULL;
   fl_rec *r = fl_calloc(1, sizeof *r);
-  if (!r || !(r->trace = fl_trace_new())) {
+  /* Made before any object of the call, at whose address it might lie otherwise. */
+  if (!r || !fl_back_none() || !(r->trace = fl_trace_new())) {
     fl_free(r);
     PyErr_NoMemory();
     return NULL;

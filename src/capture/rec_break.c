@@ -260,6 +260,14 @@ static bool same_state(fl_rec *r) {
   return fl_contexts_account(fl_eval_here, &now, &r->trace->state);
 }
 
+/* Generators handle exceptions of their own. */
+static bool is_handling(void) {
+  PyObject *exc = PyErr_GetHandledException();
+  bool is = exc && exc != Py_None;
+  Py_XDECREF(exc);
+  return is;
+}
+
 static const char *why_not_here(fl_rec *r) {
   fl_eval_state *st = fl_eval_here;
   if (!st || st->r != r || st->paused || !st->top) return "not called from an evaluated frame";
@@ -271,7 +279,10 @@ static const char *why_not_here(fl_rec *r) {
   if (st->handled && fl_cpy_handled(PyThreadState_Get()) != st->handled) return "an exception is being handled";
   for (fl_eval_frame *e = st->top; e; e = e->below) {
     PyObject *func = fl_cpy_func(e->f);
-    if (e->depth < 0 || !e->callable || fl_cpy_kind(e->f) != FL_FRAME_PLAIN) return "under code in C, or a generator";
+    bool generator = fl_cpy_kind(e->f) == FL_FRAME_GEN;
+    if (e->depth < 0 || !e->callable || (!generator && fl_cpy_kind(e->f) != FL_FRAME_PLAIN))
+      return "under code in C, or a generator that it drives";
+    if (generator && is_handling()) return "an exception is being handled around a generator";
     if (!func || !PyFunction_Check(func) || (PyCodeObject *)PyFunction_GET_CODE(func) != fl_cpy_code(e->f) ||
         !(fl_cpy_code(e->f)->co_flags & CO_OPTIMIZED))
       return "in a class body or module";
@@ -284,14 +295,16 @@ static const char *why_not_here(fl_rec *r) {
 static PyObject *frame_tuple(fl_rec *r, const fl_eval_frame *e, fl_break_frame *out) {
   PyCodeObject *code = fl_cpy_code(e->f);
   int n = code->co_nlocalsplus;
-  PyObject *t = PyTuple_New(1 + n + e->depth), **locals = fl_cpy_locals(e->f);
+  PyObject *t = PyTuple_New(FL_FRAME_SLOTS + n + e->depth), **locals = fl_cpy_locals(e->f);
+  PyObject *generator = fl_cpy_frame_generator(e->f);
   if (!t) return NULL;
-  PyObject *called = e->callable && !fl_rec_is_fresh(r, e->callable) ? e->callable : fl_cpy_func(e->f);
-  *out = (fl_break_frame){code, called, n, e->depth, e->next, e->wants};
+  PyObject *called = e->callable && !generator && !fl_rec_is_fresh(r, e->callable) ? e->callable : fl_cpy_func(e->f);
+  *out = (fl_break_frame){code, called, n, e->depth, e->next, e->other, e->wants, generator != NULL};
   PyTuple_SET_ITEM(t, 0, Py_NewRef(fl_cpy_func(e->f)));
+  PyTuple_SET_ITEM(t, 1, Py_NewRef(generator ? generator : fl_back_none()));
   for (int i = 0; i < n + e->depth; i++) {
     PyObject *v = i < n ? locals[i] : e->stack[i - n];
-    PyTuple_SET_ITEM(t, 1 + i, Py_NewRef(v ? v : fl_back_none()));
+    PyTuple_SET_ITEM(t, FL_FRAME_SLOTS + i, Py_NewRef(v ? v : fl_back_none()));
   }
   if (!fl_rec_keep(r, (PyObject *)code) || !fl_rec_keep(r, called)) Py_CLEAR(t);
   return t;

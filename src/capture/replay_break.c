@@ -275,7 +275,9 @@ void fl_break_states(const fl_break *b, PyObject *const *items, fl_cpy_state *ou
     const fl_break_frame *f = &b->frames[i];
     out[i] = (fl_cpy_state){.func = PyTuple_GET_ITEM(items[i], 0),
                             .code = f->code,
-                            .slots = &PyTuple_GET_ITEM(items[i], 1),
+                            .slots = &PyTuple_GET_ITEM(items[i], FL_FRAME_SLOTS),
+                            .gen = f->generator ? PyTuple_GET_ITEM(items[i], 1) : NULL,
+                            .other = f->other,
                             .n_locals = f->n_locals,
                             .depth = f->depth,
                             .next = f->next,

@@ -29,6 +29,9 @@ enum {
   FL_STATE_FRAMES
 };
 
+/* A frame's is one of its function, the generator whose frame it is (or fl_back_none), its locals and operands. */
+enum { FL_FRAME_SLOTS = 2 };
+
 /* What a branch begins with besides: objects of which nothing is known, and what unknown code gave. Borrowed. */
 typedef struct fl_entry {
   PyObject *const *objects;

@@ -5,6 +5,7 @@
 
 #include "capture/argspec.h"
 #include "capture/ccalls.h"
+#include "capture/eval_impl.h"
 #include "capture/interop.h"
 #include "capture/modes.h"
 #include "capture/ptrmap.h"
@@ -312,10 +313,18 @@ static PyObject *exception_from(const fl_result_node *n, PyObject **made) {
   return fl_raised_make((PyTypeObject *)n->object, parts, n->n);
 }
 
+/* The function of a generator that runs now, in one of the evaluated frames; borrowed, or NULL. */
+static PyObject *running(PyObject *o) {
+  for (const fl_eval_frame *e = PyGen_CheckExact(o) ? fl_eval_here->top : NULL; e; e = e->below)
+    if (fl_cpy_frame_generator(e->f) == o) return fl_cpy_func(e->f);
+  return NULL;
+}
+
 /* *out_why as describe; false when it is of no such kind. */
 static bool describe_frames_own(maker *m, PyObject *o, uint32_t *out, const char **out_why) {
   fl_result_node n = {.kind = FL_RESULT_METHOD};
   fl_cpy_generator gen;
+  PyObject *func;
   if (PyCell_Check(o)) {
     PyObject *held = PyCell_GET(o);
     n.kind = FL_RESULT_CELL;
@@ -334,6 +343,9 @@ static bool describe_frames_own(maker *m, PyObject *o, uint32_t *out, const char
     *out_why = describe_deque(m, o, out);
   } else if (is_resumable(Py_TYPE(o))) {
     *out_why = describe_call(m, o, out);
+  } else if ((func = running(o))) {
+    n = (fl_result_node){.kind = FL_RESULT_RUNNING, .object = PyFunction_GET_CODE(func)};
+    *out_why = describe_items(m, &n, &func, 1, o, out);
   } else if (fl_cpy_generator_read(o, &gen)) {
     *out_why = describe_generator(m, o, &gen, out);
   } else {
@@ -548,6 +560,7 @@ static PyObject *make_node(const fl_result_node *n, PyObject **made, PyObject *c
     return fl_autocast_write(n->object, fl_autocast_nesting(n->object)) < 0 ? NULL : Py_NewRef(n->object);
   case FL_RESULT_CALL: return call_from(n, made);
   case FL_RESULT_GENERATOR: return generator_from(n, made);
+  case FL_RESULT_RUNNING: return fl_cpy_generator_new(made[n->items[0]], (PyCodeObject *)n->object);
   case FL_RESULT_STRUCT:
     tmp = tuple_from(&PyTuple_Type, n, made);
     o = tmp ? PyObject_CallOneArg((PyObject *)t, tmp) : NULL;

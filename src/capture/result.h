@@ -27,6 +27,7 @@ typedef enum fl_result_kind {
   FL_RESULT_METHOD,    /* function and self */
   FL_RESULT_BUILTIN,   /* a C method bound to its item */
   FL_RESULT_GENERATOR, /* under way: function, then locals and operands; `object`: (code, place, state) */
+  FL_RESULT_RUNNING,   /* one whose frame stands: function; `object`: code */
   FL_RESULT_TOKEN,     /* of context variable `object`, which it sets to its item */
   FL_RESULT_GUARD,     /* of inference mode: index 1: entered, 0: left */
   FL_RESULT_EXCEPTION, /* of its parts (raised.h); `object`: its type */

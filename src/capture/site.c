@@ -68,7 +68,9 @@ static bool same_frames(const fl_break *a, const fl_break *b) {
   if (a->n_frames != b->n_frames || a->n_nodes != b->n_nodes || a->n_holes != b->n_holes) return false;
   for (int i = 0; i < a->n_frames; i++) {
     const fl_break_frame *f = &a->frames[i], *g = &b->frames[i];
-    if (f->code != g->code || f->depth != g->depth || f->next != g->next || f->wants != g->wants) return false;
+    if (f->code != g->code || f->depth != g->depth || f->next != g->next || f->wants != g->wants ||
+        f->other != g->other || f->generator != g->generator)
+      return false;
   }
   return true;
 }

@@ -117,8 +117,9 @@ typedef struct fl_back {
 typedef struct fl_break_frame {
   PyCodeObject *code; /* kept by the trace */
   PyObject *callable; /* what was called, whose answer is the frame's; or its function. Kept */
-  int n_locals, depth, next;
+  int n_locals, depth, next, other;
   fl_cpy_wants wants;
+  bool generator; /* it is one's */
 } fl_break_frame;
 typedef struct fl_place { /* objects are kept by the trace */
   PyObject *dict, *key;

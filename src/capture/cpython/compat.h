@@ -66,8 +66,10 @@ PyObject *fl_cpy_handled(PyThreadState *ts); /* the exception being handled, bor
 /* What becomes of a call's answer when its frame goes on. */
 typedef enum fl_cpy_wants {
   FL_CPY_ANSWER,
-  FL_CPY_NULL, /* NULL lies on it: 3.13's methods to be called */
-  FL_CPY_TRUTH /* True or False takes its place: 3.13's comparisons */
+  FL_CPY_NULL,  /* NULL lies on it: 3.13's methods to be called */
+  FL_CPY_TRUTH, /* True or False takes its place: 3.13's comparisons */
+  FL_CPY_ITEM,  /* of a generator, in a loop over it, which ends where the generator does */
+  FL_CPY_NEXT   /* next() of a generator: StopIteration where it ends */
 } fl_cpy_wants;
 
 /* A frame as it was while it waited for a call's answer. */
@@ -75,7 +77,9 @@ typedef struct fl_cpy_state {
   PyObject *func; /* borrowed, like the slots and the code */
   PyCodeObject *code;
   PyObject *const *slots; /* its locals, then its operand stack; `none` stands for NULL */
+  PyObject *gen;          /* the generator whose frame it is, made by fl_cpy_generator_new; borrowed. NULL: none */
   int n_locals, depth, next;
+  int other; /* ITEM: the code unit after the loop */
   fl_cpy_wants wants;
   bool named;      /* its frame object is wanted */
   fl_frame *frame; /* once it stands */
@@ -106,6 +110,10 @@ typedef struct fl_cpy_generator {
 bool fl_cpy_generator_read(PyObject *gen, fl_cpy_generator *out);
 /* One like it, with these slots (`none` stands for NULL). New reference, or NULL with an exception. */
 PyObject *fl_cpy_generator_make(const fl_cpy_generator *g, PyObject *none);
+
+/* One that has not begun, for a frame that is to stand. New reference, or NULL with an exception. */
+PyObject *fl_cpy_generator_new(PyObject *func, PyCodeObject *code);
+PyObject *fl_cpy_frame_generator(fl_frame *f); /* the generator that has this frame; borrowed, or NULL */
 
 /* For a frame that the hook was given and that is not to run, whatever it holds: disposes of it as its version wants, and is
  * what the hook then answers: `result` (taken), or NULL with an exception. */

@@ -42,7 +42,7 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
   unsigned opcode = 0, oparg = 0;
   if (r && fl_rec_gave_up(r)) r = NULL;
   fl_eval_state *st = fl_eval_here;
-  fl_eval_frame here = {st->top, f, st->entry, base, -1, 0, FL_CPY_ANSWER};
+  fl_eval_frame here = {st->top, f, st->entry, base, -1, 0, FL_CPY_ANSWER, 0};
   st->entry = NULL;
   st->top = &here;
 
@@ -199,7 +199,9 @@ PyObject *fl_cpy_eval(PyThreadState *ts, fl_frame *f, int throwflag) {
       continue;
     }
     case FOR_ITER: {
+      IN_LOOP(ip + oparg - first);
       PyObject *v = fl_data_next(r, TOP());
+      NEXT_DONE();
       if (v) {
         PUSH(v);
         continue;

@@ -247,6 +247,23 @@ static PyObject *with_methods(fl_rec *r, PyObject *manager, PyObject **exit) {
     here.wants = FL_CPY_ANSWER;                                                                                        \
     st->tail = false;                                                                                                  \
   } while (0)
+/* The loop's next item, where a generator gives it, is an answer; the loop ends at `unit`. */
+#define IN_LOOP(unit)                                                                                                  \
+  do {                                                                                                                 \
+    if (r && PyGen_CheckExact(TOP())) {                                                                                \
+      IN_CALL(0);                                                                                                      \
+      st->tail = false;                                                                                                \
+      here.wants = FL_CPY_ITEM;                                                                                        \
+      here.other = (int)(unit);                                                                                        \
+      st->driving = TOP();                                                                                             \
+    }                                                                                                                  \
+  } while (0)
+#define NEXT_DONE()                                                                                                    \
+  do {                                                                                                                 \
+    CALLED();                                                                                                          \
+    st->driving = NULL;                                                                                                \
+    if (r && fl_rec_gave_up(r)) r = NULL;                                                                              \
+  } while (0)
 /* The truth of the top operand, where unknown code gave it, takes its place; the frame then goes on at `unit`. */
 #define TRUTH_OF_GIVEN(unit)                                                                                           \
   do {                                                                                                                 \

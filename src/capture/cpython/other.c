@@ -24,6 +24,9 @@ PyObject *fl_cpy_resume(PyThreadState *ts, fl_cpy_state *frames, int n, PyObject
 int fl_cpy_compares_next(PyCodeObject *code, int next) { return 0; }
 bool fl_cpy_stores_next(PyCodeObject *code, int next) { return false; }
 bool fl_cpy_generator_read(PyObject *gen, fl_cpy_generator *out) { return false; }
+PyObject *fl_cpy_generator_new(PyObject *func, PyCodeObject *code) { return NULL; }
+PyObject *fl_cpy_frame_generator(fl_frame *f) { return NULL; }
+PyObject *fl_cpy_frame_object(fl_frame *f) { return NULL; }
 PyObject *fl_cpy_generator_make(const fl_cpy_generator *g, PyObject *none) { return NULL; }
 PyObject *fl_cpy_leave(PyThreadState *ts, fl_frame *f, PyObject *result) { return result; }
 int fl_cpy_watch_dict(PyObject *dict) { return 0; }

@@ -15,6 +15,7 @@ typedef struct resume {
   fl_cpy_state *frames;
   int n, at;
   PyObject *none, *func; /* what is called to get a frame; borrowed */
+  PySendResult sent;     /* what became of the generator above */
   fl_cpy_call_fn fn;
   void *ctx;
   fl_cpy_run_fn run;
@@ -26,6 +27,12 @@ static _Thread_local resume *here;
 static fl_frame_eval previous; /* while armed; the GIL protects it */
 
 static PyObject *enter(PyThreadState *ts, resume *s);
+
+#if FL_CPYTHON == 313
+enum { AT_REST = 0 };
+#else
+enum { AT_REST = 1 }; /* a frame at rest points this far before the unit to come */
+#endif
 
 static void fill(resume *s, fl_frame *f, const fl_cpy_state *c) {
   for (int i = 0; i < c->n_locals + c->depth; i++) {
@@ -44,15 +51,34 @@ static void stand(fl_frame *f, int next);
 /* Makes it one that goes on behind the call. */
 static void step(fl_frame *f, int next);
 
+/* A generator has ended with this value (taken). */
+static PyObject *stop(PyObject *v) {
+  PyObject *exc = v == Py_None ? NULL : PyObject_CallOneArg(PyExc_StopIteration, v);
+  if (v == Py_None) PyErr_SetNone(PyExc_StopIteration);
+  if (exc) PyErr_SetObject(PyExc_StopIteration, exc);
+  Py_XDECREF(exc);
+  Py_DECREF(v);
+  return NULL;
+}
+
 /* Runs the frame to its end, with the call's answer (taken), or the exception where it has none. */
 static PyObject *go_on(PyThreadState *ts, resume *s, fl_frame *f, int at, PyObject *v) {
   const fl_cpy_state *c = &s->frames[at];
+  bool over = v && at + 1 < s->n && s->frames[at + 1].gen && s->sent == PYGEN_RETURN;
   if (v && c->wants == FL_CPY_TRUTH) {
     int truth = PyObject_IsTrue(v);
     Py_DECREF(v);
     v = truth < 0 ? NULL : Py_NewRef(truth ? Py_True : Py_False);
   }
   set_current(ts, f->previous);
+  if (over && c->wants == FL_CPY_ITEM) {
+    PyObject *iterator = f->localsplus[--f->stacktop];
+    Py_DECREF(iterator);
+    Py_DECREF(v);
+    FRAME_AT(f) = _PyCode_CODE(FRAME_CODE(f)) + c->other - AT_REST;
+    return s->run ? s->run(s->run_ctx, ts, f, at, 0) : fl_cpy_native(ts, f, 0);
+  }
+  if (over) v = stop(v);
   if (!v) return s->run ? s->run(s->run_ctx, ts, f, at, 1) : fl_cpy_native(ts, f, 1);
   f->localsplus[f->stacktop++] = v;
   if (c->wants == FL_CPY_NULL) f->localsplus[f->stacktop++] = NULL;
@@ -60,9 +86,14 @@ static PyObject *go_on(PyThreadState *ts, resume *s, fl_frame *f, int at, PyObje
   return s->run ? s->run(s->run_ctx, ts, f, at, 0) : fl_cpy_native(ts, f, 0);
 }
 
+static bool is_ours(const resume *s, fl_frame *f) {
+  PyObject *gen = s->frames[s->at].gen;
+  return gen ? fl_cpy_frame_generator(f) == gen : fl_cpy_func(f) == s->func;
+}
+
 static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
   resume *s = here;
-  if (!s || !s->armed || throwflag || fl_cpy_func(f) != s->func)
+  if (!s || !s->armed || throwflag || !is_ours(s, f))
     return previous ? previous(ts, f, throwflag) : fl_cpy_native(ts, f, throwflag);
   int at = s->at;
   fl_cpy_state *c = &s->frames[at];
@@ -70,6 +101,10 @@ static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
   c->frame = f;
   s->armed = false;
   fl_cpy_set_hook(ts, previous);
+  while (c->gen && f->stacktop > c->n_locals) { /* what was sent */
+    PyObject *sent = f->localsplus[--f->stacktop];
+    Py_XDECREF(sent);
+  }
   fill(s, f, c);
   stand(f, c->next);
   link_frame(ts, f, below);
@@ -118,10 +153,17 @@ static PyObject *enter(PyThreadState *ts, resume *s) {
   s->func = func;
   previous = fl_cpy_get_hook(ts);
   fl_cpy_set_hook(ts, hook);
-  PyObject *v = call_with_none(func, s->frames[s->at].code);
+  PyObject *gen = Py_XNewRef(s->frames[s->at].gen), *v = NULL;
+  PySendResult sent = PYGEN_NEXT;
+  if (gen)
+    sent = PyIter_Send(gen, Py_None, &v);
+  else
+    v = call_with_none(func, s->frames[s->at].code);
   if (s->armed) fl_cpy_set_hook(ts, previous); /* no frame was made */
   s->armed = false;
   here = outer;
+  s->sent = sent;
+  Py_XDECREF(gen);
   Py_DECREF(func);
   return v;
 }
@@ -169,12 +211,8 @@ bool fl_cpy_generator_read(PyObject *gen, fl_cpy_generator *out) {
 }
 
 PyObject *fl_cpy_generator_make(const fl_cpy_generator *g, PyObject *none) {
-  PyObject *gen = call_with_none(g->func, g->code);
+  PyObject *gen = fl_cpy_generator_new(g->func, g->code);
   if (!gen) return NULL;
-  if (!PyGen_CheckExact(gen) || FRAME_CODE((fl_frame *)((PyGenObject *)gen)->gi_iframe) != g->code) {
-    Py_DECREF(gen);
-    return PyErr_Format(PyExc_SystemError, "framelift: a generator cannot be made again");
-  }
   fl_frame *f = (fl_frame *)((PyGenObject *)gen)->gi_iframe;
   for (int i = 0; i < g->n; i++) {
     PyObject *old = i < f->stacktop ? f->localsplus[i] : NULL;
@@ -185,6 +223,17 @@ PyObject *fl_cpy_generator_make(const fl_cpy_generator *g, PyObject *none) {
   FRAME_AT(f) = _PyCode_CODE(g->code) + g->at;
   ((PyGenObject *)gen)->gi_frame_state = (int8_t)g->state;
   return gen;
+}
+
+PyObject *fl_cpy_generator_new(PyObject *func, PyCodeObject *code) {
+  PyObject *gen = call_with_none(func, code);
+  if (!gen || (PyGen_CheckExact(gen) && FRAME_CODE((fl_frame *)((PyGenObject *)gen)->gi_iframe) == code)) return gen;
+  Py_DECREF(gen);
+  return PyErr_Format(PyExc_SystemError, "framelift: a generator cannot be made again");
+}
+
+PyObject *fl_cpy_frame_generator(fl_frame *f) {
+  return f->owner == FRAME_OWNED_BY_GENERATOR ? (PyObject *)_PyFrame_GetGenerator(f) : NULL;
 }
 
 PyObject *fl_cpy_frame_object(fl_frame *f) { return (PyObject *)f->frame_obj; }
