@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/bench.h"
 #include "cuda/device.h"
 #include "rt/compile.h"
 
@@ -30,12 +31,6 @@ static double now_us(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return (double)t.tv_sec * 1e6 + (double)t.tv_nsec * 1e-3;
-}
-
-static void check(fl_status s) {
-  if (!s) return;
-  fprintf(stderr, "%s\n", fl_status_message(s));
-  exit(1);
 }
 
 static char *graph_text(size_t i, int count, const char *type) {
@@ -64,7 +59,7 @@ static void *make_tensor(const fl_backend *b, const fl_type *t) {
     seed = seed * 6364136223846793005u + 1442695040888963407u;
     fl_element_set(t->dtype, host, i, (double)(seed >> 40) / (double)(1 << 24) - 0.5);
   }
-  check(b->upload(b, device, host, bytes));
+  fl_bench_check(b->upload(b, device, host, bytes));
   fl_free(host);
   return device;
 }
@@ -80,15 +75,15 @@ static double time_graph(const char *text, const fl_backend *backend, const fl_c
   fl_plan_options options = {.threads = fl_pool_threads(pool), .pool = pool, .backend = backend};
   const void *in[MAX_INPUTS];
   double us[ROUNDS];
-  check(fl_graph_parse(text, &g));
-  check(fl_engine_compile(g, &options, NULL, 0, NULL, &e));
+  fl_bench_check(fl_graph_parse(text, &g));
+  fl_bench_check(fl_engine_compile(g, &options, NULL, 0, NULL, &e));
   const fl_plan *p = fl_engine_plan(e);
   for (int i = 0; i < p->n_inputs; i++) in[i] = make_tensor(backend, &p->inputs[i].type);
   void *out = make_tensor(backend, &p->outputs[0].type);
   for (int r = -2; r < ROUNDS; r++) { /* two to compile and to wake up */
     double began = now_us();
-    check(fl_engine_run(e, in, &out));
-    if (device) check(fl_cuda_check(device->api->cuStreamSynchronize(NULL), "run"));
+    fl_bench_check(fl_engine_run(e, in, &out));
+    if (device) fl_bench_check(fl_cuda_check(device->api->cuStreamSynchronize(NULL), "run"));
     if (r >= 0) us[r] = now_us() - began;
   }
   qsort(us, ROUNDS, sizeof *us, by_value);
@@ -106,11 +101,11 @@ int main(int argc, char **argv) {
   const fl_cuda_device *device = NULL;
   fl_pool *pool;
   if (!cpu) {
-    check(fl_cuda_backend(0, &backend));
-    check(fl_cuda_device_open(0, &device));
-    check(fl_cuda_check(device->api->cuCtxPushCurrent_v2(device->context), "context"));
+    fl_bench_check(fl_cuda_backend(0, &backend));
+    fl_bench_check(fl_cuda_device_open(0, &device));
+    fl_bench_check(fl_cuda_check(device->api->cuCtxPushCurrent_v2(device->context), "context"));
   }
-  check(fl_pool_create(fl_pool_default_threads(), &pool));
+  fl_bench_check(fl_pool_create(fl_pool_default_threads(), &pool));
   for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
     char *one = graph_text(i, 1, type), *many = graph_text(i, 1 + MORE, type);
     double least = time_graph(one, backend, device, pool), most = time_graph(many, backend, device, pool);

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/bench.h"
 #include "base/stages.h"
 #include "cuda/device.h"
 #include "cuda/nvrtc.h"
@@ -20,24 +21,6 @@ static double now_ms(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
-
-static void check(fl_status s) {
-  if (!s) return;
-  fprintf(stderr, "%s\n", fl_status_message(s));
-  exit(1);
-}
-
-static char *read_file(const char *path) {
-  FILE *f = fopen(path, "rb");
-  char *text = f ? fl_calloc(16 << 20, 1) : NULL;
-  size_t n = text ? fread(text, 1, (16 << 20) - 1, f) : 0;
-  if (!n) {
-    fprintf(stderr, "%s: cannot be read\n", path);
-    exit(1);
-  }
-  fclose(f);
-  return text;
 }
 
 /* Floats of +-0.06, integers of 0 and 1. */
@@ -55,7 +38,7 @@ static void *make_tensor(const fl_backend *b, const fl_type *t) {
       double r = (double)(seed >> 40) / (double)(1 << 24);
       fl_element_set(t->dtype, host, i, fl_dtype_is_float(t->dtype) ? (r - 0.5) * 0.12 : (double)(int)(r * 2));
     }
-    check(b->upload(b, (char *)device + at, host, n));
+    fl_bench_check(b->upload(b, (char *)device + at, host, n));
   }
   fl_free(host);
   return device;
@@ -75,8 +58,8 @@ static double time_runs(fl_engine *e, const fl_cuda_device *d, const void *const
   double ms[ROUNDS];
   for (int r = 0; r < ROUNDS; r++) {
     double began = now_ms();
-    for (int i = 0; i < in_a_row; i++) check(fl_engine_run(e, in, out));
-    check(fl_cuda_check(d->api->cuStreamSynchronize(NULL), "run"));
+    for (int i = 0; i < in_a_row; i++) fl_bench_check(fl_engine_run(e, in, out));
+    fl_bench_check(fl_cuda_check(d->api->cuStreamSynchronize(NULL), "run"));
     ms[r] = (now_ms() - began) / in_a_row;
   }
   return median(ms, ROUNDS);
@@ -144,8 +127,8 @@ static void bench(const char *path, const fl_backend *b, const fl_cuda_device *d
   fl_graph *g = NULL;
   fl_engine *e = NULL;
   fl_plan_options options = {.threads = fl_pool_threads(pool), .pool = pool, .backend = b};
-  char *text = read_file(path);
-  check(fl_graph_parse(text, &g));
+  char *text = fl_bench_read(path);
+  fl_bench_check(fl_graph_parse(text, &g));
   uint32_t n_weights = 0;
   for (fl_vid v = 0; v < g->values.len; v++) {
     const fl_value *value = &g->values.data[v];
@@ -155,14 +138,14 @@ static void bench(const char *path, const fl_backend *b, const fl_cuda_device *d
   }
   fl_clock clock;
   fl_clock_start(&clock, FL_STAGE_plan);
-  check(fl_engine_compile(g, &options, weights, n_weights, NULL, &e));
+  fl_bench_check(fl_engine_compile(g, &options, weights, n_weights, NULL, &e));
   fl_clock_stop(&clock);
   const fl_plan *p = fl_engine_plan(e);
   for (int i = 0; i < p->n_inputs; i++) in[i] = make_tensor(b, &p->inputs[i].type);
   for (int i = 0; i < p->n_outputs; i++) out[i] = make_tensor(b, &p->outputs[i].type);
   double began = now_ms();
-  check(fl_engine_run(e, in, out));
-  check(fl_cuda_check(d->api->cuStreamSynchronize(NULL), "run"));
+  fl_bench_check(fl_engine_run(e, in, out));
+  fl_bench_check(fl_cuda_check(d->api->cuStreamSynchronize(NULL), "run"));
   double first = now_ms() - began, row = time_runs(e, d, in, out, IN_A_ROW), one = time_runs(e, d, in, out, 1);
   fl_cuda_tactic_stats tactics = fl_cuda_tactic_get_stats();
   fl_cuda_stats kernels = fl_cuda_compile_stats();
@@ -173,7 +156,7 @@ static void bench(const char *path, const fl_backend *b, const fl_cuda_device *d
       kernels.ms);
   if (profile) {
     double *us = fl_calloc(p->run.len + 1, sizeof *us);
-    check(fl_engine_profile(e, in, out, us));
+    fl_bench_check(fl_engine_profile(e, in, out, us));
     print_profile(p, us);
     fl_free(us);
   }
@@ -190,10 +173,10 @@ int main(int argc, char **argv) {
   const fl_cuda_device *device;
   fl_pool *pool;
   bool profile = argc > 1 && !strcmp(argv[1], "-p");
-  check(fl_cuda_backend(0, &backend));
-  check(fl_cuda_device_open(0, &device));
-  check(fl_cuda_check(device->api->cuCtxPushCurrent_v2(device->context), "context"));
-  check(fl_pool_create(fl_pool_default_threads(), &pool));
+  fl_bench_check(fl_cuda_backend(0, &backend));
+  fl_bench_check(fl_cuda_device_open(0, &device));
+  fl_bench_check(fl_cuda_check(device->api->cuCtxPushCurrent_v2(device->context), "context"));
+  fl_bench_check(fl_pool_create(fl_pool_default_threads(), &pool));
   printf("%s\n", device->name);
   for (int i = profile ? 2 : 1; i < argc; i++) bench(argv[i], backend, device, pool, profile);
   fl_pool_destroy(pool);

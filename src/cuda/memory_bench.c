@@ -7,27 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bench.h"
 #include "cuda/graph.h"
 #include "passes/passes.h"
 #include "plan/plan.h"
-
-static void check(fl_status s) {
-  if (!s) return;
-  fprintf(stderr, "%s\n", fl_status_message(s));
-  exit(1);
-}
-
-static char *read_file(const char *path) {
-  FILE *f = fopen(path, "rb");
-  char *text = f ? fl_calloc(16 << 20, 1) : NULL;
-  size_t n = text ? fread(text, 1, (16 << 20) - 1, f) : 0;
-  if (!n) {
-    fprintf(stderr, "%s: cannot be read\n", path);
-    exit(1);
-  }
-  fclose(f);
-  return text;
-}
 
 static double mib(size_t bytes) { return (double)bytes / (1 << 20); }
 
@@ -77,10 +60,10 @@ int main(int argc, char **argv) {
   for (int i = steps ? 2 : 1; i < argc; i++) {
     fl_graph *g = NULL;
     fl_plan *p = NULL;
-    char *text = read_file(argv[i]);
-    check(fl_graph_parse(text, &g));
-    check(fl_passes_run(g, false));
-    check(fl_plan_build(g, &(fl_plan_options){.backend = &fl_cuda_table, .threads = 1}, &p));
+    char *text = fl_bench_read(argv[i]);
+    fl_bench_check(fl_graph_parse(text, &g));
+    fl_bench_check(fl_passes_run(g, false));
+    fl_bench_check(fl_plan_build(g, &(fl_plan_options){.backend = &fl_cuda_table, .threads = 1}, &p));
     print_memory(argv[i], g, p, steps);
     fl_plan_destroy(p);
     fl_graph_destroy(g);

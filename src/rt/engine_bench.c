@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/bench.h"
 #include "rt/engine.h"
 
 static double now_ms(void) {
@@ -18,12 +19,6 @@ static double cpu_ms(void) {
   struct timespec t;
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
   return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
-
-static void check(fl_status s) {
-  if (!s) return;
-  fprintf(stderr, "%s\n", fl_status_message(s));
-  exit(1);
 }
 
 typedef struct net {
@@ -41,7 +36,7 @@ static fl_vid weight(net *n, int rank, int64_t a, int64_t b, int64_t c, int64_t 
   float *f = fl_malloc_aligned(count * sizeof *f);
   if (!f) exit(1);
   for (size_t i = 0; i < count; i++) f[i] = (float)(rand() % 2001 - 1000) * 5e-5f;
-  check(fl_graph_weight(n->g, &t, strides, n->n_weights, f, &v));
+  fl_bench_check(fl_graph_weight(n->g, &t, strides, n->n_weights, f, &v));
   n->weights[n->n_weights++] = f;
   return v;
 }
@@ -51,13 +46,13 @@ static fl_vid input(net *n, int rank, int64_t a, int64_t b, int64_t c, int64_t d
   int64_t strides[FL_MAX_RANK];
   fl_vid v;
   fl_strides_contiguous(&t, strides);
-  check(fl_graph_input(n->g, &t, strides, &v));
+  fl_bench_check(fl_graph_input(n->g, &t, strides, &v));
   return v;
 }
 
 static fl_vid op(net *n, fl_op o, const fl_vid *in, int n_in, const fl_attrs *a) {
   fl_vid v;
-  check(fl_graph_op(n->g, o, in, n_in, a, &v));
+  fl_bench_check(fl_graph_op(n->g, o, in, n_in, a, &v));
   return v;
 }
 
@@ -188,12 +183,12 @@ static void bench(const char *name, fl_vid (*make)(net *), const fl_plan_options
   net n = {0};
   fl_plan *plan = NULL;
   fl_engine *e = NULL;
-  check(fl_graph_create(&n.g));
-  check(fl_graph_output(n.g, make(&n)));
+  fl_bench_check(fl_graph_create(&n.g));
+  fl_bench_check(fl_graph_output(n.g, make(&n)));
   double began = now_ms();
-  check(fl_plan_build(n.g, options, &plan));
+  fl_bench_check(fl_plan_build(n.g, options, &plan));
   double planned = now_ms(), planned_cpu = cpu_ms();
-  check(fl_engine_create(plan, n.weights, n.n_weights, options->pool, &e));
+  fl_bench_check(fl_engine_create(plan, n.weights, n.n_weights, options->pool, &e));
   double created = now_ms(), created_cpu = cpu_ms();
   float *x = fl_malloc_aligned(fl_type_bytes(&plan->inputs[0].type));
   float *y = fl_malloc_aligned(fl_type_bytes(&plan->outputs[0].type));
@@ -203,11 +198,11 @@ static void bench(const char *name, fl_vid (*make)(net *), const fl_plan_options
   double best = 1e30;
   for (int i = 0; i < 20; i++) {
     double t = now_ms();
-    check(fl_engine_run(e, (const void *[]){x}, (void *[]){y}));
+    fl_bench_check(fl_engine_run(e, (const void *[]){x}, (void *[]){y}));
     t = now_ms() - t;
     best = t < best ? t : best;
   }
-  for (int i = 0; i < 5; i++) check(fl_engine_profile(e, (const void *[]){x}, (void *[]){y}, us));
+  for (int i = 0; i < 5; i++) fl_bench_check(fl_engine_profile(e, (const void *[]){x}, (void *[]){y}, us));
   printf("%s: plan %.1f ms, create %.1f ms (cpu %.1f), run %.3f ms; %zu steps, arena %.1f MB (%.1f unshared), const "
          "%.1f MB\n",
          name, planned - began, created - planned, created_cpu - planned_cpu, best, plan->run.len,
@@ -220,7 +215,7 @@ static void bench(const char *name, fl_vid (*make)(net *), const fl_plan_options
 int main(int argc, char **argv) {
   fl_plan_options options = {.threads = argc > 1 ? atoi(argv[1]) : fl_pool_default_threads(),
                              .tactic_budget_ms = argc > 2 ? atof(argv[2]) : 0};
-  check(fl_pool_create(options.threads, &options.pool));
+  fl_bench_check(fl_pool_create(options.threads, &options.pool));
   bench("chain", chain, &options);
   bench("resnet50", resnet50, &options);
   bench("bert", bert, &options);
