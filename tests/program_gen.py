@@ -332,7 +332,7 @@ RESULTS = (
 )
 
 PRELUDE = """
-import contextvars, copy, heapq, io, itertools, math, operator, os, random, sys, time, weakref
+import contextlib, contextvars, copy, heapq, io, itertools, math, operator, os, random, sys, time, weakref
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
 import numpy as np
@@ -449,7 +449,9 @@ def _block(draw, depth):
 @st.composite
 def _statement(draw, depth):
     pick = lambda: draw(st.sampled_from(TENSORS))  # noqa: E731
-    kind = draw(st.integers(0, 21))
+    kind = draw(st.integers(0, 23))
+    if kind > 21 and depth < 2:
+        return draw(_suspended(depth))
     if kind > 19:
         line = draw(st.sampled_from(BREAKS)).format(pick(), pick(), draw(st.sampled_from("abc")))
         first, *rest = line.split("; ")
@@ -499,6 +501,23 @@ def _statement(draw, depth):
             ]
         )
     return [f"with {draw(st.sampled_from(CONTEXTS))}:"] + body
+
+
+@st.composite
+def _suspended(draw, depth):
+    """A generator that a loop drives, or a context manager made of one, with blocks around its yield."""
+    name = f"g{depth}"
+    block = lambda: ["    " + line for line in draw(_block(depth + 1))]  # noqa: E731
+    body = block() + ["    yield a * 2"] + block()
+    if draw(st.booleans()):
+        head = ["@contextlib.contextmanager"]
+        use = [f"with {name}(a, b, c, s) as b:"]
+        if draw(st.booleans()):
+            body = ["    try:"] + ["    " + line for line in body] + ["    finally:", "        LOG.write('left')"]
+    else:
+        head, use = [], [f"for a in {name}(a, b, c, s):"]
+        body += ["    yield b"]
+    return head + [f"def {name}(a, b, c, s):"] + body + use + block()
 
 
 @st.composite
