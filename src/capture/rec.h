@@ -187,7 +187,7 @@ fl_result_asker fl_rec_asker(fl_rec *r, bool frames);
 void fl_rec_find_witnesses(fl_rec *r); /* at a stretch's end: what tells of batch norm's training */
 bool fl_rec_is_written(void *rec, PyObject *container, PyObject *key);
 
-/* rec_break.c */
+/* rec_break.c, rec_given.c */
 bool fl_rec_enter(fl_rec *r, const struct fl_entry *at); /* false: it cannot be followed */
 /* dict[key] holds a tensor of this trace, which it holds on each replay after the last break: noted. */
 bool fl_rec_reads_place(fl_rec *r, PyObject *dict, PyObject *key, PyObject *value);

@@ -6,175 +6,9 @@
 #include "capture/ccalls.h"
 #include "capture/eval_impl.h"
 #include "capture/rec.h"
+#include "capture/rec_given.h"
 #include "capture/replay_break.h"
 #include "capture/vars.h"
-
-enum { MAX_DEPTH = 8 };
-
-/* --- what unknown code gave --- */
-
-static fl_unknown *unknown_entry(fl_rec *r, PyObject *o) {
-  uint32_t at;
-  return r->unknown.len && fl_ptrmap_get(&r->unknown_of, o, &at) ? &r->unknown.data[at] : NULL;
-}
-
-static bool is_plain(PyObject *o) {
-  return PyFloat_CheckExact(o) || PyLong_CheckExact(o) || PyUnicode_CheckExact(o) || PyBytes_CheckExact(o) ||
-         PyComplex_CheckExact(o);
-}
-
-static void uses(fl_rec *r, PyObject *o, int depth) {
-  fl_unknown *u = unknown_entry(r, o);
-  if (fl_rec_sees_drawn(r, o)) return;
-  if (u && is_plain(o))
-    u->back->used = true;
-  else if (u)
-    fl_rec_give_up(r, "looks into what unknown code gave", Py_TYPE(o)->tp_name);
-  for (Py_ssize_t i = 0; PyTuple_Check(o) && depth < MAX_DEPTH && i < PyTuple_GET_SIZE(o); i++)
-    uses(r, PyTuple_GET_ITEM(o, i), depth + 1);
-}
-
-void fl_rec_uses(fl_rec *r, PyObject *value) {
-  if (r && !r->gave_up && !r->paused && (r->unknown.len || r->drew)) uses(r, value, 0);
-}
-
-static bool is_unknown(fl_rec *r, PyObject *o, bool plain, int depth) {
-  if (plain && fl_rec_sees_drawn(r, o)) return false;
-  if (unknown_entry(r, o)) return plain || !is_plain(o);
-  for (Py_ssize_t i = 0; PyTuple_Check(o) && depth < MAX_DEPTH && i < PyTuple_GET_SIZE(o); i++)
-    if (is_unknown(r, PyTuple_GET_ITEM(o, i), plain, depth + 1)) return true;
-  return false;
-}
-
-bool fl_rec_is_unknown(fl_rec *r, PyObject *value, bool plain) {
-  return r && !r->gave_up && !r->paused && (r->unknown.len || r->drew) && is_unknown(r, value, plain, 0);
-}
-
-bool fl_rec_unknown_value(void *rec, PyObject *object, uint32_t *out_value) {
-  fl_unknown *u = unknown_entry(rec, object);
-  (void)fl_rec_sees_drawn(rec, object);
-  if (u) *out_value = u->value;
-  return u != NULL;
-}
-
-static fl_back *note_unknown(fl_rec *r, fl_back *out, PyObject *o, uint32_t at) {
-  out->kind = FL_BACK_OBJECT;
-  out->object = o;
-  out->value = fl_rec_object_value(r, FL_TVAL_OBJECT, at);
-  fl_unknown u = {o, out->value, at, out};
-  bool ok = out->value != FL_NO_TVAL && fl_rec_keep(r, o) && FL_PUSH(&r->unknown, u) &&
-            fl_ptrmap_set(&r->unknown_of, o, (uint32_t)r->unknown.len - 1);
-  if (!ok) fl_rec_give_up(r, "out of memory", "while recording");
-  return out;
-}
-
-static bool is_dict(PyObject *o) { return PyDict_CheckExact(o) || PyODict_CheckExact(o); }
-
-static bool take_back(fl_rec *r, fl_back *out, PyObject *o, uint32_t at, int depth);
-
-static bool take_items(fl_rec *r, fl_back *out, PyObject *const *items, Py_ssize_t n, uint32_t at, int depth) {
-  out->n = (int)n;
-  out->items = fl_arena_alloc(&r->trace->arena, ((size_t)n + 1) * sizeof *out->items);
-  for (Py_ssize_t i = 0; out->items && i < n; i++)
-    if (!take_back(r, &out->items[i], items[i], at, depth + 1)) return false;
-  return out->items != NULL;
-}
-
-static bool take_dict(fl_rec *r, fl_back *out, PyObject *dict, uint32_t at, int depth) {
-  Py_ssize_t n = PyDict_GET_SIZE(dict), pos = 0, i = 0;
-  PyObject *names = PyTuple_New(n), *k, *v, **values = fl_calloc((size_t)n + 1, sizeof *values);
-  bool ok = names && values;
-  for (; ok && PyDict_Next(dict, &pos, &k, &v); values[i++] = v) {
-    ok = PyUnicode_CheckExact(k);
-    PyTuple_SET_ITEM(names, i, Py_NewRef(k));
-  }
-  ok = ok && fl_rec_keep(r, names) && take_items(r, out, values, n, at, depth);
-  out->object = names;
-  Py_XDECREF(names);
-  fl_free(values);
-  return ok;
-}
-
-/* Unknown code may write to a weight's memory without counting a version. */
-static void watch_weights(fl_rec *r, uint32_t storage) {
-  fl_trace *t = r->trace;
-  for (size_t i = 0; i < t->values.len; i++) {
-    const fl_tval *v = &t->values.data[i];
-    if (v->kind == FL_TVAL_WEIGHT && v->storage == storage && !fl_weights_watch(&t->weights, v->index))
-      fl_rec_give_up(r, "out of memory", "while recording");
-  }
-}
-
-static bool take_tensor(fl_rec *r, fl_back *out, PyObject *o, Py_ssize_t refs, uint32_t at) {
-  if (fl_rec_find(r, o, &out->value)) return out->kind = FL_BACK_SAME, true;
-  const char *why = fl_back_tensor_why_not(o);
-  if (!why && Py_REFCNT(o) != refs) why = "others hold it";
-  if (why) return fl_rec_give_up(r, "a tensor that unknown code gave", why), false;
-  out->kind = FL_BACK_TENSOR;
-  out->value = fl_rec_given(r, o, at);
-  if (out->value == FL_NO_TVAL) return false;
-  watch_weights(r, r->trace->values.data[out->value].storage);
-  return true;
-}
-
-/* `o` is held once by whoever holds it: what it is held by besides makes it an object that others know. */
-static bool take_back(fl_rec *r, fl_back *out, PyObject *o, uint32_t at, int depth) {
-  fl_unknown *u = unknown_entry(r, o);
-  if (u) return out->kind = FL_BACK_SAME, out->value = u->value, true;
-  if (fl_tensor_check(o)) return take_tensor(r, out, o, 1, at);
-  bool alone = Py_REFCNT(o) == 1;
-  if (PyTuple_CheckExact(o) && depth < MAX_DEPTH) {
-    out->kind = FL_BACK_TUPLE;
-    return take_items(r, out, &PyTuple_GET_ITEM(o, 0), PyTuple_GET_SIZE(o), at, depth);
-  }
-  if (alone && (PyList_CheckExact(o) || is_dict(o)) && depth < MAX_DEPTH) {
-    out->kind = PyList_CheckExact(o) ? FL_BACK_LIST : FL_BACK_DICT;
-    fl_rec_fresh(r, o);
-    out->ordered = PyODict_CheckExact(o);
-    if (is_dict(o)) return take_dict(r, out, o, at, depth);
-    return take_items(r, out, ((PyListObject *)o)->ob_item, PyList_GET_SIZE(o), at, depth);
-  }
-  if (alone || !fl_ccall_known_type(Py_TYPE(o))) {
-    out->shared = !alone;
-    return note_unknown(r, out, o, at), !r->gave_up;
-  }
-  out->kind = FL_BACK_CONST;
-  out->object = o;
-  fl_rec_note_known(r, o);
-  return fl_rec_keep(r, o);
-}
-
-bool fl_rec_enter(fl_rec *r, const fl_entry *at) {
-  fl_trace *t = r->trace;
-  int n = (int)at->n_objects;
-  t->entry = fl_arena_alloc(&t->arena, ((size_t)n + 1) * sizeof *t->entry);
-  t->entered = PyTuple_New(n + 1);
-  if (!t->entry || !t->entered || !fl_back_none() || !fl_ptrmap_set(&r->known, fl_back_none(), 0))
-    return PyErr_Clear(), false;
-  memset(t->entry, 0, ((size_t)n + 1) * sizeof *t->entry);
-  for (int i = 0; i < n; i++) { /* the frames hold them */
-    note_unknown(r, &t->entry[i], at->objects[i], 0)->shared = true;
-    PyTuple_SET_ITEM(t->entered, i, Py_NewRef(at->objects[i]));
-  }
-  bool ok = !r->gave_up && take_back(r, &t->entry[n], at->back, 0, 0);
-  PyTuple_SET_ITEM(t->entered, n, Py_NewRef(at->back));
-  t->n_entry = n + 1;
-  return ok && !r->gave_up;
-}
-
-bool fl_rec_reads_place(fl_rec *r, PyObject *dict, PyObject *key, PyObject *value) {
-  fl_break *b = r->trace->breaks.data[r->trace->breaks.len - 1];
-  uint32_t v;
-  if (!fl_tensor_check(value) || !fl_rec_find(r, value, &v)) return false;
-  fl_tval_kind kind = r->trace->values.data[v].kind;
-  if (kind != FL_TVAL_RESULT && kind != FL_TVAL_GIVEN) return false;
-  for (size_t i = 0; i < b->places.len; i++)
-    if (b->places.data[i].dict == dict && fl_const_equal(b->places.data[i].key, key)) return true;
-  fl_place p = {dict, key, v};
-  if (!fl_rec_keep(r, dict) || !fl_rec_keep(r, key) || !FL_PUSH(&b->places, p))
-    fl_rec_give_up(r, "out of memory", "while recording");
-  return true;
-}
 
 /* --- whether there can be a break here --- */
 
@@ -217,7 +51,7 @@ bool fl_rec_made(void *rec, PyObject *o) {
 
 /* Something mutable that this call made: code that is not known might keep or change it. */
 static const char *own_object(fl_rec *r, PyObject *o, int depth) {
-  if (fl_tensor_check(o) || is_plain(o) || unknown_entry(r, o)) return NULL;
+  if (fl_tensor_check(o) || fl_back_is_plain(o) || fl_rec_unknown_entry(r, o)) return NULL;
   if (PyExceptionInstance_Check(o) && !fl_ptrmap_get(&r->known, o, NULL)) return Py_TYPE(o)->tp_name;
   if (PyMethod_Check(o)) {
     const char *f = own_object(r, PyMethod_GET_FUNCTION(o), depth + 1);
@@ -226,7 +60,7 @@ static const char *own_object(fl_rec *r, PyObject *o, int depth) {
   if (PyCFunction_Check(o) && PyCFunction_GET_SELF(o)) return own_object(r, PyCFunction_GET_SELF(o), depth + 1);
   if (PyFunction_Check(o) && !PyFunction_GET_CLOSURE(o) && !PyFunction_GET_DEFAULTS(o)) return NULL;
   if (PySlice_Check(o) || PyRange_Check(o)) return NULL;
-  if (PyTuple_Check(o) && depth < MAX_DEPTH) {
+  if (PyTuple_Check(o) && depth < FL_BREAK_DEPTH) {
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(o); i++) {
       const char *why = own_object(r, PyTuple_GET_ITEM(o, i), depth + 1);
       if (why) return why;
@@ -241,16 +75,16 @@ static const char *own_instance(fl_rec *r, PyObject *o, int depth) {
   const char *why = NULL;
   Py_ssize_t pos = 0;
   PyObject *k, *v;
-  if (depth > MAX_DEPTH) return "nested too deeply";
+  if (depth > FL_BREAK_DEPTH) return "nested too deeply";
   if (PyList_CheckExact(o) || PyTuple_Check(o)) {
     for (Py_ssize_t i = 0; !why && i < PySequence_Fast_GET_SIZE(o); i++)
       why = own_instance(r, PySequence_Fast_GET_ITEM(o, i), depth + 1);
     return why;
   }
-  while (!why && is_dict(o) && PyDict_Next(o, &pos, &k, &v)) why = own_instance(r, v, depth + 1);
+  while (!why && fl_rec_is_dict(o) && PyDict_Next(o, &pos, &k, &v)) why = own_instance(r, v, depth + 1);
   if (PyExceptionInstance_Check(o) && !(Py_TYPE(o)->tp_flags & Py_TPFLAGS_HEAPTYPE))
     return own_instance(r, ((PyBaseExceptionObject *)o)->args, depth + 1);
-  if (why || is_dict(o) || is_plain(o) || fl_tensor_check(o) || !fl_rec_is_fresh(r, o)) return why;
+  if (why || fl_rec_is_dict(o) || fl_back_is_plain(o) || fl_tensor_check(o) || !fl_rec_is_fresh(r, o)) return why;
   return Py_TYPE(o)->tp_name;
 }
 
@@ -363,7 +197,7 @@ static void not_ours(fl_rec *r, PyObject *state) {
 /* What is in a tuple, or in a container that the call made; new reference, or NULL. */
 static PyObject *items_of(fl_rec *r, PyObject *o) {
   if (PyTuple_Check(o)) return Py_NewRef(o);
-  bool own = (PyList_CheckExact(o) || is_dict(o) || PySet_Check(o)) && fl_rec_is_fresh(r, o);
+  bool own = (PyList_CheckExact(o) || fl_rec_is_dict(o) || PySet_Check(o)) && fl_rec_is_fresh(r, o);
   return own ? fl_guards_snapshot(o) : NULL;
 }
 
@@ -373,11 +207,11 @@ static void escape(fl_rec *r, fl_break *b, PyObject *o, bool argument, int depth
   if (fl_tensor_check(o) && fl_rec_find(r, o, &v)) {
     uint8_t *kind = &r->storage_kind.data[r->trace->values.data[v].storage];
     if (*kind == FL_TVAL_RESULT) *kind = FL_TVAL_GIVEN;
-    if (*kind == FL_TVAL_WEIGHT && argument) watch_weights(r, r->trace->values.data[v].storage);
+    if (*kind == FL_TVAL_WEIGHT && argument) fl_rec_watch_weights(r, r->trace->values.data[v].storage);
     if (argument && (r->trace->values.data[v].kind == FL_TVAL_RESULT || r->trace->values.data[v].kind == FL_TVAL_GIVEN))
       b->tensors[b->n_tensors++] = v;
   }
-  PyObject *items = depth < MAX_DEPTH ? items_of(r, o) : NULL;
+  PyObject *items = depth < FL_BREAK_DEPTH ? items_of(r, o) : NULL;
   for (Py_ssize_t i = 0; items && i < PyTuple_GET_SIZE(items); i++)
     escape(r, b, PyTuple_GET_ITEM(items, i), argument, depth + 1);
   Py_XDECREF(items);
@@ -385,7 +219,7 @@ static void escape(fl_rec *r, fl_break *b, PyObject *o, bool argument, int depth
 
 static size_t count_items(fl_rec *r, PyObject *o, int depth) {
   size_t n = 1;
-  PyObject *items = depth < MAX_DEPTH ? items_of(r, o) : NULL;
+  PyObject *items = depth < FL_BREAK_DEPTH ? items_of(r, o) : NULL;
   for (Py_ssize_t i = 0; items && i < PyTuple_GET_SIZE(items); i++)
     n += count_items(r, PyTuple_GET_ITEM(items, i), depth + 1);
   Py_XDECREF(items);
@@ -394,7 +228,7 @@ static size_t count_items(fl_rec *r, PyObject *o, int depth) {
 
 /* What a context variable holds: containers of the call's own are looked at when unknown code returns. */
 static const char *own_kept(fl_rec *r, PyObject *o, int depth) {
-  PyObject *items = depth < MAX_DEPTH ? items_of(r, o) : NULL;
+  PyObject *items = depth < FL_BREAK_DEPTH ? items_of(r, o) : NULL;
   if (!items) return own_object(r, o, 0);
   const char *why = PyODict_Check(o) ? Py_TYPE(o)->tp_name : NULL;
   for (Py_ssize_t i = 0; !why && i < PyTuple_GET_SIZE(items); i++)
@@ -564,7 +398,7 @@ static void begin_stretch(fl_rec *r, fl_break *b) {
 static bool take(fl_rec *r, fl_break *b, PyObject *result, const char *why) {
   if (!why) why = fl_back_arguments_why_not(r->trace, r->args, r->n_args, r->kwnames, r->inputs);
   if (why) return fl_rec_give_up(r, "changed by unknown code", why), false;
-  bool ok = take_back(r, &b->back, result, (uint32_t)r->trace->breaks.len - 1, 0);
+  bool ok = fl_rec_take_given(r, &b->back, result, (uint32_t)r->trace->breaks.len - 1, 0);
   b->recorded = Py_NewRef(result);
   return ok || (fl_rec_give_up(r, "what unknown code gave", Py_TYPE(result)->tp_name), false);
 }

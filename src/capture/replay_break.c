@@ -60,11 +60,6 @@ static void put(PyObject **values, uint32_t v, PyObject *o) {
 
 static const char *match(const fl_trace *t, const fl_back *b, PyObject *o, PyObject **values, bool recorded);
 
-static bool is_plain(PyObject *o) {
-  return PyFloat_CheckExact(o) || PyLong_CheckExact(o) || PyUnicode_CheckExact(o) || PyBytes_CheckExact(o) ||
-         PyComplex_CheckExact(o);
-}
-
 static const char *match_items(const fl_trace *t, const fl_back *b, PyObject *const *items, Py_ssize_t n,
                                PyObject **values, bool recorded) {
   const char *why = n == b->n ? NULL : "its length";
@@ -108,7 +103,7 @@ static const char *match(const fl_trace *t, const fl_back *b, PyObject *o, PyObj
   case FL_BACK_CONST: return fl_const_equal(b->object, o) ? NULL : "its value";
   case FL_BACK_OBJECT:
     if (!recorded && Py_TYPE(o) != Py_TYPE(b->object)) return "its type";
-    if (!alone && !b->shared && !is_plain(o)) return "an object that others hold";
+    if (!alone && !b->shared && !fl_back_is_plain(o)) return "an object that others hold";
     if (b->used && !fl_const_equal(b->object, o)) return "its value";
     put(values, b->value, o);
     return NULL;

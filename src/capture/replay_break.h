@@ -81,4 +81,10 @@ const char *fl_back_tensor_why_not(PyObject *tensor);
 const char *fl_back_arguments_why_not(const fl_trace *t, PyObject *const *args, size_t n_args, PyObject *kwnames,
                                       PyObject *const *inputs);
 
+/* Compared by value, and held by whoever likes. */
+static inline bool fl_back_is_plain(PyObject *o) {
+  return PyFloat_CheckExact(o) || PyLong_CheckExact(o) || PyUnicode_CheckExact(o) || PyBytes_CheckExact(o) ||
+         PyComplex_CheckExact(o);
+}
+
 #endif
