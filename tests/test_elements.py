@@ -125,3 +125,20 @@ def test_a_mask_made_of_constants_gives_a_shape_that_is_known():
 
     e = check(f, [(torch.randn(n, 4),) for n in (5, 5, 3, 5)])
     assert counts(e) == (2, 2, 0, 2, 0)
+
+
+def test_operators_on_numbers_alone_give_constants():
+    """As longformer computes the number of its chunks."""
+
+    def function(x):
+        half = torch.div(x.shape[0], 4, rounding_mode="trunc")
+        return x.view(half, 4, -1) * torch.div(x.shape[1], 2, rounding_mode="floor"), torch.div(7, 2)
+
+    fast = framelift.compile(function)
+    with torch.inference_mode():
+        for _ in range(3):
+            x = torch.randn(8, 3)
+            for got, want in zip(fast(x), function(x), strict=True):
+                assert torch.equal(got, want) and got.dtype == want.dtype
+    explanation = framelift.explain(fast)
+    assert explanation.segments == 1 and not explanation.breaks and explanation.replayed == 2

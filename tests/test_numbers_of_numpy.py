@@ -92,3 +92,24 @@ def test_all_else_is_unknown_code(function):
             torch.testing.assert_close(fast(x), want)
     explanation = framelift.explain(fast)
     assert explanation.breaks or explanation.native_reason
+
+
+class DropsByNumpy(torch.nn.Module):
+    def forward(self, x):
+        y = x + 1
+        probability = np.random.uniform(0, 1)  # a method in C of an object of numpy's
+        return y * 2 if not (self.training and probability < 0.5) else y
+
+
+def test_a_bound_method_of_c_code_is_a_break():
+    net = DropsByNumpy().eval()
+    fast = framelift.compile(net)
+    with torch.inference_mode():
+        for i in range(4):
+            x = torch.randn(3, 4)
+            np.random.seed(i)
+            want, state = net(x), np.random.get_state()[2]
+            np.random.seed(i)
+            assert torch.equal(fast(x), want) and np.random.get_state()[2] == state
+    explanation = framelift.explain(fast)
+    assert len(explanation.breaks) == 1 and explanation.replayed == 3

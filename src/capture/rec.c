@@ -220,7 +220,11 @@ void fl_rec_note_known(fl_rec *r, PyObject *value) {
   if (!value || fl_ptrmap_get(&r->known, value, NULL)) return;
   if (is_argument(r, value, 0)) fl_rec_give_up(r, "an argument is reached on another way too", Py_TYPE(value)->tp_name);
   if (!fl_ptrmap_set(&r->known, value, 0)) oom(r);
-  /* Nothing reports what is taken out of a tuple. */
+  /* Nothing reports what is taken out of a tuple, or of a bound method. */
+  if (PyMethod_Check(value)) {
+    fl_rec_note_known(r, PyMethod_GET_FUNCTION(value));
+    fl_rec_note_known(r, PyMethod_GET_SELF(value));
+  }
   for (Py_ssize_t i = 0; PyTuple_Check(value) && i < PyTuple_GET_SIZE(value); i++)
     fl_rec_note_known(r, PyTuple_GET_ITEM(value, i));
 }

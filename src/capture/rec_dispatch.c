@@ -490,6 +490,8 @@ static bool copy_constant(op_call *c, fl_tnode *n, PyObject *o) {
   }
   n->schema = clone;
   n->n_pos = 1;
+  n->n_kw = 0;
+  n->kwnames = NULL;
   n->args = fl_arena_alloc(&r->trace->arena, sizeof *n->args);
   if (n->args) {
     n->args[0].kind = FL_TARG_VALUE;
