@@ -413,3 +413,46 @@ def test_break(name, capsys, caplog):
         assert found == shape, (found, shape)
         for b in first["breaks"]:
             assert make or (b["file"] == __file__ and b["line"] in lines_of(f)), b
+
+
+@pytest.mark.parametrize("how", ["finally", "except", "with"])
+def test_handlers_of_an_error_when_told_run_once(how):
+    """A call that is told of being compiled raises, and its handlers do something: it is not made once more."""
+    log = []
+
+    class Manager:
+        def __enter__(self):
+            pass
+
+        def __exit__(self, *args):
+            log.append("left")
+
+    def failing(x):
+        if how == "with":
+            with Manager():
+                return LIN(x)
+        try:
+            return LIN(x)
+        except RuntimeError:
+            if how == "finally":
+                raise
+            log.append("seen")
+            raise
+        finally:
+            if how == "finally":
+                log.append("done")
+
+    def f(x):
+        if torch.compiler.is_compiling():
+            pass
+        with torch.no_grad():
+            return failing(x)
+
+    fast = framelift.compile(f)
+    for _ in range(2):
+        fast(torch.ones(2, 4))
+        log.clear()
+        with pytest.raises(RuntimeError, match="dtype"):
+            fast(torch.ones(2, 4, dtype=torch.float64))
+        assert len(log) == 1
+        log.clear()

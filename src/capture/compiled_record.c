@@ -284,7 +284,7 @@ static bool fails_when_told(attempt *a) {
   if (!r->trace || r->trace->breaks.len) return false; /* unknown code has run */
   if (!r->asked_compiling || r->effects || r->random || !PyErr_ExceptionMatches(PyExc_Exception)) return false;
   PyErr_Fetch(&type, &value, &tb);
-  bool followed = !r->gave_up || r->raised == value;
+  bool followed = !r->gave_up || (r->raised == value && !r->handles);
   if (followed && fl_rec_take_back(r)) {
     Py_XDECREF(type);
     Py_XDECREF(value);

@@ -94,6 +94,7 @@ struct fl_rec {
   bool effects; /* something happened since the last break that must not happen twice */
   bool random;
   PyObject *raised;             /* what an operator raised, which ended the recording; strong */
+  bool handles;                 /* the program has handled it, doing things that nobody has seen */
   bool says_compiling;          /* torch.compiler.is_compiling() is true */
   bool keeps_own;               /* no break was possible: an object of the call's own lies where others find it */
   bool asked_compiling;         /* the program looked at torch.compiler.is_compiling() */

@@ -528,6 +528,9 @@ static void note_raised(fl_rec *r, const fl_schema *s) {
   fl_rec_give_up(r, "an operator raised", s->name);
 }
 
+bool fl_rec_has_raised(const fl_rec *r) { return r->raised != NULL; }
+void fl_rec_handles(fl_rec *r) { r->handles |= r->raised != NULL; }
+
 static PyObject *record_call(fl_rec *r, const fl_schema *s, PyObject *args, PyObject *kwargs) {
   op_call c = {.r = r, .schema = s, .args = args, .kwargs = kwargs};
   fl_tnode n = {.schema = s, .module = fl_rec_module(r)};
