@@ -12,8 +12,8 @@ from conftest import assert_close
 class Holder:
     """A global of its own for each program."""
 
-    def __init__(self):
-        self.weight = torch.linspace(-1, 1, 12).reshape(3, 4)
+    def __init__(self, make):
+        self.weight = make()
         self.seen = []
 
 
@@ -49,10 +49,23 @@ def turned(h):
     return h.weight.t()
 
 
+def dense():
+    return torch.linspace(-1, 1, 12).reshape(3, 4)
+
+
+def columns():
+    return torch.linspace(-1, 1, 24).reshape(3, 8)[:, :4]
+
+
+def every_other():
+    return torch.linspace(-1, 1, 48).reshape(3, 2, 8)[:, 1, ::2]
+
+
 @pytest.mark.parametrize("program", [filled, added, decided])
 @pytest.mark.parametrize("argument", [shares, part, turned])
-def test_an_argument_shares_memory_with_a_weight(program, argument):
-    eager, fast = Holder(), Holder()
+@pytest.mark.parametrize("weight", [dense, columns, every_other])
+def test_an_argument_shares_memory_with_a_weight(program, argument, weight):
+    eager, fast = Holder(weight), Holder(weight)
     compiled = framelift.compile(lambda x: program(fast, x))
     with torch.no_grad():
         for own in (True, True, True, False, True, False, True):

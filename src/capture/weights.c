@@ -30,14 +30,39 @@ const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *
   return fl_weights_watch(w, *out_index) ? NULL : "out of memory";
 }
 
+/* --- contents: the elements one after the other, in the order of memory where they fill it --- */
+
+/* From axis `axis` on, of what lies at `at`. */
+static bool runs(const fl_tensor_meta *m, int axis, const char *at, char **flat, bool compare) {
+  const int64_t *dims = m->type.dims, stride = axis < m->ndim ? m->strides[axis] : 0;
+  bool row = axis == m->ndim - 1 && stride == 1;
+  if (row || axis == m->ndim) {
+    size_t bytes = m->item_size * (size_t)(row ? dims[axis] : 1);
+    char *to = *flat;
+    *flat += bytes;
+    return compare ? !memcmp(to, at, bytes) : (memcpy(to, at, bytes), true);
+  }
+  for (int64_t i = 0; i < dims[axis]; i++)
+    if (!runs(m, axis + 1, at + i * stride * (int64_t)m->item_size, flat, compare)) return false;
+  return true;
+}
+
+/* Takes the elements at `data` to `flat`, or compares them with it. */
+static bool contents(const fl_tensor_meta *m, const void *data, void *flat, bool compare) {
+  size_t bytes = fl_type_bytes(&m->type);
+  char *at = flat;
+  if (!fl_is_dense(&m->type, m->strides)) return runs(m, 0, data, &at, compare);
+  return compare ? !memcmp(flat, data, bytes) : (memcpy(flat, data, bytes), true);
+}
+
+static void take_contents(const fl_weight *x, const void *data) { (void)contents(&x->meta, data, x->copy, false); }
+
 bool fl_weights_watch(fl_weights *w, uint32_t index) {
   fl_weight *x = &w->list.data[index];
   size_t bytes = fl_type_bytes(&x->meta.type);
-  if (x->copy || !x->meta.ok || x->meta.device_type != FL_DEVICE_CPU || !bytes ||
-      !fl_is_dense(&x->meta.type, x->meta.strides))
-    return true;
+  if (x->copy || !x->meta.ok || x->meta.device_type != FL_DEVICE_CPU || !bytes) return true;
   if (!(x->copy = fl_malloc(bytes))) return false;
-  memcpy(x->copy, x->meta.data, bytes);
+  take_contents(x, x->meta.data);
   w->watched = false;
   return true;
 }
@@ -94,7 +119,8 @@ static bool watch_tensor(fl_weights *w, PyObject *tensor, const fl_impl_snapshot
 }
 
 static bool can_watch_elements(const fl_weight *x) {
-  return (uintptr_t)x->meta.data % WORD == 0 && fl_type_bytes(&x->meta.type) % WORD == 0;
+  return (uintptr_t)x->meta.data % WORD == 0 && fl_type_bytes(&x->meta.type) % WORD == 0 &&
+         fl_is_dense(&x->meta.type, x->meta.strides);
 }
 
 /* Pairs of elements, spread over the tensor: both ends, where views of a part begin and end, and between. */
@@ -177,9 +203,8 @@ static bool nothing_changed(const fl_weights *w) {
 
 /* True when the contents differ from the copy, which then is made anew. */
 static bool contents_changed(fl_weight *x) {
-  size_t bytes = fl_type_bytes(&x->meta.type);
-  if (!x->copy || !memcmp(x->copy, x->meta.data, bytes)) return false;
-  memcpy(x->copy, x->meta.data, bytes);
+  if (!x->copy || contents(&x->meta, x->meta.data, x->copy, true)) return false;
+  take_contents(x, x->meta.data);
   return true;
 }
 
@@ -326,7 +351,7 @@ void fl_weights_replace(fl_weights *w, uint32_t index, fl_replacement *by) {
   x->meta.data = by->data;
   x->version = by->version;
   x->seen = by->seen;
-  if (x->copy) memcpy(x->copy, by->data, fl_type_bytes(&x->meta.type));
+  if (x->copy) take_contents(x, by->data);
   x->epoch = ++w->epoch;
   w->watched = false;
 }
