@@ -1,10 +1,8 @@
 #include "capture/apart.h"
 
-static fl_trace *root_of(const fl_trace *t) { return t->root ? t->root : (fl_trace *)t; }
-
 /* For root, branches and, as long as it is none of them yet, `t`, until one says no. */
 static bool each(const fl_trace *t, bool (*fn)(fl_trace *t, void *ctx), void *ctx) {
-  fl_trace *root = root_of(t);
+  fl_trace *root = fl_trace_root(t);
   bool met = root == t, go_on = fn(root, ctx);
   for (size_t i = 0; go_on && i < root->sites.len; i++) {
     const fl_site *s = root->sites.data[i];
@@ -31,17 +29,21 @@ static bool watch_there(fl_trace *t, void *ctx) {
   return true;
 }
 
-bool fl_tensor_watch_shared(const fl_trace *t, PyObject *tensor) {
+bool fl_tensor_watch_shared(PyObject *tensor, fl_trace *const *in, size_t n) {
   fl_tensor_meta m;
   extent x;
+  bool ok = true;
   fl_tensor_read(tensor, &m);
-  return !fl_tensor_extent(&m, &x.lo, &x.hi) || each(t, watch_there, &x);
+  if (!fl_tensor_extent(&m, &x.lo, &x.hi)) return true;
+  for (size_t i = 0; i < n; i++) ok = each(in[i], watch_there, &x) && ok;
+  return ok;
 }
 
-bool fl_inputs_watch_shared(const fl_trace *t, PyObject *const *inputs, const fl_trace *in) {
+bool fl_inputs_watch_shared(const fl_trace *t, PyObject *const *inputs, fl_trace *const *in, size_t n) {
+  bool ok = true;
   for (size_t i = 0; i < t->inputs.len; i++)
-    if (!fl_tensor_watch_shared(in, inputs[t->values.data[t->inputs.data[i]].index])) return false;
-  return true;
+    ok = fl_tensor_watch_shared(inputs[t->values.data[t->inputs.data[i]].index], in, n) && ok;
+  return ok;
 }
 
 static bool watch_from(fl_trace *t, void *ctx) {

@@ -8,11 +8,11 @@
 
 #include "capture/trace.h"
 
-/* Watches the weights that share memory with the tensor, of the trace, its root and all branches. False where one cannot be
- * watched (on a GPU, or not dense), or when out of memory. */
-bool fl_tensor_watch_shared(const fl_trace *t, PyObject *tensor);
-/* The same for all inputs of `t`, and the weights of `in`. Asked of traces with breaks, and of branches. */
-bool fl_inputs_watch_shared(const fl_trace *t, PyObject *const *inputs, const fl_trace *in);
+/* Watches the weights that share memory with the tensor, of n traces, their roots and all branches. False where one cannot be
+ * watched (on a GPU), or when out of memory; the others are all the same. */
+bool fl_tensor_watch_shared(PyObject *tensor, fl_trace *const *in, size_t n);
+/* The same for all inputs of `t`. Asked of traces with breaks, and of branches. */
+bool fl_inputs_watch_shared(const fl_trace *t, PyObject *const *inputs, fl_trace *const *in, size_t n);
 /* What is watched in one of root and branches, since unknown code has seen it, is watched in all. To be called when `t` joins
  * them. False when out of memory. */
 bool fl_weights_watch_alike(fl_trace *t);

@@ -98,12 +98,9 @@ static int fits(fl_call *k, fl_trace *t, PyObject **inputs) {
     k->stale = t;
     return 0;
   }
-  for (size_t i = 0; t->breaks.len && i < k->c->traces.len; i++)
-    if (!fl_inputs_watch_shared(t, inputs, k->c->traces.data[i])) {
-      snprintf(k->why, sizeof k->why, "memory: an argument shares it with a weight");
-      return 0;
-    }
-  return 1;
+  if (!t->breaks.len || fl_inputs_watch_shared(t, inputs, k->c->traces.data, k->c->traces.len)) return 1;
+  snprintf(k->why, sizeof k->why, "memory: an argument shares it with a weight");
+  return 0;
 }
 
 void fl_compiled_move_to_front(fl_compiled *c, size_t i) {

@@ -47,7 +47,7 @@ static PyObject *grow(fl_call *k, fl_exit *e, PyObject **args, bool *out_done, f
   fl_compiled *c = k->c;
   const fl_break *b = e->b;
   fl_site *s = b->site;
-  fl_trace *root = s->t->root ? s->t->root : s->t;
+  fl_trace *root = fl_trace_root(s->t);
   const char *why_not = NULL;
   size_t n_objects, n = fl_exit_arguments(e, args, args + b->n_holes, &n_objects);
   fl_entry entry = {args + b->n_holes, n_objects, e->back};

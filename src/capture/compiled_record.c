@@ -238,8 +238,7 @@ static PyObject *whole_call(void *ctx, fl_rec *r, int *out_native) {
 static void watch_arguments(const fl_compiled *c, const fl_rec *r) {
   for (size_t i = 0; i < r->live.len; i++) {
     PyObject *tensor = PyWeakref_GET_OBJECT(r->live.data[i].weak);
-    for (size_t k = 0; tensor != Py_None && k < c->traces.len; k++)
-      (void)fl_tensor_watch_shared(c->traces.data[k], tensor);
+    if (tensor != Py_None) (void)fl_tensor_watch_shared(tensor, c->traces.data, c->traces.len);
   }
 }
 

@@ -89,7 +89,7 @@ static const char *match_tensor(const fl_trace *t, const fl_back *b, PyObject *o
   if (Py_REFCNT(o) != 1) return "a tensor that others hold";
   fl_tensor_read(o, &m);
   if (!fl_tensor_meta_equal(&m, &t->values.data[b->value].meta)) return "sizes, dtype, strides or device of a tensor";
-  if (!fl_tensor_watch_shared(t, o)) return "a tensor that shares memory with a weight";
+  if (!fl_tensor_watch_shared(o, (fl_trace *[]){(fl_trace *)t}, 1)) return "a tensor that shares memory with a weight";
   put(values, b->value, o);
   return NULL;
 }

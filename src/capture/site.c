@@ -109,14 +109,14 @@ bool fl_sites_find(fl_trace *t) {
     if (!fl_break_describe(t, b)) return false;
     /* Where context variables are set nothing is recorded: what is set must be reset in the same call of the evaluator. */
     if (b->state.nodes.data[state_items(b)[FL_STATE_TOKENS]].n) continue;
-    if (!(b->site = find(t->root ? t->root : t, t, b))) return false;
+    if (!(b->site = find(fl_trace_root(t), t, b))) return false;
   }
   return true;
 }
 
 bool fl_site_may_grow(const fl_break *b) {
   const fl_site *s = b->site;
-  const fl_trace *root = s ? s->t->root ? s->t->root : s->t : NULL;
+  const fl_trace *root = s ? fl_trace_root(s->t) : NULL;
   return s && s->recordings < FL_MAX_BRANCHES && s->give_ups < FL_MAX_BRANCH_GIVE_UP &&
          root->n_branches < FL_MAX_ALL_BRANCHES;
 }
