@@ -2,7 +2,6 @@
 
 import gc
 import io
-import operator
 import random
 import sys
 import threading
@@ -12,12 +11,12 @@ import pytest
 import torch
 
 import framelift
+from exits import DO, x
 
 with torch.random.fork_rng():
     torch.manual_seed(5)
     LIN = torch.nn.Linear(4, 4).eval()
 STATE = {"log": [], "scale": 1.0}
-DO = operator.methodcaller("do")
 
 
 class Unknown:
@@ -31,10 +30,6 @@ class Unknown:
 
 
 UNKNOWN = Unknown()
-
-
-def x(seed=0):
-    return torch.randn(3, 4, generator=torch.Generator().manual_seed(seed))
 
 
 def trace(fast):

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import operator
 import sys
 import traceback
 
@@ -10,11 +9,11 @@ import pytest
 import torch
 
 import framelift
+from exits import DO, assert_same, flat, x
 
 torch.manual_seed(0)
 LIN = torch.nn.Linear(4, 4).eval()
 LOG = []
-DO = operator.methodcaller("do")
 KEPT = {}
 AT = [0]
 
@@ -38,10 +37,6 @@ class Unknown:
 UNKNOWN = Unknown()
 
 
-def x(seed=0):
-    return torch.randn(3, 4, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.fixture(autouse=True)
 def fresh():
     LOG.clear()
@@ -49,12 +44,6 @@ def fresh():
     UNKNOWN.action = lambda: None
     with torch.no_grad():
         yield
-
-
-def flat(value):
-    if isinstance(value, torch.Tensor):
-        return [value]
-    return [t for v in value for t in flat(v)] if isinstance(value, (tuple, list)) else [value]
 
 
 def run(f, *args):
@@ -71,13 +60,8 @@ def same(fast, plain, *calls):
     for t in calls:
         want, *told = run(plain, t)
         got, *got_told = run(fast, t)
-        assert got_told == told and len(got) == len(want)
-        for a, b in zip(got, want, strict=True):
-            if isinstance(b, torch.Tensor):
-                assert a.is_inference() == b.is_inference()
-                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-            else:
-                assert a == b
+        assert got_told == told
+        assert_same(got, want)
 
 
 def trace(fast):

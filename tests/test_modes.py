@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import framelift
+from exits import DO, assert_same, flat, x
 
 torch.manual_seed(0)
 LIN = torch.nn.Linear(4, 4).eval()
 LOG = []
-DO = operator.methodcaller("do")
 KEPT = {}
 AT = [0]  # the break at which unknown code does something
 
@@ -58,10 +58,6 @@ class Teller:
         tell(*values)
 
 
-def x(seed=0):
-    return torch.randn(3, 4, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.fixture(autouse=True)
 def fresh():
     LOG.clear()
@@ -69,12 +65,6 @@ def fresh():
     UNKNOWN.action = lambda: None
     with torch.no_grad():
         yield
-
-
-def flat(value):
-    if isinstance(value, torch.Tensor):
-        return [value]
-    return [t for v in value for t in flat(v)] if isinstance(value, (tuple, list)) else [value]
 
 
 def run(f, *args):
@@ -95,14 +85,8 @@ def same(fast, plain, *calls):
         args = args if isinstance(args, tuple) else (args,)
         want, error, log = run(plain, *[a.clone() if isinstance(a, torch.Tensor) else a for a in args])
         got, got_error, got_log = run(fast, *[a.clone() if isinstance(a, torch.Tensor) else a for a in args])
-        assert got_error == error and got_log == log and len(got) == len(want)
-        for a, b in zip(got, want, strict=True):
-            if isinstance(b, torch.Tensor):
-                assert (a.dtype, a.is_inference(), a.requires_grad) == (b.dtype, b.is_inference(), b.requires_grad)
-                tol = {torch.bfloat16: 0.05, torch.float16: 0.01}.get(b.dtype, 1e-4)
-                torch.testing.assert_close(a, b, rtol=tol, atol=tol)
-            else:
-                assert a == b
+        assert got_error == error and got_log == log
+        assert_same(got, want)
 
 
 def trace(fast):

@@ -3,7 +3,6 @@
 import gc
 import io
 import logging
-import operator
 import random
 import sys
 import threading
@@ -15,10 +14,10 @@ import pytest
 import torch
 
 import framelift
+from exits import DO, x
 
 LIN = torch.nn.Linear(4, 4).eval()
 STATE = {"scale": 1.0, "log": []}
-DO = operator.methodcaller("do")
 
 
 class Unknown:
@@ -32,10 +31,6 @@ class Unknown:
 
 
 UNKNOWN = Unknown()
-
-
-def x(seed=0):
-    return torch.randn(3, 4, generator=torch.Generator().manual_seed(seed))
 
 
 def trace(fast):
