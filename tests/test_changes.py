@@ -237,6 +237,45 @@ def test_data_where_the_data_before_was(net, watch):
     assert len(addresses) == 1
 
 
+def views_of_the_same_memory(rank, gap):
+    """Tensors that differ from the first one, of which they are views, in one respect each."""
+    memory = torch.arange(1.0, 257.0)
+    sizes = {0: (), 1: (4,), 2: (4, 4), 4: (2, 2, 2, 4)}[rank]
+    strides = tuple(gap * step for step in {0: (), 1: (1,), 2: (4, 1), 4: (16, 8, 4, 1)}[rank])
+    yield memory.as_strided(sizes, strides)
+    yield memory.as_strided(sizes, strides, 3)
+    for axis in range(rank):
+        for step in 0, strides[axis] + 1:
+            yield memory.as_strided(sizes, strides[:axis] + (step,) + strides[axis + 1 :])
+        yield memory.as_strided(sizes[:axis] + (1,) + sizes[axis + 1 :], strides)
+    yield memory.as_strided((1, *sizes), (1, *strides))
+
+
+@pytest.mark.parametrize("gap", [1, 2])
+@pytest.mark.parametrize("rank", [0, 1, 2, 4])
+@torch.no_grad()
+def test_data_that_is_another_view_of_the_memory(rank, gap):
+    class Scale(torch.nn.Module):
+        def __init__(self, weight):
+            super().__init__()
+            self.weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
+
+        def forward(self, x):
+            return x * self.weight
+
+    first, *others = views_of_the_same_memory(rank, gap)
+    model = Scale(first)
+    model.weight.data = first
+    fast = framelift.compile(model)
+    x = torch.ones(4)
+    for _ in range(3):
+        assert_close(fast(x), x * first)
+    for view in others:
+        for data in view, first:
+            model.weight.data = data
+            assert_close(fast(x), x * data)
+
+
 def test_many_edits_in_a_row(net, watch):
     watched = watch(net)
     watched(x())

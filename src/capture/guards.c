@@ -1,5 +1,6 @@
 #include "capture/guards.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <structmember.h>
 
@@ -247,15 +248,22 @@ static bool check_one(fl_guards *g, uint32_t which, char *why, size_t size) {
   return false;
 }
 
+typedef struct owned_word {
+  fl_watch word;
+  uint32_t which;
+} owned_word;
+
 /* Makes the lists. `which` is the guard that words or `other` are added for. */
 typedef struct watcher {
   fl_guards *g;
   uint32_t which;
+  FL_VEC(owned_word) words;
   bool ok;
 } watcher;
 
 static void word(watcher *w, const void *at, uint64_t want) {
-  w->ok = w->ok && fl_watch_add(&w->g->words, at, want) && FL_PUSH(&w->g->whose, w->which);
+  owned_word x = {{at, want}, w->which};
+  w->ok = w->ok && FL_PUSH(&w->words, x);
 }
 
 static void pointer(watcher *w, const void *at, const void *want) { word(w, at, (uint64_t)(uintptr_t)want); }
@@ -313,9 +321,22 @@ static void watch_query(watcher *w, const fl_query_guard *x) {
   other(w);
 }
 
+static int by_address(const void *a, const void *b) {
+  uintptr_t x = (uintptr_t)((const owned_word *)a)->word.at, y = (uintptr_t)((const owned_word *)b)->word.at;
+  return (x > y) - (x < y);
+}
+
+/* In the order of memory, in which they are read with the fewest misses. */
+static void take_words(watcher *w) {
+  if (w->words.len) qsort(w->words.data, w->words.len, sizeof *w->words.data, by_address);
+  for (size_t i = 0; i < w->words.len && w->ok; i++)
+    w->ok = FL_PUSH(&w->g->words, w->words.data[i].word) && FL_PUSH(&w->g->whose, w->words.data[i].which);
+  fl_free(w->words.data);
+}
+
 /* Versions are those with which the guards were last found to hold; what is not as wanted is looked at. */
 static bool watch(fl_guards *g) {
-  watcher w = {g, 0, sizeof(void *) == sizeof(uint64_t)};
+  watcher w = {.g = g, .ok = sizeof(void *) == sizeof(uint64_t)};
   g->words.len = g->whose.len = g->others.len = 0;
 #define FL_GUARD(kind, name)                                                                                           \
   for (uint32_t i = 0; i < g->kind.len; i++) {                                                                         \
@@ -325,6 +346,7 @@ static bool watch(fl_guards *g) {
   }
 #include "capture/guards.def"
 #undef FL_GUARD
+  take_words(&w);
   return w.ok;
 }
 

@@ -44,4 +44,21 @@ static inline bool fl_watch_same(const fl_watches *w) {
   return !(a | b);
 }
 
+/* Two words beside each other. */
+typedef struct fl_watch_pair {
+  const char *at;
+  uint64_t want[2];
+} fl_watch_pair;
+typedef FL_VEC(fl_watch_pair) fl_watch_pairs;
+
+static inline bool fl_watch_pairs_same(const fl_watch_pairs *w) {
+  uint64_t a = 0, b = 0;
+  for (const fl_watch_pair *x = w->data, *end = x + w->len; x < end; x++) {
+    a |= fl_word(x->at) ^ x->want[0];
+    b |= fl_word(x->at + sizeof a) ^ x->want[1];
+    __asm__("" : "+r"(a), "+r"(b));
+  }
+  return !(a | b);
+}
+
 #endif

@@ -1,12 +1,6 @@
 #include "capture/weights.h"
 
 #include <string.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
-#include "base/cpu.h"
-
 enum { WORD = sizeof(uint64_t), MAX_COMPARED = 16384 };
 
 const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *out_index) {
@@ -104,99 +98,49 @@ uint32_t fl_weights_remove(fl_weights *w, uint32_t index) {
 
 /* --- the memory that shows that nothing has changed --- */
 
-static uint64_t word_of(const void *p) { return (uint64_t)(uintptr_t)p; }
-
-static bool watch_tensor(fl_weights *w, PyObject *tensor, const fl_impl_snapshot *s) {
-  const fl_impl_layout *l = &fl_impl_at;
-  uint64_t counter = 0;
-  /* The number and what lies beside it in its word, which nobody writes. */
-  memcpy(&counter, s->counter + l->version, sizeof counter);
-  return (uint32_t)counter == s->version &&
-         fl_watch_add(&w->places, (const char *)tensor + l->impl, word_of(s->body)) &&
-         FL_PUSH(&w->bodies, s->body + l->first) && FL_PUSH(&w->bytes, s->bytes) &&
-         fl_watch_add(&w->fields, s->counter + l->version, counter) &&
-         fl_watch_add(&w->fields, s->storage + l->data, word_of(s->data));
-}
-
 static bool can_watch_elements(const fl_weight *x) {
-  return (uintptr_t)x->meta.data % WORD == 0 && fl_type_bytes(&x->meta.type) % WORD == 0 &&
+  size_t bytes = fl_type_bytes(&x->meta.type);
+  return (uintptr_t)x->meta.data % WORD == 0 && bytes % WORD == 0 && bytes >= 2 * WORD &&
          fl_is_dense(&x->meta.type, x->meta.strides);
 }
 
-/* Pairs of elements, spread over the tensor: both ends, where views of a part begin and end, and between. */
+/* A few elements side by side, in lines of memory spread over the tensor: both ends, where views of a part begin and end, and
+ * the middle. */
 static bool watch_elements(fl_weights *w, const fl_weight *x) {
-  enum { ENDS = 2, BETWEEN = 4 };
-  size_t words = fl_type_bytes(&x->meta.type) / WORD;
+  enum { PLACES = 3 };
+  const size_t last = fl_type_bytes(&x->meta.type) / WORD - 2; /* where a pair can begin */
   const char *data = x->meta.data, *copy = x->copy;
-  for (size_t i = 0; i < words; i++) {
-    bool end = i < ENDS || i + ENDS >= words, between = words <= BETWEEN || i % (words / BETWEEN) == 0;
-    if ((end || between) && !fl_watch_add(&w->elements, data + i * WORD, fl_word(copy + i * WORD))) return false;
+  for (size_t i = 0; i < PLACES; i++) {
+    size_t at = last * i / (PLACES - 1) * WORD;
+    fl_watch_pair pair = {data + at, {fl_word(copy + at), fl_word(copy + at + WORD)}};
+    if (!FL_PUSH(&w->elements, pair)) return false;
   }
   return true;
 }
 
-static bool can_watch(const fl_impl_snapshot *s) {
-  return s->ok && fl_impl_at.version % WORD == 0 && fl_impl_at.length % WORD == 0 && fl_impl_at.length >= 4 * WORD;
-}
-
 static bool watch_weight(fl_weights *w, uint32_t i) {
   const fl_weight *x = &w->list.data[i];
-  bool words = x->own || can_watch(&x->seen), contents = !x->copy || (x->witness >= 0 && can_watch_elements(x));
+  bool words = x->own || fl_bodies_can(&x->seen), contents = !x->copy || (x->witness >= 0 && can_watch_elements(x));
   if (!words || !contents) return FL_PUSH(&w->loose, i);
-  return (x->own || watch_tensor(w, x->tensor, &x->seen)) && (!x->copy || watch_elements(w, x));
+  return (x->own || fl_bodies_add(&w->bodies, x->tensor, &x->seen)) && (!x->copy || watch_elements(w, x));
 }
 
 /* All is as the list says now. False when it cannot be told that quickly. */
 static bool watch(fl_weights *w) {
   bool ok = true;
-  w->places.len = w->fields.len = w->elements.len = w->bodies.len = w->bytes.len = w->loose.len = 0;
+  fl_bodies_clear(&w->bodies);
+  w->elements.len = w->loose.len = 0;
   for (uint32_t i = 0; ok && i < w->list.len; i++) ok = watch_weight(w, i);
   for (size_t i = 0; ok && i < w->witnesses.len; i++) {
     const fl_witness *x = &w->witnesses.data[i];
-    ok = can_watch(&x->seen) && watch_tensor(w, x->tensor, &x->seen);
+    ok = fl_bodies_can(&x->seen) && fl_bodies_add(&w->bodies, x->tensor, &x->seen);
   }
+  fl_bodies_sort(&w->bodies);
   return ok;
 }
 
-#if defined(__x86_64__)
-#define AVX2      __attribute__((target("avx2")))
-#define FOUR(p)   _mm256_loadu_si256((const __m256i *)(const void *)(p))
-#define DIFFER(k) d = _mm256_or_si256(d, _mm256_xor_si256(FOUR(a + (k) * WORD), FOUR(b + (k))))
-/* The last four words may overlap those before. The length that versions of PyTorch so far have is unrolled. */
-AVX2 static bool bodies_same_avx2(const fl_weights *w, size_t n) {
-  __m256i d = _mm256_setzero_si256();
-  for (size_t i = 0; i < w->bodies.len; i++) {
-    const uint64_t *b = w->bytes.data[i].word;
-    const char *a = w->bodies.data[i];
-    if (n == 21) {
-      DIFFER(0);
-      DIFFER(4);
-      DIFFER(8);
-      DIFFER(12);
-      DIFFER(16);
-    } else {
-      for (size_t k = 0; k + 4 < n; k += 4) DIFFER(k);
-    }
-    DIFFER(n - 4);
-  }
-  return _mm256_testz_si256(d, d);
-}
-#endif
-
-static bool bodies_same(const fl_weights *w) {
-  size_t n = fl_impl_at.length / WORD;
-  uint64_t differ = 0;
-#if defined(__x86_64__)
-  if (fl_cpu_isa() >= FL_ISA_AVX2) return bodies_same_avx2(w, n);
-#endif
-  for (size_t i = 0; i < w->bodies.len; i++)
-    for (size_t k = 0; k < n; k++) differ |= fl_word(w->bodies.data[i] + k * WORD) ^ w->bytes.data[i].word[k];
-  return !differ;
-}
-
 static bool nothing_changed(const fl_weights *w) {
-  return w->watched && fl_watch_same(&w->places) && bodies_same(w) && fl_watch_same(&w->fields) &&
-         fl_watch_same(&w->elements);
+  return w->watched && fl_bodies_same(&w->bodies) && fl_watch_pairs_same(&w->elements);
 }
 
 /* --- one after the other --- */
@@ -392,11 +336,8 @@ void fl_weights_release(fl_weights *w) {
   }
   fl_free(w->list.data);
   fl_free(w->witnesses.data);
-  fl_free(w->places.data);
-  fl_free(w->fields.data);
+  fl_bodies_release(&w->bodies);
   fl_free(w->elements.data);
-  fl_free(w->bodies.data);
-  fl_free(w->bytes.data);
   fl_free(w->loose.data);
   *w = (fl_weights){0};
 }

@@ -8,6 +8,7 @@
 #include <Python.h>
 
 #include "base/alloc.h"
+#include "capture/bodies.h"
 #include "capture/impl.h"
 #include "capture/interop.h"
 #include "capture/watch.h"
@@ -38,13 +39,11 @@ typedef struct fl_weights {
   FL_VEC(fl_weight) list;
   FL_VEC(fl_witness) witnesses;
   uint64_t epoch; /* of the newest change */
-  /* When `watched`, the memory that shows that nothing has changed, in the order in which it may be read: where the
-   * tensors' bodies lie; the bodies, in `bytes` one after the other; fields of what bodies point to; elements of watched
-   * contents. */
+  /* When `watched`, the memory that shows that nothing has changed, in the order in which it may be read: the tensors' bodies;
+   * elements of watched contents. */
   bool watched;
-  fl_watches places, fields, elements;
-  FL_VEC(const char *) bodies;
-  FL_VEC(fl_impl_bytes) bytes;
+  fl_bodies bodies;
+  fl_watch_pairs elements;
   FL_VEC(uint32_t) loose; /* weights that are looked at each time */
 } fl_weights;
 
