@@ -35,9 +35,9 @@ typedef struct built {
 static struct {
   pthread_mutex_t lock; /* of everything here, and while deciding */
   fl_dnn_handle handles[FL_CUDA_MAX_DEVICES];
-  built *all;
+  built *all, **end; /* in the order in which they were met, which is the one in which their kernels are compiled */
   int forced;
-} state = {.lock = PTHREAD_MUTEX_INITIALIZER, .forced = FL_CONV_WAYS};
+} state = {.lock = PTHREAD_MUTEX_INITIALIZER, .end = &state.all, .forced = FL_CONV_WAYS};
 
 /* --- planning --- */
 
@@ -329,6 +329,12 @@ static int first_way(built *b) {
   return is_gemm(&b->c) ? FL_CONV_GEMM : FL_CONV_DIRECT;
 }
 
+/* Some way to it launches a kernel that we compile. */
+static bool has_kernels(const built *b) {
+  bool in_epilogue = b->c.act == FL_ACT_NONE || b->c.act == FL_ACT_RELU;
+  return fl_cuda_conv_is_ours(&b->c, b->device->arch) || b->plans[FL_CONV_PLAIN] || (is_gemm(&b->c) && !in_epilogue);
+}
+
 static void settle(built *b, int way) {
   if (way >= FL_CONV_FUSED) propose(b); /* takes cuDNN some milliseconds */
   bool there = way == FL_CONV_DIRECT || (way == FL_CONV_OWN && fl_cuda_conv_is_ours(&b->c, b->device->arch)) ||
@@ -338,28 +344,50 @@ static void settle(built *b, int way) {
   forget(b);
 }
 
-/* What the chosen way compiles is noted in the queue. */
-static void prepare_chosen(fl_cuda_queue *q, built *b) {
+/* All that may be launched: its kernels are noted in the queue. */
+static void note_all(const fl_run_args *a, built *b) {
+  fl_run_args each = *a;
+  each.spare_bytes = SIZE_MAX; /* until it is chosen, none needs a workspace */
+  for (int i = 0; i <= FL_CONV_GEMM; i++) launch(&each, b, i);
+  propose(b); /* while kernels are being compiled */
+  if (b->plans[FL_CONV_PLAIN]) fl_cuda_conv_finish(a, &b->c);
+}
+
+/* Of the problem's alignment, and where no other operand lies. */
+static void *somewhere(const built *b, int operand) { return (void *)(uintptr_t)((operand + 1) << 20 | b->c.align); }
+
+/* Notes what one way (FL_CONV_WAYS: all ways) compiles. */
+static void note(fl_cuda_queue *q, built *b, int way) {
   fl_tensor in[4], out = b->out;
   memcpy(in, b->in, sizeof in);
-  for (int k = 0; k < 4; k++) in[k].data = (void *)(uintptr_t)b->c.align; /* of alignment alone */
-  out.data = in[0].data;
+  for (int k = 0; k < 4; k++) in[k].data = somewhere(b, k); /* nobody looks there */
+  out.data = somewhere(b, b->c.in_place ? 3 : 4);
   fl_run_args a = {.params = &b->params, .in = in, .out = &out, .spare_bytes = b->spare_bytes, .queue = &q->base};
   bool before = q->preparing;
   q->preparing = true;
-  launch(&a, b, b->way);
+  if (way == FL_CONV_WAYS)
+    note_all(&a, b);
+  else
+    launch(&a, b, way);
   q->preparing = before;
 }
 
+static void decide(fl_cuda_queue *q, built *b) {
+  trial t = {b, q};
+  fl_cuda_tactic tactic = tactic_of(b, &t);
+  q->awaiting = true;
+  note(q, b, FL_CONV_WAYS);
+  q->awaiting = false;
+  settle(b, fl_cuda_tactic_choose(b->device, &tactic, NULL));
+  note(q, b, b->way);
+}
+
+/* What needs no compiler goes first. */
 void fl_cuda_conv_decide(fl_cuda_queue *q) {
   pthread_mutex_lock(&state.lock);
-  for (built *b = state.all; b; b = b->next) {
-    if (b->decided || b->owner != q) continue;
-    trial t = {b, q};
-    fl_cuda_tactic tactic = tactic_of(b, &t);
-    settle(b, fl_cuda_tactic_choose(b->device, &tactic, NULL));
-    prepare_chosen(q, b);
-  }
+  for (int compiled = 0; compiled < 2; compiled++)
+    for (built *b = state.all; b; b = b->next)
+      if (!b->decided && b->owner == q && (compiled || !has_kernels(b))) decide(q, b);
   pthread_mutex_unlock(&state.lock);
 }
 
@@ -396,13 +424,14 @@ static built *find_or_add(const fl_cuda_queue *q, const fl_run_args *a) {
     fl_free(key);
     return NULL;
   }
-  *b = (built){.next = state.all, .device = q->device, .key = key, .c = c, .params = *params, .out = a->out[0]};
+  *b = (built){.device = q->device, .key = key, .c = c, .params = *params, .out = a->out[0]};
   for (int i = 0; i < params->n_in && i < 4; i++) b->in[i] = a->in[i];
-  state.all = b;
+  *state.end = b;
+  state.end = &b->next;
   return b;
 }
 
-/* All that may be launched is compiled; unless it is known already which will be. */
+/* All that may be launched is compiled, unless it is known already which will be. */
 static void prepare(fl_cuda_queue *q, built *b, const fl_run_args *a) {
   trial t = {b, q};
   fl_cuda_tactic tactic = tactic_of(b, &t);
@@ -415,11 +444,7 @@ static void prepare(fl_cuda_queue *q, built *b, const fl_run_args *a) {
   }
   if (b->owner != q || a->spare_bytes < b->spare_bytes) b->spare_bytes = a->spare_bytes;
   b->owner = q;
-  fl_run_args each = *a;
-  each.spare_bytes = SIZE_MAX; /* until it is chosen, none needs a workspace */
-  for (int i = 0; i <= FL_CONV_GEMM; i++) launch(&each, b, i);
-  propose(b); /* while kernels are being compiled */
-  if (b->plans[FL_CONV_PLAIN]) fl_cuda_conv_finish(a, &b->c);
+  note_all(a, b);
 }
 
 void fl_cuda_run_conv(const fl_run_args *a) {

@@ -38,6 +38,7 @@ typedef struct fl_cuda_queue {
       exec_bytes[FL_QUEUE_VARIANTS]; /* by which the device's free memory fell when they were made and first launched */
   size_t free_before;                /* the one recorded last was made; 0: it has been launched */
   bool preparing;                    /* this walk only finds what must be compiled; nothing is launched */
+  bool awaiting;                     /* and waits for it */
   fl_cuda_pending *pending;
   fl_status failed;   /* the first failure of the walk */
   fl_cu_event *marks; /* while profiling */

@@ -129,11 +129,8 @@ static void prepare(fl_cuda_queue *q, const fl_work *work) {
 
 static fl_status walk_and_compile(fl_cuda_queue *q, const fl_work *work) {
   prepare(q, work);
+  if (!q->failed) fl_cuda_conv_decide(q); /* while kernels are being compiled */
   fl_status s = fl_cuda_compile_pending(q);
-  if (!s && !q->failed) {
-    fl_cuda_conv_decide(q);
-    s = fl_cuda_compile_pending(q);
-  }
   fl_cuda_tactic_release(q->device);
   if (!s) s = grow_workspace(q, q->workspace_wanted);
   fl_status failed = take_failure(q);

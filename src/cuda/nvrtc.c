@@ -223,6 +223,21 @@ static double now_ms(void) {
   return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
 }
 
+static void add_waited(double since) {
+  pthread_mutex_lock(&table.lock);
+  table.stats.ms += now_ms() - since;
+  pthread_mutex_unlock(&table.lock);
+}
+
+/* Its failure is left to fl_cuda_compile_pending. */
+static void await(const fl_cuda_pending *p) {
+  double began = now_ms();
+  fl_stage before = fl_stage_enter(FL_STAGE_compile);
+  wait_for(p);
+  fl_stage_enter(before);
+  add_waited(began);
+}
+
 fl_status fl_cuda_compile_pending(fl_cuda_queue *q) {
   fl_status s = NULL;
   if (!q->pending) return NULL;
@@ -240,9 +255,7 @@ fl_status fl_cuda_compile_pending(fl_cuda_queue *q) {
   }
   q->pending = NULL;
   fl_stage_enter(before);
-  pthread_mutex_lock(&table.lock);
-  table.stats.ms += now_ms() - began;
-  pthread_mutex_unlock(&table.lock);
+  add_waited(began);
   return s;
 }
 
@@ -258,21 +271,29 @@ void fl_cuda_visit_pending(fl_cuda_queue *q, void (*visit)(void *arg, const char
 
 /* --- launching --- */
 
-static fl_status note_pending(fl_cuda_queue *q, const uint64_t h[2], char *source) {
-  for (fl_cuda_pending *p = q->pending; p; p = p->next) {
-    if (p->hash[0] != h[0] || p->hash[1] != h[1] || strcmp(p->source, source)) continue;
+static fl_cuda_pending *find_pending(const fl_cuda_queue *q, const uint64_t h[2], const char *source) {
+  for (fl_cuda_pending *p = q->pending; p; p = p->next)
+    if (p->hash[0] == h[0] && p->hash[1] == h[1] && !strcmp(p->source, source)) return p;
+  return NULL;
+}
+
+/* Takes the text. */
+static void note_pending(fl_cuda_queue *q, const uint64_t h[2], char *source) {
+  fl_cuda_pending *p = find_pending(q, h, source);
+  if (p) {
     fl_free(source);
-    return NULL;
+    if (q->awaiting) await(p);
+    return;
   }
-  fl_cuda_pending *p = fl_calloc(1, sizeof *p);
+  p = fl_calloc(1, sizeof *p);
   if (!p) {
     fl_free(source);
-    return fl_oom();
+    fl_cuda_note(q, fl_oom());
+    return;
   }
   *p = (fl_cuda_pending){.next = q->pending, .hash = {h[0], h[1]}, .source = source, .device = q->device};
   q->pending = p;
   if (q->device->api->nvrtcCreateProgram) submit(p); /* tests write sources for no device */
-  return NULL;
 }
 
 static fl_cu_function lookup(const fl_cuda_device *d, const uint64_t h[2], const char *source) {
@@ -299,7 +320,7 @@ void fl_cuda_launch(const fl_run_args *a, fl_text *source, int64_t grid, int blo
     if (f || grid == 0)
       fl_text_free(source);
     else
-      fl_cuda_note(q, note_pending(q, h, source->data));
+      note_pending(q, h, source->data);
     *source = (fl_text){0};
     return;
   }

@@ -12,7 +12,7 @@
 enum { FL_CUDA_MAX_PARAMS = 64 };
 /* Launches the kernel of this source (takes the text) with these pointers, at most FL_CUDA_MAX_PARAMS, as its parameters (an
  * i64 may stand for one); while the queue is preparing,
- * only notes that it will be needed. Failures are kept in the queue. Empty grids do nothing. */
+ * only notes that it will be needed, and waits until it is compiled where the queue is awaiting. Failures are kept in the queue. Empty grids do nothing. */
 void fl_cuda_launch(const fl_run_args *a, fl_text *source, int64_t grid, int block, size_t shared_bytes,
                     void **pointers, int n_pointers);
 /* Waits until what preparing noted is compiled, which threads have been at since it was noted. */
