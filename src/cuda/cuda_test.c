@@ -4,12 +4,12 @@
 #include <stdlib.h>
 
 #include "base/test.h"
-#include "cuda/conv.h"
 #include "cuda/gpu_test.h"
 #include "cuda/graph.h"
 #include "cuda/nvrtc.h"
 #include "cuda/ops.h"
 #include "cuda/sources.h"
+#include "cuda/written.h"
 #include "passes/passes.h"
 
 /* --- text --- */
@@ -412,35 +412,7 @@ static void check_source(void *arg, const char *source) {
   fclose(f);
 }
 
-static void write_step(const fl_plan *p, const fl_step *s, fl_cuda_queue *q) {
-  fl_tensor tensors[FL_MAX_OPERANDS + FL_PW_MAX_OUTPUTS] = {0};
-  for (int i = 0; i < s->n_in + s->n_out; i++) {
-    const fl_operand *o = &p->operands.data[s->operands + (uint32_t)i];
-    tensors[i].type = o->type;
-    memcpy(tensors[i].strides, o->strides, sizeof o->strides);
-  }
-  int fault = 0;
-  fl_run_args a = {.params = s->params, .in = tensors, .out = tensors + s->n_in, .fault = &fault, .queue = &q->base};
-  if (s->kind == FL_STEP_COPY) {
-    fl_cuda_copy(&a);
-    return;
-  }
-  const char *name = p->backend->kernel(s->kernel)->name;
-  if (strstr(name, "cublaslt")) return;
-  if (!strcmp(name, "cuda_conv2d")) {
-    fl_cuda_conv c = fl_cuda_conv_of(&a, a.params);
-    if (fl_cuda_conv_is_ours(&c, 90)) fl_cuda_conv_own(&a, &c);
-    fl_cuda_conv_finish(&a, &c);
-    fl_cuda_run_map(&a); /* what runs where nothing else does */
-    return;
-  }
-  p->backend->kernel(s->kernel)->run(&a);
-}
-
 static void check_writing(const char *text) {
-  static const fl_cuda_api api;
-  static const fl_cuda_device device = {.api = &api, .arch = 90};
-  fl_cuda_queue q = {.device = &device, .preparing = true};
   fl_plan_options options = {.threads = 1, .backend = &fl_cuda_table};
   fl_graph *g = NULL;
   fl_plan *p = NULL;
@@ -448,11 +420,8 @@ static void check_writing(const char *text) {
   if (!g) return;
   FL_CHECK_OK(fl_passes_run(g, false));
   FL_CHECK_OK(fl_plan_build(g, &options, &p));
-  for (size_t i = 0; p && i < p->init.len; i++) write_step(p, &p->init.data[i], &q);
-  for (size_t i = 0; p && i < p->run.len; i++) write_step(p, &p->run.data[i], &q);
   writing w = {0};
-  FL_CHECK_OK(q.failed);
-  fl_cuda_visit_pending(&q, check_source, &w);
+  if (p) FL_CHECK_OK(fl_cuda_write_plan(p, true, check_source, &w));
   FL_CHECK_MSG(w.wrong == 0, "%d of %d sources of\n%s", w.wrong, w.sources, text);
   fl_plan_destroy(p);
   fl_graph_destroy(g);
