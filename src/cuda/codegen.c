@@ -1,5 +1,7 @@
 #include "cuda/codegen.h"
 
+#include "cuda/writer.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -33,36 +35,16 @@ void fl_cg_number(fl_text *t, fl_dtype dtype, double v) {
     fl_text_add(t, "(%s)%.17g", fl_cg_register(dtype), v);
 }
 
-void fl_cg_offset(fl_text *t, const fl_tensor *x, const fl_type *shape) {
+void fl_cg_offset(fl_cuda_writer *w, const fl_tensor *x, const fl_type *shape) {
+  fl_text *t = &w->body;
   const char *plus = "";
   for (int d = 0; d < x->type.rank; d++) {
     if (x->type.dims[d] == 1 || x->strides[d] == 0) continue;
-    fl_text_add(t, "%sc%d * (I)%" PRId64, plus, shape->rank - x->type.rank + d, x->strides[d]);
+    fl_text_add(t, "%sc%d * ", plus, shape->rank - x->type.rank + d);
+    fl_cuda_put_size(w, t, x->strides[d]);
     plus = " + ";
   }
   if (!*plus) fl_text_add(t, "0");
-}
-
-void fl_cg_function(fl_text *t, const char *name, int n, const int64_t *dims, const int64_t *strides) {
-  int64_t d[FL_MAX_RANK + 2], s[FL_MAX_RANK + 2], total = 1;
-  int m = 0;
-  for (int i = 0; i < n; i++) {
-    total *= dims[i];
-    if (dims[i] == 1) continue;
-    if (m && s[m - 1] == strides[i] * dims[i]) {
-      d[m - 1] *= dims[i];
-      s[m - 1] = strides[i];
-    } else {
-      d[m] = dims[i];
-      s[m++] = strides[i];
-    }
-  }
-  const char *index = total <= INT32_MAX ? "unsigned" : "i64";
-  fl_text_add(t, "__device__ inline i64 %s(i64 r) {\n  %s q = (%s)r;\n  i64 o = 0;\n", name, index, index);
-  for (int i = m - 1; i > 0; i--)
-    fl_text_add(t, "  o += (i64)(q %% %" PRId64 ") * %" PRId64 ";\n  q /= %" PRId64 ";\n", d[i], s[i], d[i]);
-  if (m) fl_text_add(t, "  o += (i64)q * %" PRId64 ";\n", s[0]);
-  fl_text_add(t, "  return o;\n}\n");
 }
 
 void fl_cg_act(fl_text *t, const char *v, fl_act act, double lo, double hi) {
@@ -98,38 +80,47 @@ static int64_t reach(const fl_tensor *x) {
   return last;
 }
 
-static void signature(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out, int n_args) {
+static void signature(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out) {
   fl_text_add(t, "extern \"C\" __global__ void __launch_bounds__(%d) k(", FL_CG_BLOCK);
   for (int i = 0; i < p->n_in; i++)
     if (!p->absent[i]) fl_text_add(t, "const %s *x%d, ", fl_cg_storage(in[i].type.dtype), i);
   for (int i = 0; i < p->n_out; i++) fl_text_add(t, "%s *y%d, ", fl_cg_storage(out[i].type.dtype), i);
-  fl_text_add(t, "int *fault");
-  for (int i = 0; i < n_args; i++) fl_text_add(t, ", i64 n%d", i);
-  fl_text_add(t, ") {\n  FOLLOW;\n");
+  fl_text_add(t, "int *fault PARAMETERS) {\n  FOLLOW;\n");
+}
+
+/* Index i of a thread; there are n. */
+static void thread_index(fl_cuda_writer *w, int64_t n) {
+  fl_text_add(&w->body, "  const I i = (I)blockIdx.x * %d + threadIdx.x;\n  if (i >= ", FL_CG_BLOCK);
+  fl_cuda_put_size(w, &w->body, n);
+  fl_text_add(&w->body, ") return;\n");
 }
 
 /* Coordinates c0, c1, ... of thread i, axes closest together in the output's memory fastest; o: its place there. */
-static void coordinates(fl_text *t, const fl_tensor *out) {
+static void coordinates(fl_cuda_writer *w, const fl_tensor *out) {
+  fl_text *t = &w->body;
   int order[FL_MAX_RANK], n = 0;
+  char rest[16] = "i"; /* what is left to be divided */
   for (int d = 0; d < out->type.rank; d++) {
-    int at = n++;
-    for (; at > 0 && out->strides[order[at - 1]] < out->strides[d]; at--) order[at] = order[at - 1];
+    int at = n;
+    if (out->type.dims[d] == 1) {
+      fl_text_add(t, "  const I c%d = 0;\n", d);
+      continue;
+    }
+    for (n++; at > 0 && out->strides[order[at - 1]] < out->strides[d]; at--) order[at] = order[at - 1];
     order[at] = d;
   }
-  fl_text_add(t, "  const I i = (I)blockIdx.x * %d + threadIdx.x;\n  if (i >= (I)%" PRId64 ") return;\n  I q = i;\n",
-              FL_CG_BLOCK, fl_type_numel(&out->type));
-  for (int k = n - 1; k >= 0; k--) {
+  for (int k = n - 1; k > 0; k--) {
     int d = order[k];
-    int64_t dim = out->type.dims[d];
-    if (dim == 1)
-      fl_text_add(t, "  const I c%d = 0;\n", d);
-    else if (k == 0)
-      fl_text_add(t, "  const I c%d = q;\n", d);
-    else
-      fl_text_add(t, "  const I c%d = q %% (I)%" PRId64 ";\n  q /= (I)%" PRId64 ";\n", d, dim, dim);
+    fl_text_add(t, "  const I q%d = ", d);
+    fl_cuda_put_quotient(w, t, rest, out->type.dims[d]);
+    fl_text_add(t, ", c%d = %s - q%d * ", d, rest, d);
+    fl_cuda_put_size(w, t, out->type.dims[d]);
+    fl_text_add(t, ";\n");
+    snprintf(rest, sizeof rest, "q%d", d);
   }
+  if (n) fl_text_add(t, "  const I c%d = %s;\n", order[0], rest);
   fl_text_add(t, "  const I o = ");
-  fl_cg_offset(t, out, &out->type);
+  fl_cg_offset(w, out, &out->type);
   fl_text_add(t, ";\n");
 }
 
@@ -187,10 +178,8 @@ static int64_t narrow(const loops *l, int k, const fl_tensor *x, int64_t width) 
 }
 
 /* Elements that a thread computes: what 16 bytes of the largest type hold, if operands lie so. */
-static int width_of(const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out, loops *l) {
+static int width_of(const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out, const loops *l) {
   size_t largest = 1;
-  if (p->op != FL_OP_POINTWISE) return 1;
-  make_loops(p, in, out, l);
   if (l->n == 0) return 1;
   for (int k = 0; k < l->n_tensors; k++) {
     size_t size = fl_dtype_size((k < p->n_in ? &in[k] : &out[k - p->n_in])->type.dtype);
@@ -201,69 +190,38 @@ static int width_of(const fl_cuda_params *p, const fl_tensor *in, const fl_tenso
   for (int k = 0; k < l->n_tensors; k++) width = narrow(l, k, k < p->n_in ? &in[k] : &out[k - p->n_in], width);
   for (int i = 0; i < p->n_out; i++)
     if (l->strides[p->n_in + i][l->n - 1] != 1) return 1;
-  return l->width = (int)width;
+  return (int)width;
 }
 
-/* One or two loops: what a division more costs is little beside a kernel more to compile. */
-static bool takes_args(const loops *l) { return l->n <= 2; }
-
-/* The number of threads, the threads of a row, and by operand what lies between rows. */
-static void make_args(const loops *l, fl_cg_launch *launch) {
-  int64_t total = 1;
-  for (int i = 0; i < l->n; i++) total *= l->dims[i];
-  launch->args[launch->n_args++] = total / l->width;
-  if (l->n < 2) return;
-  launch->args[launch->n_args++] = l->dims[1] / l->width;
-  for (int k = 0; k < l->n_tensors; k++)
-    if (l->strides[k][0]) launch->args[launch->n_args++] = l->strides[k][0];
-}
-
-/* Coordinates a0, a1, ... of the thread's neighbours in the loops. */
-static void loop_coordinates(fl_text *t, const loops *l) {
-  int64_t total = 1;
-  fl_text_add(t, "  const I i = (I)blockIdx.x * %d + threadIdx.x;\n", FL_CG_BLOCK);
-  if (takes_args(l)) {
-    fl_text_add(t, "  if (i >= (I)n0) return;\n");
-    fl_text_add(t, l->n < 2 ? "  const I a0 = i;\n" : "  const I a0 = (U)i / (U)n1, a1 = i - a0 * (I)n1;\n");
-    return;
-  }
-  for (int i = 0; i < l->n; i++) total *= l->dims[i];
-  fl_text_add(t, "  if (i >= (I)%" PRId64 ") return;\n  I q = i;\n", total / l->width);
-  for (int i = l->n - 1; i > 0; i--) {
-    int64_t dim = i == l->n - 1 ? l->dims[i] / l->width : l->dims[i];
-    fl_text_add(t, "  const I a%d = q %% (I)%" PRId64 ";\n  q /= (I)%" PRId64 ";\n", i, dim, dim);
-  }
-  fl_text_add(t, "  const I a0 = q;\n");
-}
-
-static void loop_offset(fl_text *t, const loops *l, int k) {
-  const char *plus = "";
-  int arg = 2; /* of the operand's rows */
-  for (int j = 0; j < k; j++) arg += l->strides[j][0] != 0;
+/* The loops as a thread counts them: `width` neighbours at once. Fills dims and strides. */
+static fl_cuda_counted counted_of(const loops *l, int64_t *dims, int64_t strides[][FL_MAX_RANK]) {
+  fl_cuda_counted c = {"i", l->n, dims};
   for (int i = 0; i < l->n; i++) {
-    int64_t stride = l->strides[k][i] * (i == l->n - 1 ? l->width : 1);
-    if (!stride) continue;
-    if (l->n == 2 && i == 0)
-      fl_text_add(t, "a0 * (I)n%d", arg);
-    else
-      fl_text_add(t, "%sa%d * (I)%" PRId64, plus, i, stride);
-    plus = " + ";
+    int64_t each = i == l->n - 1 ? l->width : 1;
+    dims[i] = l->dims[i] / each;
+    for (int k = 0; k < l->n_tensors; k++) strides[k][i] = l->strides[k][i] * each;
   }
-  if (!*plus) fl_text_add(t, "0");
+  if (c.n > 1 && dims[c.n - 1] == 1) c.n--;
+  return c;
 }
 
-static void wide_body(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out, const loops *l) {
+static void wide_body(fl_cuda_writer *w, const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out,
+                      const loops *l) {
+  fl_text *t = &w->body;
   char names[FL_PW_MAX_INPUTS][24];
   const char *inputs[FL_PW_MAX_INPUTS];
-  loop_coordinates(t, l);
+  int64_t dims[FL_MAX_RANK], strides[MAX_TENSORS][FL_MAX_RANK];
+  fl_cuda_counted c = counted_of(l, dims, strides);
+  thread_index(w, fl_type_numel(&out[0].type) / l->width);
+  fl_cuda_put_rounds(w, t, &c);
   for (int i = 0; i < p->n_in; i++) {
     const char *type = fl_cg_storage(in[i].type.dtype);
-    bool one = l->strides[i][l->n - 1] == 0;
+    bool one = l->n == 0 || l->strides[i][l->n - 1] == 0;
     if (one)
       fl_text_add(t, "  const %s v%d = x%d[", type, i, i);
     else
       fl_text_add(t, "  const pack<%s, %d> v%d = *(const pack<%s, %d> *)&x%d[", type, l->width, i, type, l->width, i);
-    loop_offset(t, l, i);
+    fl_cuda_put_offset(w, t, &c, strides[i], l->width);
     fl_text_add(t, "];\n");
     snprintf(names[i], sizeof names[i], one ? "ld(v%d)" : "ld(v%d.x[e])", i);
     inputs[i] = names[i];
@@ -276,30 +234,29 @@ static void wide_body(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, 
   fl_text_add(t, "  }\n");
   for (int i = 0; i < p->n_out; i++) {
     fl_text_add(t, "  *(pack<%s, %d> *)&y%d[", fl_cg_storage(out[i].type.dtype), l->width, i);
-    loop_offset(t, l, p->n_in + i);
+    fl_cuda_put_offset(w, t, &c, strides[p->n_in + i], l->width);
     fl_text_add(t, "] = w%d;\n", i);
   }
 }
 
-void fl_cg_map(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out,
-               fl_cg_launch *out_launch) {
-  int64_t far = fl_type_numel(&out[0].type) + FL_CG_BLOCK;
+int64_t fl_cg_map(fl_cuda_writer *w, const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out) {
+  int64_t n = fl_type_numel(&out[0].type), far = n + FL_CUDA_BEYOND;
+  loops l = {.width = 1};
   for (int i = 0; i < p->n_in; i++)
     if (!p->absent[i] && reach(&in[i]) > far) far = reach(&in[i]);
   for (int i = 0; i < p->n_out; i++)
     if (reach(&out[i]) > far) far = reach(&out[i]);
-  loops l = {.width = 1};
-  int width = width_of(p, in, out, &l);
-  bool small = far < INT32_MAX;
-  *out_launch = (fl_cg_launch){.grid = (fl_type_numel(&out[0].type) / width + FL_CG_BLOCK - 1) / FL_CG_BLOCK};
-  if (width > 1 && takes_args(&l)) make_args(&l, out_launch);
-  fl_text_add(t, "typedef %s I;\ntypedef %s U;\n", small ? "int" : "i64", small ? "unsigned" : "unsigned long long");
-  signature(t, p, in, out, out_launch->n_args);
-  if (width > 1)
-    wide_body(t, p, in, out, &l);
-  else {
-    coordinates(t, &out[0]);
-    fl_cg_body(t, p, in, out);
+  fl_cuda_write_index(w, far);
+  signature(&w->body, p, in, out);
+  if (p->op == FL_OP_POINTWISE) {
+    make_loops(p, in, out, &l);
+    l.width = width_of(p, in, out, &l);
+    wide_body(w, p, in, out, &l);
+  } else {
+    thread_index(w, n);
+    coordinates(w, &out[0]);
+    fl_cg_body(w, p, in, out);
   }
-  fl_text_add(t, "}\n");
+  fl_text_add(&w->body, "}\n");
+  return (n / l.width + FL_CG_BLOCK - 1) / FL_CG_BLOCK;
 }

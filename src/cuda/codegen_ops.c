@@ -3,10 +3,11 @@
 #include <math.h>
 #include <stdio.h>
 
-#include "cuda/codegen.h"
+#include "cuda/writer.h"
 
 typedef struct body {
-  fl_text *t;
+  fl_cuda_writer *w;
+  fl_text *t; /* its body */
   const fl_cuda_params *p;
   const fl_tensor *in, *out;
 } body;
@@ -15,33 +16,26 @@ static const int64_t *list(const body *b, const char *key) { return fl_attr_list
 static int64_t integer(const body *b, const char *key) { return fl_attr_int(&b->p->attrs, key, 0); }
 static bool has(const body *b, int i) { return i < b->p->n_in && !b->p->absent[i]; }
 
-static void pointwise(const body *b) {
-  char names[FL_PW_MAX_INPUTS][32];
-  const char *inputs[FL_PW_MAX_INPUTS];
-  for (int i = 0; i < b->p->n_in; i++) {
-    snprintf(names[i], sizeof names[i], "ld(x%d[o%d])", i, i);
-    inputs[i] = names[i];
-    fl_text_add(b->t, "  const I o%d = ", i);
-    fl_cg_offset(b->t, &b->in[i], &b->out[0].type);
-    fl_text_add(b->t, ";\n");
-  }
-  fl_cg_program(b->t, &b->p->program, inputs);
-  for (int i = 0; i < b->p->n_out; i++) {
-    fl_text_add(b->t, "  st(y%d[", i);
-    fl_cg_offset(b->t, &b->out[i], &b->out[0].type);
-    fl_text_add(b->t, "], r%d);\n", b->p->program.outputs[i]);
-  }
+/* "before(I)n5": a size among the arguments. */
+static void size(const body *b, const char *before, int64_t v) {
+  fl_text_add(b->t, "%s", before);
+  fl_cuda_put_size(b->w, b->t, v);
 }
 
 static void pad(const body *b) {
   const int64_t *pads = list(b, "pads");
   const fl_tensor *x = &b->in[0];
   fl_text_add(b->t, "  bool inside = true;\n  I at = 0;\n");
-  for (int d = 0; d < x->type.rank; d++)
-    fl_text_add(b->t,
-                "  { const I s = c%d - (I)%" PRId64 "; inside = inside && s >= 0 && s < (I)%" PRId64
-                "; at += s * (I)%" PRId64 "; }\n",
-                d, pads[2 * d], x->type.dims[d], x->strides[d]);
+  for (int d = 0; d < x->type.rank; d++) {
+    bool padded = pads[2 * d] || pads[2 * d + 1];
+    fl_text_add(b->t, "  { const I s = c%d", d);
+    if (padded) {
+      size(b, " - ", pads[2 * d]);
+      size(b, "; inside = inside && s >= 0 && s < ", x->type.dims[d]);
+    }
+    size(b, "; at += s * ", x->strides[d]);
+    fl_text_add(b->t, "; }\n");
+  }
   fl_text_add(b->t, "  if (inside) y0[o] = x0[at];\n  else st(y0[o], ");
   fl_cg_number(b->t, b->out[0].type.dtype, fl_attr_float(&b->p->attrs, "value", 0));
   fl_text_add(b->t, ");\n");
@@ -55,19 +49,19 @@ static void flip(const body *b) {
   for (int d = 0; d < x->type.rank; d++) {
     bool turned = false;
     for (int i = 0; i < n; i++) turned = turned || axes[i] == d;
-    if (turned)
-      fl_text_add(b->t, " + ((I)%" PRId64 " - c%d) * (I)%" PRId64, x->type.dims[d] - 1, d, x->strides[d]);
-    else
-      fl_text_add(b->t, " + c%d * (I)%" PRId64, d, x->strides[d]);
+    if (turned) size(b, " + (", x->type.dims[d] - 1);
+    fl_text_add(b->t, turned ? " - c%d)" : " + c%d", d);
+    size(b, " * ", x->strides[d]);
   }
   fl_text_add(b->t, "];\n");
 }
 
 static void tri(const body *b) {
   int r = b->in[0].type.rank;
-  fl_text_add(b->t, "  if (c%d - c%d %s (I)%" PRId64 ") st(y0[o], 0);\n  else y0[o] = x0[", r - 1, r - 2,
-              integer(b, "upper") ? "<" : ">", integer(b, "diagonal"));
-  fl_cg_offset(b->t, &b->in[0], &b->out[0].type);
+  fl_text_add(b->t, "  if (c%d - c%d %s ", r - 1, r - 2, integer(b, "upper") ? "<" : ">");
+  size(b, "", integer(b, "diagonal"));
+  fl_text_add(b->t, ") st(y0[o], 0);\n  else y0[o] = x0[");
+  fl_cg_offset(b->w, &b->in[0], &b->out[0].type);
   fl_text_add(b->t, "];\n");
 }
 
@@ -84,18 +78,29 @@ static void iota(const body *b) {
 static void read_index(const body *b, int operand, int first, int64_t n, bool wrap) {
   const fl_tensor *x = &b->in[operand];
   fl_text_add(b->t, "  const i64 j%d = index_in(ld(x%d[0", operand, operand);
-  for (int d = 0; d < x->type.rank; d++)
-    if (x->type.dims[d] != 1) fl_text_add(b->t, " + c%d * (I)%" PRId64, first + d, x->strides[d]);
-  fl_text_add(b->t, "]), %" PRId64 ", %s, fault);\n", n, wrap ? "true" : "false");
+  for (int d = 0; d < x->type.rank; d++) {
+    if (x->type.dims[d] == 1) continue;
+    fl_text_add(b->t, " + c%d", first + d);
+    size(b, " * ", x->strides[d]);
+  }
+  size(b, "]), ", n);
+  fl_text_add(b->t, ", %s, fault);\n", wrap ? "true" : "false");
+}
+
+/* " + c2 * (i64)stride", or for an index read " + j1 * (i64)stride". */
+static void step(const body *b, char name, int number, int64_t stride) {
+  fl_text_add(b->t, " + %c%d * (i64)", name, number);
+  size(b, "", stride);
 }
 
 static void select(const body *b) {
   const fl_tensor *x = &b->in[0], *index = &b->in[1];
   int axis = (int)integer(b, "axis");
   read_index(b, 1, axis, x->type.dims[axis], false);
-  fl_text_add(b->t, "  y0[o] = x0[j1 * %" PRId64, x->strides[axis]);
+  fl_text_add(b->t, "  y0[o] = x0[0");
+  step(b, 'j', 1, x->strides[axis]);
   for (int d = 0; d < x->type.rank; d++)
-    if (d != axis) fl_text_add(b->t, " + c%d * (i64)%" PRId64, d < axis ? d : d - 1 + index->type.rank, x->strides[d]);
+    if (d != axis) step(b, 'c', d < axis ? d : d - 1 + index->type.rank, x->strides[d]);
   fl_text_add(b->t, "];\n");
 }
 
@@ -104,12 +109,7 @@ static void gather(const body *b) {
   int axis = (int)integer(b, "axis");
   read_index(b, 1, 0, x->type.rank ? x->type.dims[axis] : 1, false);
   fl_text_add(b->t, "  y0[o] = x0[0");
-  for (int d = 0; d < x->type.rank; d++) {
-    if (d == axis)
-      fl_text_add(b->t, " + j1 * %" PRId64, x->strides[d]);
-    else
-      fl_text_add(b->t, " + c%d * (i64)%" PRId64, d, x->strides[d]);
-  }
+  for (int d = 0; d < x->type.rank; d++) step(b, d == axis ? 'j' : 'c', d == axis ? 1 : d, x->strides[d]);
   fl_text_add(b->t, "];\n");
 }
 
@@ -120,10 +120,9 @@ static void index_arrays(const body *b) {
     if (b->in[i].type.rank > rank) rank = b->in[i].type.rank;
   for (int i = 1; i <= n; i++) read_index(b, i, axis + rank - b->in[i].type.rank, x->type.dims[axis + i - 1], true);
   fl_text_add(b->t, "  y0[o] = x0[0");
-  for (int i = 1; i <= n; i++) fl_text_add(b->t, " + j%d * %" PRId64, i, x->strides[axis + i - 1]);
+  for (int i = 1; i <= n; i++) step(b, 'j', i, x->strides[axis + i - 1]);
   for (int d = 0; d < x->type.rank; d++)
-    if (d < axis || d >= axis + n)
-      fl_text_add(b->t, " + c%d * (i64)%" PRId64, d < axis ? d : d - n + rank, x->strides[d]);
+    if (d < axis || d >= axis + n) step(b, 'c', d < axis ? d : d - n + rank, x->strides[d]);
   fl_text_add(b->t, "];\n");
 }
 
@@ -136,19 +135,20 @@ static void cumsum(const body *b) {
     fl_text_add(b->t, "  sum = ld(x0[0]);\n  st(y0[o], sum);\n");
     return;
   }
-  fl_text_add(b->t, "  for (I s = 0; s <= c%" PRId64 "; s++) sum += ld(x0[", axis);
+  fl_text_add(b->t, "  for (I s = 0; s <= c%" PRId64 "; s++) sum += ld(x0[0", axis);
   for (int d = 0; d < x->type.rank; d++) {
     if (d == axis)
-      fl_text_add(b->t, "%ss * (I)%" PRId64, d ? " + " : "", x->strides[d]);
+      fl_text_add(b->t, " + s");
     else
-      fl_text_add(b->t, "%sc%d * (I)%" PRId64, d ? " + " : "", d, x->strides[d]);
+      fl_text_add(b->t, " + c%d", d);
+    size(b, " * ", x->strides[d]);
   }
   fl_text_add(b->t, "]);\n  st(y0[o], sum);\n");
 }
 
 static void batch_norm(const body *b) {
   fl_text_add(b->t, "  st(y0[o], ((float)ld(x0[");
-  fl_cg_offset(b->t, &b->in[0], &b->out[0].type);
+  fl_cg_offset(b->w, &b->in[0], &b->out[0].type);
   fl_text_add(b->t,
               "]) - (float)ld(x3[c1])) * rsqrtf((float)ld(x4[c1]) + %.9gf) * (float)ld(x1[c1]) + (float)ld(x2[c1]));\n",
               fl_attr_float(&b->p->attrs, "eps", 1e-5));
@@ -267,7 +267,7 @@ static void finish_sum(const body *b, int column) {
   if (has(b, 2)) fl_text_add(b->t, "  sum += (float)ld(x2[c%d * (I)%" PRId64 "]);\n", column, b->in[2].strides[0]);
   if (has(b, 3)) {
     fl_text_add(b->t, "  sum += (float)ld(x3[");
-    fl_cg_offset(b->t, &b->in[3], &b->out[0].type);
+    fl_cg_offset(b->w, &b->in[3], &b->out[0].type);
     fl_text_add(b->t, "]);\n");
   }
   fl_cg_act(b->t, "sum", (fl_act)integer(b, "act"), fl_attr_float(&b->p->attrs, "act_lo", 0),
@@ -280,7 +280,7 @@ static void batch_offset(const body *b, int i) {
   fl_tensor x = b->in[i];
   fl_type shape = b->out[0].type;
   x.type.dims[x.type.rank - 1] = x.type.dims[x.type.rank - 2] = 1;
-  fl_cg_offset(b->t, &x, &shape);
+  fl_cg_offset(b->w, &x, &shape);
 }
 
 static void matmul(const body *b) {
@@ -349,7 +349,7 @@ static void conv_transpose(const body *b) {
 
 static void copy(const body *b) {
   fl_text_add(b->t, "  y0[o] = x0[");
-  fl_cg_offset(b->t, &b->in[0], &b->out[0].type);
+  fl_cg_offset(b->w, &b->in[0], &b->out[0].type);
   fl_text_add(b->t, "];\n");
 }
 
@@ -357,7 +357,6 @@ static const struct {
   fl_op op;
   void (*write)(const body *b);
 } bodies[] = {
-    {FL_OP_POINTWISE, pointwise},
     {FL_OP_CAT, copy}, /* steps that copy say so */
     {FL_OP_PAD, pad},
     {FL_OP_FLIP, flip},
@@ -381,11 +380,11 @@ static const struct {
 bool fl_cg_has_map(fl_op op) {
   for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++)
     if (bodies[i].op == op) return true;
-  return false;
+  return op == FL_OP_POINTWISE;
 }
 
-void fl_cg_body(fl_text *t, const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out) {
-  body b = {t, p, in, out};
+void fl_cg_body(fl_cuda_writer *w, const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out) {
+  body b = {w, &w->body, p, in, out};
   for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++)
     if (bodies[i].op == p->op) bodies[i].write(&b);
 }

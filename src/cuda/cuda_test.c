@@ -9,6 +9,7 @@
 #include "cuda/nvrtc.h"
 #include "cuda/ops.h"
 #include "cuda/sources.h"
+#include "cuda/writer.h"
 #include "cuda/written.h"
 #include "passes/passes.h"
 
@@ -26,45 +27,52 @@ static bool contains(const fl_text *t, const char *part) {
   return found;
 }
 
+static void empty(fl_cuda_writer *w) {
+  fl_text_free(&w->text);
+  fl_text_free(&w->names);
+  fl_text_free(&w->body);
+  *w = (fl_cuda_writer){0};
+}
+
+static int64_t written(const fl_cuda_params *p, const fl_tensor *in, const fl_tensor *out, fl_cuda_writer *w) {
+  empty(w);
+  return fl_cg_map(w, p, in, out);
+}
+
+static int64_t argument(const fl_cuda_writer *w, int i) { return (int64_t)(uintptr_t)w->args[i]; }
+
 FL_TEST(pointwise_text) {
+  fl_cuda_writer w = {0};
   fl_cuda_params p = {.op = FL_OP_POINTWISE, .n_in = 2, .n_out = 1};
   p.program =
       (fl_pw_program){.n_inputs = 2, .n_instrs = 2, .n_outputs = 1, .in_dtype = {FL_F16, FL_F16}, .outputs = {3}};
   p.program.instrs[0] = (fl_pw_instr){FL_OP_ADD, FL_F16, {0, 1, -1}, 0, 0};
   p.program.instrs[1] = (fl_pw_instr){FL_OP_CLAMP, FL_F16, {2, -1, -1}, 0, INFINITY};
   fl_tensor in[2] = {tensor(FL_F16, 2, 64, 32, 0), tensor(FL_F16, 1, 32, 0, 0)}, out = tensor(FL_F16, 2, 64, 32, 0);
-  fl_text t = {0};
-  fl_cg_launch how;
-  fl_cg_map(&t, &p, in, &out, &how);
-  FL_CHECK(how.grid == 1); /* rows of 32 share x1 */
-  FL_CHECK(contains(&t, "k(const f16 *x0, const f16 *x1, f16 *y0, int *fault, i64 n0, i64 n1, i64 n2, i64 n3)"));
-  FL_CHECK(how.n_args == 4 && how.args[0] == 256 && how.args[1] == 4 && how.args[2] == 32 && how.args[3] == 32);
-  FL_CHECK(contains(&t, "const pack<f16, 8> v1 = *(const pack<f16, 8> *)&x1[a1 * (I)8];"));
-  FL_CHECK(contains(&t, "const float r2 = r0 + r1;"));
-  FL_CHECK(contains(&t, "const float r3 = clamp<float>(r2, (float)0, (float)INF);"));
-  fl_text_free(&t);
+  FL_CHECK(written(&p, in, &out, &w) == 1); /* rows of 32 share x1 */
+  FL_CHECK(contains(&w.body, "k(const f16 *x0, const f16 *x1, f16 *y0, int *fault PARAMETERS)"));
+  FL_CHECK(contains(&w.names, ", i64 n0, i64 n1, i64 n2") && argument(&w, 0) == 256 &&
+           argument(&w, 1) == fl_cuda_magic(4) && argument(&w, 2) == -32);
+  FL_CHECK(contains(&w.body, "const U q1 = over((U)i, n1);"));
+  FL_CHECK(contains(&w.body, "const pack<f16, 8> v0 = *(const pack<f16, 8> *)&x0[((I)i * (I)8)];"));
+  FL_CHECK(contains(&w.body, "const pack<f16, 8> v1 = *(const pack<f16, 8> *)&x1[(I)((U)i * (U)8 + q1 * (U)n2)];"));
+  FL_CHECK(contains(&w.body, "const float r2 = r0 + r1;"));
+  FL_CHECK(contains(&w.body, "const float r3 = clamp<float>(r2, (float)0, (float)INF);"));
   in[1] = in[0]; /* both operands lie as the result does: one loop */
-  fl_cg_map(&t, &p, in, &out, &how);
-  FL_CHECK(how.grid == 1);
-  FL_CHECK(contains(&t, "const pack<f16, 8> v1 = *(const pack<f16, 8> *)&x1[a0 * (I)8];"));
-  fl_text_free(&t);
+  FL_CHECK(written(&p, in, &out, &w) == 1 && w.n_args == 1);
+  FL_CHECK(contains(&w.body, "const pack<f16, 8> v1 = *(const pack<f16, 8> *)&x1[((I)i * (I)8)];"));
   in[1].data = (void *)(uintptr_t)2; /* unless memory is not aligned for it */
-  fl_cg_map(&t, &p, in, &out, &how);
-  FL_CHECK(how.grid == 8);
-  FL_CHECK(contains(&t, "const I c0 = q;"));
-  fl_text_free(&t);
+  FL_CHECK(written(&p, in, &out, &w) == 8 && w.n_args == 1);
+  FL_CHECK(contains(&w.body, "const pack<f16, 1> v1 = *(const pack<f16, 1> *)&x1[((I)i * (I)1)];"));
   in[1] = tensor(FL_F16, 2, 64, 1, 0); /* one element a row */
-  fl_cg_map(&t, &p, in, &out, &how);
-  FL_CHECK(how.grid == 1);
-  FL_CHECK(contains(&t, "const f16 v1 = x1[a0 * (I)n3];"));
-  FL_CHECK(how.n_args == 5 && how.args[2] == 32 && how.args[3] == 1 && how.args[4] == 32);
-  fl_text_free(&t);
+  FL_CHECK(written(&p, in, &out, &w) == 1);
+  FL_CHECK(contains(&w.body, "const f16 v1 = x1[(I)(q1 * (U)n2)];") && argument(&w, 2) == 1);
   in[1].type.dims[1] = 32; /* a column of something wider: no neighbours */
   in[1].strides[0] = 512;
   in[1].strides[1] = 16;
-  fl_cg_map(&t, &p, in, &out, &how);
-  FL_CHECK(how.grid == 8);
-  fl_text_free(&t);
+  FL_CHECK(written(&p, in, &out, &w) == 8);
+  FL_CHECK(contains(&w.body, "&x1[((I)i * (I)n1)];") && argument(&w, 1) == 16);
+  empty(&w);
 }
 
 /* 16-bit floats have shorter forms of some activations; 32-bit ones keep the exact ones. */
@@ -75,11 +83,10 @@ FL_TEST(activations_text) {
     p.program = (fl_pw_program){.n_inputs = 1, .n_instrs = 1, .n_outputs = 1, .in_dtype = {types[i]}, .outputs = {1}};
     p.program.instrs[0] = (fl_pw_instr){FL_OP_GELU, types[i], {0, -1, -1}, 0, 0};
     fl_tensor x = tensor(types[i], 1, 64, 0, 0);
-    fl_text t = {0};
-    fl_cg_launch how;
-    fl_cg_map(&t, &p, &x, &x, &how);
-    FL_CHECK(contains(&t, types[i] == FL_F32 ? "erff(r0 * 0.70710678f)" : "const float r1 = gelu_16(r0);"));
-    fl_text_free(&t);
+    fl_cuda_writer w = {0};
+    written(&p, &x, &x, &w);
+    FL_CHECK(contains(&w.body, types[i] == FL_F32 ? "erff(r0 * 0.70710678f)" : "const float r1 = gelu_16(r0);"));
+    empty(&w);
   }
 }
 
@@ -88,24 +95,69 @@ FL_TEST(other_shapes_share_the_kernel) {
   p.program =
       (fl_pw_program){.n_inputs = 2, .n_instrs = 1, .n_outputs = 1, .in_dtype = {FL_F16, FL_F16}, .outputs = {2}};
   p.program.instrs[0] = (fl_pw_instr){FL_OP_MUL, FL_F16, {0, 1, -1}, 0, 0};
-  fl_text t[2] = {0};
-  for (int i = 0; i < 2; i++) {
-    fl_tensor x = tensor(FL_F16, 2, 64 << i, 24 << i, 0), in[2] = {x, tensor(FL_F16, 2, 64 << i, 1, 0)};
-    fl_cg_map(&t[i], &p, in, &x, &(fl_cg_launch){0});
+  fl_cuda_writer w[2] = {0};
+  for (int i = 0; i < 2; i++) { /* a factor for each channel of each image, channels last */
+    fl_tensor x = tensor(FL_F16, 3, 2 + i, 49 << i, 24 << i), in[2] = {x, tensor(FL_F16, 3, 2 + i, 1, 24 << i)};
+    written(&p, in, &x, &w[i]);
+    FL_CHECK(argument(&w[i], 1) == fl_cuda_magic(3 << i) && argument(&w[i], 2) == fl_cuda_magic(49 << i));
   }
-  FL_CHECK(!strcmp(t[0].data, t[1].data));
-  fl_text_free(&t[0]);
-  fl_text_free(&t[1]);
+  FL_CHECK(!strcmp(w[0].body.data, w[1].body.data) && !strcmp(w[0].names.data, w[1].names.data));
+  empty(&w[0]);
+  empty(&w[1]);
+}
+
+/* Sizes stay numbers where an offset needs 64 bits, and where there are no more parameters. */
+FL_TEST(sizes_that_are_numbers) {
+  fl_cuda_writer w = {0};
+  fl_cuda_write_index(&w, (int64_t)INT32_MAX + 1);
+  fl_cuda_put_quotient(&w, &w.body, "i", 7);
+  FL_CHECK(contains(&w.text, "typedef i64 I;") && contains(&w.body, "(U)i / (U)7ll") && w.n_args == 0);
+  empty(&w);
+  fl_cuda_write_index(&w, INT32_MAX);
+  for (int i = 0; i < FL_CUDA_MAX_ARGS; i++) fl_cuda_put_size(&w, &w.body, i);
+  FL_CHECK(contains(&w.body, "(I)n63") && !w.text.failed);
+  fl_cuda_put_size(&w, &w.body, 12345);
+  FL_CHECK(contains(&w.body, "(I)12345ll") && w.n_args == FL_CUDA_MAX_ARGS);
+  empty(&w);
+}
+
+/* As `over` of prelude.cu does it. */
+static uint32_t over(uint32_t n, int64_t magic) {
+  return (uint32_t)((uint64_t)(2 * n) * (uint32_t)magic >> 32) >> (magic >> 32);
+}
+
+FL_TEST(divisions_by_magic_numbers) {
+  int64_t wrong = 0;
+  for (int64_t i = 0; i < 3000; i++) {
+    int64_t p = (int64_t)1 << i % 31;
+    int64_t d = i < 300 ? i + 1 : i < 400 ? p + i % 3 - 1 : i < 500 ? INT32_MAX - i % 100 : rand() % INT32_MAX + 1;
+    if (i % 2 && i >= 500) d = d % 5000 + 1;
+    if (d < 1) d = 1;
+    int64_t magic = fl_cuda_magic(d), last = INT32_MAX / d * d;
+    const int64_t n[] = {0, 1, d - 1, d, d + 1, 2 * d - 1, 2 * d, last - 1, last, INT32_MAX - 1, INT32_MAX, rand()};
+    for (size_t k = 0; k < sizeof n / sizeof *n; k++)
+      wrong += n[k] <= INT32_MAX && over((uint32_t)n[k], magic) != n[k] / d;
+    for (int64_t k = 0; k < 1000; k++) {
+      uint32_t m = (uint32_t)(rand() % (INT32_MAX / d + 1) * d); /* a multiple, and the last number before it */
+      wrong += over(m, magic) != m / d || (m && over(m - 1, magic) != (m - 1) / d);
+    }
+  }
+  FL_CHECK_MSG(wrong == 0, "%lld wrong", (long long)wrong);
 }
 
 FL_TEST(text_of_axes_merges_neighbours) {
-  fl_text t = {0};
-  fl_cg_function(&t, "row", 3, (int64_t[]){2, 3, 4}, (int64_t[]){24, 8, 2});
-  FL_CHECK(contains(&t, "o += (i64)q * 2;") && !strstr(t.data, "%"));
-  fl_text_free(&t);
-  fl_cg_function(&t, "row", 2, (int64_t[]){3, 4}, (int64_t[]){1, 8});
-  FL_CHECK(contains(&t, "o += (i64)(q % 4) * 8;"));
-  fl_text_free(&t);
+  fl_cuda_writer w = {0};
+  const int64_t none[3] = {0};
+  fl_cuda_write_index(&w, 1000);
+  fl_cuda_write_function(&w, "row", 3, (int64_t[]){2, 3, 4}, (int64_t[]){24, 8, 2}, none, 0);
+  FL_CHECK(contains(&w.body, "o.x[0] = ((I)i * (I)n0);") && !strstr(w.body.data, "over") && argument(&w, 0) == 2);
+  empty(&w);
+  fl_cuda_write_index(&w, 1000);
+  fl_cuda_write_function(&w, "row", 2, (int64_t[]){3, 4}, (int64_t[]){1, 8}, (int64_t[]){4, 1}, 0);
+  FL_CHECK(contains(&w.body, "const U q1 = over((U)i, n0);") && argument(&w, 0) == fl_cuda_magic(4));
+  FL_CHECK(contains(&w.body, "o.x[0] = (I)((U)i * (U)n1 + q1 * (U)n2);") && argument(&w, 2) == 1 - 4 * 8);
+  FL_CHECK(contains(&w.body, "o.x[1] = ((I)i * (I)n3);") && argument(&w, 3) == 1);
+  empty(&w);
 }
 
 FL_TEST(text_survives_failing_memory) {
@@ -492,10 +544,11 @@ FL_TEST(faults_are_told) {
 }
 
 FL_TEST_MAIN(FL_RUN(pointwise_text) FL_RUN(other_shapes_share_the_kernel) FL_RUN(activations_text)
-                 FL_RUN(text_of_axes_merges_neighbours) FL_RUN(text_survives_failing_memory)
-                     FL_RUN(parts_are_made_in_place) FL_RUN(residuals_are_overwritten)
-                         FL_RUN(growing_concatenations_are_not_copied) FL_RUN(workspaces_are_not_planned_for)
-                             FL_RUN(odd_widths_take_no_copy_of_weights) FL_RUN(odd_widths_in_a_concatenation)
-                                 FL_RUN(joined_weights_are_told) FL_RUN(sources_are_embedded) FL_RUN(no_device_is_told)
-                                     FL_RUN(every_graph_is_planned_and_written) FL_RUN(graphs_on_the_gpu)
-                                         FL_RUN(faults_are_told))
+                 FL_RUN(sizes_that_are_numbers) FL_RUN(divisions_by_magic_numbers)
+                     FL_RUN(text_of_axes_merges_neighbours) FL_RUN(text_survives_failing_memory)
+                         FL_RUN(parts_are_made_in_place) FL_RUN(residuals_are_overwritten)
+                             FL_RUN(growing_concatenations_are_not_copied) FL_RUN(workspaces_are_not_planned_for)
+                                 FL_RUN(odd_widths_take_no_copy_of_weights) FL_RUN(odd_widths_in_a_concatenation)
+                                     FL_RUN(joined_weights_are_told) FL_RUN(sources_are_embedded)
+                                         FL_RUN(no_device_is_told) FL_RUN(every_graph_is_planned_and_written)
+                                             FL_RUN(graphs_on_the_gpu) FL_RUN(faults_are_told))

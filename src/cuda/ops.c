@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cuda/nvrtc.h"
 #include "cuda/sources.h"
+#include "cuda/writer.h"
 
 const char *fl_cuda_plan_base(const fl_problem *p, fl_arena *arena, fl_kernel_plan *plan) {
   char name[64];
@@ -64,12 +64,11 @@ static bool same_strides(const fl_type *t, const int64_t *a, const int64_t *b) {
   return true;
 }
 
-static void put_pointers(const fl_run_args *a, const fl_cuda_params *q, void **pointers, int *n) {
-  *n = 0;
+static void write_pointers(fl_cuda_writer *w, const fl_run_args *a, const fl_cuda_params *q) {
   for (int i = 0; i < q->n_in; i++)
-    if (!q->absent[i]) pointers[(*n)++] = a->in[i].data;
-  for (int i = 0; i < q->n_out; i++) pointers[(*n)++] = a->out[i].data;
-  pointers[(*n)++] = a->fault;
+    if (!q->absent[i]) fl_cuda_write_pointer(w, a->in[i].data);
+  for (int i = 0; i < q->n_out; i++) fl_cuda_write_pointer(w, a->out[i].data);
+  fl_cuda_write_pointer(w, a->fault);
 }
 
 /* --- a thread an element --- */
@@ -105,14 +104,10 @@ const char *fl_cuda_plan_map(const fl_problem *p, fl_arena *arena, fl_kernel_pla
 }
 
 static void run_map(const fl_run_args *a, const fl_cuda_params *q) {
-  fl_text t = {0};
-  fl_cg_launch how;
-  int n;
-  void *pointers[FL_MAX_OPERANDS + FL_PW_MAX_OUTPUTS + 1 + FL_CG_MAX_ARGS];
-  fl_cg_map(&t, q, a->in, a->out, &how);
-  put_pointers(a, q, pointers, &n);
-  for (int i = 0; i < how.n_args; i++) pointers[n++] = (void *)(uintptr_t)(uint64_t)how.args[i];
-  fl_cuda_launch(a, &t, how.grid, FL_CG_BLOCK, 0, pointers, n);
+  fl_cuda_writer w = {0};
+  write_pointers(&w, a, q);
+  int64_t grid = fl_cg_map(&w, q, a->in, a->out);
+  fl_cuda_write_launch(&w, a, "", grid, FL_CG_BLOCK, 0);
 }
 
 void fl_cuda_run_map(const fl_run_args *a) { run_map(a, a->params); }
@@ -219,34 +214,68 @@ static row_shape shape_rows(const fl_run_args *a, const fl_cuda_axes *rows, cons
   return s;
 }
 
+static int64_t reach(const fl_cuda_axes *a, const int64_t *strides) {
+  int64_t last = 0;
+  for (int i = 0; i < a->n; i++) last += (a->dims[i] - 1) * (strides[i] < 0 ? -strides[i] : strides[i]);
+  return last;
+}
+
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+int64_t fl_cuda_axes_reach(const fl_cuda_axes *a, const fl_cuda_axes *b) {
+  return larger(reach(a, a->in) + reach(b, b->in), reach(a, a->out) + reach(b, b->out));
+}
+
+/* Registers depend on the length of a row. The lengths of group_norm are many, weights that are normalized when an engine is
+ * built among them: of these only the number of chunks is in the source. */
+static void write_lengths(fl_cuda_writer *w, const fl_cuda_params *q, const row_shape *s, const fl_type *t) {
+  int64_t chunks = s->d / s->width, groups = fl_attr_int(&q->attrs, "groups", 1);
+  bool grouped = q->op == FL_OP_GROUP_NORM;
+  void (*write)(fl_cuda_writer *, const char *, int64_t) = grouped ? fl_cuda_write_size : fl_cuda_write_number;
+  write(w, "D", s->d);
+  write(w, "CHUNKS", chunks);
+  fl_cuda_write_number(w, "PER", (chunks + s->lanes - 1) / s->lanes);
+  fl_cuda_write_number(w, "EVEN", !grouped && chunks % s->lanes == 0);
+  fl_cuda_write_size(w, "N", s->n);
+  if (!grouped) return;
+  int64_t each = t->dims[1] / groups;
+  fl_cuda_write_number(w, "ONE_CHANNEL", each == 1);
+  fl_cuda_write_divisor(w, "GROUPS", groups);
+  if (each == 1) return;
+  fl_cuda_write_size(w, "CPG", each);
+  fl_cuda_write_divisor(w, "SPATIAL", each ? s->d / each : 1);
+}
+
 void fl_cuda_run_rows(const fl_run_args *a) {
   const fl_cuda_params *q = a->params;
   const fl_tensor *x = &a->in[0], *out = &a->out[0];
   fl_cuda_axes rows = {0}, elements = {0};
   row_axes(q->op, &q->attrs, &x->type, x->strides, out->strides, &rows, &elements);
   row_shape s = shape_rows(a, &rows, &elements);
-  bool w = q->n_in > 1 && !q->absent[1], b = q->n_in > 2 && !q->absent[2], dbl = x->type.dtype == FL_F64;
-  fl_dtype wt = w ? a->in[1].type.dtype : b ? a->in[2].type.dtype : x->type.dtype;
-  int64_t groups = fl_attr_int(&q->attrs, "groups", 1), each = q->op == FL_OP_GROUP_NORM ? x->type.dims[1] / groups : 1;
-  fl_text t = {0};
-  fl_text_add(&t, "typedef %s T;\ntypedef %s F;\ntypedef %s U;\n", fl_cg_storage(x->type.dtype),
-              fl_cg_register(x->type.dtype), fl_cg_storage(wt));
-  fl_text_add(&t,
-              "#define KIND %d\n#define D %" PRId64 "\n#define N %" PRId64
-              "ll\n#define V %d\n#define LANES %d\n#define ROWS %d\n",
-              row_kind(q->op), s.d, s.n, s.width, s.lanes, s.rows);
-  fl_text_add(&t,
-              "#define HAS_W %d\n#define HAS_B %d\n#define EPS %.17g\n#define GROUPS %" PRId64 "\n#define CPG %" PRId64
-              "\n#define SPATIAL %" PRId64 "\n",
-              w, b, fl_attr_float(&q->attrs, "eps", 0), groups, each, each ? s.d / each : 1);
-  fl_text_add(&t, "%s",
+  bool has_w = q->n_in > 1 && !q->absent[1], has_b = q->n_in > 2 && !q->absent[2], dbl = x->type.dtype == FL_F64;
+  fl_dtype weights = has_w ? a->in[1].type.dtype : has_b ? a->in[2].type.dtype : x->type.dtype;
+  double eps = fl_attr_float(&q->attrs, "eps", 0);
+  fl_cuda_writer w = {0};
+  fl_cuda_write_pointer(&w, x->data);
+  fl_cuda_write_pointer(&w, has_w ? a->in[1].data : NULL);
+  fl_cuda_write_pointer(&w, has_b ? a->in[2].data : NULL);
+  fl_cuda_write_pointer(&w, out->data);
+  fl_cuda_write_pointer(&w, a->fault);
+  fl_cuda_write_index(&w, larger(fl_cuda_axes_reach(&rows, &elements), larger(s.n, s.d)) + FL_CUDA_BEYOND);
+  fl_text_add(&w.text, "typedef %s T;\ntypedef %s F;\ntypedef %s W;\n", fl_cg_storage(x->type.dtype),
+              fl_cg_register(x->type.dtype), fl_cg_storage(weights));
+  fl_cuda_write_number(&w, "KIND", row_kind(q->op));
+  fl_cuda_write_number(&w, "V", s.width);
+  fl_cuda_write_number(&w, "LANES", s.lanes);
+  fl_cuda_write_number(&w, "ROWS", s.rows);
+  fl_cuda_write_number(&w, "HAS_W", has_w);
+  fl_cuda_write_number(&w, "HAS_B", has_b);
+  write_lengths(&w, q, &s, &x->type);
+  if (row_kind(q->op) >= 2) (dbl ? fl_cuda_write_double : fl_cuda_write_float)(&w, "EPS", eps);
+  fl_text_add(&w.text, "%s",
               dbl ? "#define EXP exp\n#define LOG log\n#define SQRT sqrt\n"
                   : "#define EXP __expf\n#define LOG logf\n#define SQRT sqrtf\n");
-  fl_cg_function(&t, "row", rows.n, rows.dims, rows.in);
-  fl_cg_function(&t, "out_row", rows.n, rows.dims, rows.out);
-  fl_cg_function(&t, "el", elements.n, elements.dims, elements.in);
-  fl_cg_function(&t, "out_el", elements.n, elements.dims, elements.out);
-  fl_text_add(&t, "%s", fl_cuda_source_rows);
-  void *pointers[] = {x->data, w ? a->in[1].data : NULL, b ? a->in[2].data : NULL, out->data, a->fault};
-  fl_cuda_launch(a, &t, (s.n + s.rows - 1) / s.rows, s.lanes * s.rows, 0, pointers, 5);
+  fl_cuda_write_function(&w, "row", rows.n, rows.dims, rows.in, rows.out, 0);
+  if (s.width == 1) fl_cuda_write_function(&w, "el", elements.n, elements.dims, elements.in, elements.out, 1);
+  fl_cuda_write_launch(&w, a, fl_cuda_source_rows, (s.n + s.rows - 1) / s.rows, s.lanes * s.rows, 0);
 }

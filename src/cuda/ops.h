@@ -30,6 +30,8 @@ typedef struct fl_cuda_axes {
 } fl_cuda_axes;
 void fl_cuda_add_axis(fl_cuda_axes *a, int64_t dim, int64_t in, int64_t out);
 int64_t fl_cuda_axes_count(const fl_cuda_axes *a);
+/* The furthest that an element of both together lies from the first, in the input or the result. */
+int64_t fl_cuda_axes_reach(const fl_cuda_axes *a, const fl_cuda_axes *b);
 /* One after the other, the last one's elements adjacent, by these strides (a->in or a->out). */
 bool fl_cuda_is_adjacent(const fl_cuda_axes *a, const int64_t *strides);
 

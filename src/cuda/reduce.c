@@ -1,10 +1,8 @@
 /* Reductions: which kernel of kernels/reduce.cu, how many blocks share a result, and the axes they walk. */
-#include <inttypes.h>
 #include <string.h>
 
-#include "cuda/nvrtc.h"
-#include "cuda/ops.h"
 #include "cuda/sources.h"
+#include "cuda/writer.h"
 
 void fl_cuda_add_axis(fl_cuda_axes *a, int64_t dim, int64_t in, int64_t out) {
   a->dims[a->n] = dim;
@@ -154,23 +152,39 @@ static const char *register_of(const reduction *r, fl_dtype t) {
   return r->kind == KIND_ANY || r->kind == KIND_ALL ? "int" : fl_cg_register(t);
 }
 
-static void write_head(fl_text *t, const reduction *r, const char *in, const char *computed, const char *out, bool f) {
-  fl_text_add(t, "typedef %s T;\ntypedef %s F;\ntypedef %s U;\n", in, computed, out);
-  fl_text_add(t,
-              "#define KIND %d\n#define N %" PRId64 "\n#define COUNT %" PRId64
-              "\n#define THREADS %d\n#define MODE %d\n#define SPLIT %d\n",
-              r->kind, r->n, r->count, r->threads, r->mode, r->split);
-  fl_text_add(t, "#define LOWEST %s\n#define HIGHEST %s\n", f ? "-INF" : "((i64)0x8000000000000000)",
+/* What both kernels begin with; in and out are types, x and y memory of them, v neighbours a chunk. */
+static void write_head(fl_cuda_writer *w, const fl_run_args *a, const reduction *r, const char *in, const void *x,
+                       const char *out, const void *y, int v) {
+  const fl_dtype t = a->in[0].type.dtype;
+  int64_t most = fl_cuda_axes_reach(&r->kept, &r->reduced);
+  if (r->n * r->split > most) most = r->n * r->split;
+  if (r->count > most) most = r->count;
+  fl_cuda_write_pointer(w, x);
+  fl_cuda_write_pointer(w, y);
+  fl_cuda_write_pointer(w, a->fault);
+  fl_cuda_write_index(w, most + MAX_SPLIT * 1024);
+  fl_text_add(&w->text, "typedef %s T;\ntypedef %s F;\ntypedef %s R;\n", in, register_of(r, t), out);
+  fl_cuda_write_number(w, "KIND", r->kind);
+  fl_cuda_write_number(w, "THREADS", r->threads);
+  fl_cuda_write_number(w, "MODE", r->mode);
+  fl_cuda_write_number(w, "SPLIT", r->split);
+  fl_cuda_write_number(w, "V", v);
+  fl_cuda_write_size(w, "N", r->n);
+  bool few = r->mode == BY_THREAD && r->count <= 32; /* unrolled: all are on their way at once */
+  (few ? fl_cuda_write_number : fl_cuda_write_size)(w, "COUNT", r->count);
+  (few ? fl_cuda_write_number : fl_cuda_write_size)(w, "CHUNKS", r->count / v);
+  bool f = fl_dtype_is_float(t);
+  fl_text_add(&w->text, "#define LOWEST %s\n#define HIGHEST %s\n", f ? "-INF" : "((i64)0x8000000000000000)",
               f ? "INF" : "((i64)0x7fffffffffffffff)");
-  fl_cg_function(t, "row", r->kept.n, r->kept.dims, r->kept.in);
-  fl_cg_function(t, "out_row", r->kept.n, r->kept.dims, r->kept.out);
-  fl_cg_function(t, "el", r->reduced.n, r->reduced.dims, r->reduced.in);
+  fl_cuda_write_function(w, "row", r->kept.n, r->kept.dims, r->kept.in, r->kept.out, r->mode == BY_COLUMN);
+  if (v == 1) fl_cuda_write_function(w, "el", r->reduced.n, r->reduced.dims, r->reduced.in, r->reduced.out, 1);
 }
 
 /* The denominator of a mean or variance; of the variance of too few elements 0, which gives NaN. */
-static void write_divisor(fl_text *t, const reduction *r, int64_t count, double correction) {
+static void write_divisor(fl_cuda_writer *w, const reduction *r, fl_dtype t, int64_t count, double correction) {
   double n = r->kind == KIND_VAR ? (double)count - correction : (double)count;
-  fl_text_add(t, "#define DIVISOR (F)%.17g\n", n > 0 ? n : 0);
+  if (r->kind == KIND_MEAN || r->kind == KIND_VAR)
+    (t == FL_F64 ? fl_cuda_write_double : fl_cuda_write_float)(w, "DIVISOR", n > 0 ? n : 0);
 }
 
 static int64_t grid_of(const reduction *r) {
@@ -180,7 +194,7 @@ static int64_t grid_of(const reduction *r) {
 }
 
 /* The parts of each result lie one after the other. */
-static void join_parts(const fl_run_args *a, const reduction *r, bool f) {
+static void join_parts(const fl_run_args *a, const reduction *r) {
   const fl_tensor *x = &a->in[0], *out = &a->out[0];
   const char *computed = register_of(r, x->type.dtype);
   reduction last = {.kept = r->kept, .n = r->n, .count = r->split, .kind = r->kind, .split = 1};
@@ -189,26 +203,21 @@ static void join_parts(const fl_run_args *a, const reduction *r, bool f) {
   int64_t stride = r->split;
   for (int i = last.kept.n - 1; i >= 0; stride *= last.kept.dims[i--]) last.kept.in[i] = stride;
   fl_cuda_add_axis(&last.reduced, r->split, 1, 0);
-  fl_text t = {0};
-  write_head(&t, &last, computed, computed, fl_cg_storage(out->type.dtype), f);
-  write_divisor(&t, r, r->count, 0);
-  fl_text_add(&t, "#define V 1\n%s", fl_cuda_source_reduce);
-  void *pointers[] = {a->scratch, out->data, a->fault};
-  fl_cuda_launch(a, &t, grid_of(&last), last.threads, 0, pointers, 3);
+  fl_cuda_writer w = {0};
+  write_head(&w, a, &last, computed, a->scratch, fl_cg_storage(out->type.dtype), out->data, 1);
+  write_divisor(&w, r, x->type.dtype, r->count, 0);
+  fl_cuda_write_launch(&w, a, fl_cuda_source_reduce, grid_of(&last), last.threads, 0);
 }
 
 void fl_cuda_run_reduce(const fl_run_args *a) {
   const fl_cuda_params *q = a->params;
   const fl_tensor *x = &a->in[0], *out = &a->out[0];
   reduction r = shape_of(q, x, out->strides);
-  const char *computed = register_of(&r, x->type.dtype);
-  bool f = fl_dtype_is_float(x->type.dtype);
-  fl_text t = {0};
-  write_head(&t, &r, fl_cg_storage(x->type.dtype), computed, r.split > 1 ? computed : fl_cg_storage(out->type.dtype),
-             f);
-  write_divisor(&t, &r, r.count, fl_attr_float(&q->attrs, "correction", 1));
-  fl_text_add(&t, "#define V %d\n%s", width_of(&r, x), fl_cuda_source_reduce);
-  void *pointers[] = {x->data, r.split > 1 ? a->scratch : out->data, a->fault};
-  fl_cuda_launch(a, &t, grid_of(&r), r.threads, 0, pointers, 3);
-  if (r.split > 1) join_parts(a, &r, f);
+  bool split = r.split > 1;
+  const char *type = split ? register_of(&r, x->type.dtype) : fl_cg_storage(out->type.dtype);
+  fl_cuda_writer w = {0};
+  write_head(&w, a, &r, fl_cg_storage(x->type.dtype), x->data, type, split ? a->scratch : out->data, width_of(&r, x));
+  write_divisor(&w, &r, x->type.dtype, r.count, fl_attr_float(&q->attrs, "correction", 1));
+  fl_cuda_write_launch(&w, a, fl_cuda_source_reduce, grid_of(&r), r.threads, 0);
+  if (split) join_parts(a, &r);
 }

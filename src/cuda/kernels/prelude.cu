@@ -48,6 +48,13 @@ template <class V> __device__ inline void st(b8 &p, V v) { p.v = v != 0; }
 
 template <class T, int N> struct __align__(sizeof(T) * N) pack { T x[N]; };
 
+// n / d for n < 2^31, where `magic` is fl_cuda_magic(d) (writer.c): m = ceil(2^(31 + l) / d) below, l = ceil(log2 d) above.
+// Granlund and Montgomery, Division by Invariant Integers using Multiplication (1994): m d = 2^(31 + l) + e with e < d <= 2^l, so
+// that n m / 2^(31 + l) exceeds n / d by n e / (d 2^(31 + l)) < 1 / d.
+__device__ inline unsigned over(unsigned n, i64 magic) {
+  return __umulhi(2 * n, (unsigned)magic) >> (unsigned)(magic >> 32);
+}
+
 // Index in [0, n); with `wrap` negative ones count from the end. Out of range: notes the fault and gives 0.
 __device__ inline i64 index_in(i64 i, i64 n, bool wrap, int *fault) {
   if (wrap && i < 0) i += n;

@@ -1,5 +1,5 @@
-// Reductions of COUNT elements to one of N. Defined before: T, F (computed in), U (result), KIND, N, COUNT, THREADS, row(r),
-// out_row(r): a result's first element and its place; el(k): an element's offset.
+// Reductions of COUNT elements to one of N. Defined before: T, F (computed in), R (result), I, KIND, N, COUNT, CHUNKS (of V), THREADS;
+// row(r): where a result's elements begin and its place; el(k): an element's offset, if V is 1.
 // KIND 0 sum, 1 mean, 2 prod, 3 amax, 4 amin, 5 any, 6 all, 7 var, 8 argmax, 9 argmin.
 // MODE 0: a thread a result. 1: a block a result; elements are adjacent in chunks of V where V > 1.
 // 2: 32 neighbouring results a block, 8 threads for each of them. Modes 1 and 2 up to KIND 6 share the elements of a result among
@@ -41,14 +41,14 @@ template <class G> __device__ inline G join(G a, G b) {
 }
 BLOCK_REDUCE(block_join, join)
 
-__device__ inline void finish(U *y, i64 r, int part, F acc) {
+__device__ inline void finish(R *y, I r, I place, int part, F acc PARAMETERS) {
 #if SPLIT > 1
   y[r * SPLIT + part] = acc;
 #else
 #if KIND == 1 || KIND == 7
   acc /= DIVISOR;
 #endif
-  st(y[out_row(r)], acc);
+  st(y[place], acc);
 #endif
 }
 
@@ -65,61 +65,63 @@ __device__ inline bool better(F a, i64 ka, F b, i64 kb) { // whether (a, ka) com
 #define STEP (WIDE ? THREADS : 1)
 #define AT   (WIDE ? (int)threadIdx.x : 0)
 
-extern "C" __global__ void __launch_bounds__(THREADS) k(const T *x, U *y, int *fault) {
+extern "C" __global__ void __launch_bounds__(THREADS) k(const T *x, R *y, int *fault PARAMETERS) {
   FOLLOW;
 #if MODE == 2
   __shared__ F parts[8][32];
   const int lane = threadIdx.x % 32, line = threadIdx.x / 32;
-  const i64 r = (i64)(blockIdx.x / SPLIT) * 32 + lane;
+  const I r = (I)(blockIdx.x / SPLIT) * 32 + lane;
   const int part = blockIdx.x % SPLIT;
-  const T *in = x + row(r < N ? r : 0);
+  const pack<I, 2> at = row(r < N ? r : 0);
+  const T *in = x + at.x[0];
   F acc = first();
 #pragma unroll 4
-  for (i64 i = part * 8 + line; i < COUNT; i += 8 * SPLIT) acc = join(acc, value(ld(in[el(i)])));
+  for (I i = part * 8 + line; i < COUNT; i += 8 * SPLIT) acc = join(acc, value(ld(in[el(i).x[0]])));
   parts[line][lane] = acc;
   __syncthreads();
   if (line || r >= N) return;
   for (int i = 1; i < 8; i++) acc = join(acc, parts[i][lane]);
-  finish(y, r, part, acc);
+  finish(y, r, at.x[1], part, acc ARGUMENTS);
 #else
   __shared__ F scratch[33];
-  const i64 r = WIDE ? (i64)(blockIdx.x / SPLIT) : (i64)blockIdx.x * THREADS + threadIdx.x;
+  const I r = WIDE ? (I)(blockIdx.x / SPLIT) : (I)blockIdx.x * THREADS + threadIdx.x;
   const int part = WIDE ? (int)(blockIdx.x % SPLIT) : 0;
   if (r >= N) return;
-  const T *in = x + row(r);
+  const pack<I, 2> at = row(r);
+  const T *in = x + at.x[0];
 #if KIND >= 8
   __shared__ i64 places[33];
   F best = 0;
-  i64 at = -1;
-  for (i64 i = AT; i < COUNT; i += STEP) {
-    F v = ld(in[el(i)]);
-    if (better(v, i, best, at)) best = v, at = i;
+  i64 where = -1;
+  for (I i = AT; i < COUNT; i += STEP) {
+    F v = ld(in[el(i).x[0]]);
+    if (better(v, i, best, where)) best = v, where = i;
   }
 #if WIDE
   for (int o = 16; o; o >>= 1) {
     F v = __shfl_xor_sync(0xffffffffu, best, o);
-    i64 p = __shfl_xor_sync(0xffffffffu, at, o);
-    if (p >= 0 && better(v, p, best, at)) best = v, at = p;
+    i64 p = __shfl_xor_sync(0xffffffffu, where, o);
+    if (p >= 0 && better(v, p, best, where)) best = v, where = p;
   }
-  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = best, places[threadIdx.x / 32] = at;
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = best, places[threadIdx.x / 32] = where;
   __syncthreads();
   for (int i = 0; i < THREADS / 32; i++)
-    if (places[i] >= 0 && better(scratch[i], places[i], best, at)) best = scratch[i], at = places[i];
+    if (places[i] >= 0 && better(scratch[i], places[i], best, where)) best = scratch[i], where = places[i];
   if (threadIdx.x) return;
 #endif
-  st(y[out_row(r)], at);
+  st(y[at.x[1]], where);
 #else
   F acc = first();
 #if V > 1
 #pragma unroll 4
-  for (i64 i = part * THREADS + AT; i < COUNT / V; i += STEP * SPLIT) {
+  for (I i = part * THREADS + AT; i < CHUNKS; i += STEP * SPLIT) {
     const pack<T, V> p = *(const pack<T, V> *)(in + i * V);
 #pragma unroll
     for (int e = 0; e < V; e++) acc = join(acc, value(ld(p.x[e])));
   }
 #else
 #pragma unroll 4
-  for (i64 i = part * THREADS + AT; i < COUNT; i += STEP * SPLIT) acc = join(acc, value(ld(in[el(i)])));
+  for (I i = part * THREADS + AT; i < COUNT; i += STEP * SPLIT) acc = join(acc, value(ld(in[el(i).x[0]])));
 #endif
 #if WIDE
   acc = block_join(acc, scratch);
@@ -127,8 +129,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) k(const T *x, U *y, int *f
 #if KIND == 7
   const F mean = acc / COUNT;
   acc = 0;
-  for (i64 i = AT; i < COUNT; i += STEP) {
-    F d = (F)ld(in[el(i)]) - mean;
+  for (I i = AT; i < COUNT; i += STEP) {
+    F d = (F)ld(in[el(i).x[0]]) - mean;
     acc += d * d;
   }
 #if WIDE
@@ -136,7 +138,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) k(const T *x, U *y, int *f
 #endif
 #endif
   if (WIDE && threadIdx.x) return;
-  finish(y, r, part, acc);
+  finish(y, r, at.x[1], part, acc ARGUMENTS);
 #endif
 #endif
 }

@@ -1,13 +1,12 @@
 // Softmax and normalizations: LANES threads for a row of D elements, kept in registers between the passes; ROWS rows a
-// block, of N in all. A thread takes chunks of V neighbours: V > 1 only where they are adjacent and aligned.
-// Defined before: T (storage), F (computed in), U (weights), D, V, N, LANES, ROWS, KIND; row(r), out_row(r): a row's offsets;
-// el(k), out_el(k): an element's. KIND 0 softmax, 1 log_softmax, 2 layer_norm, 3 rms_norm, 4 group_norm (SPATIAL elements a
-// channel, GROUPS groups of CPG channels). HAS_W, HAS_B: weight and bias are there.
-#define CHUNKS (D / V)
-#define PER ((CHUNKS + LANES - 1) / LANES)
+// block, of N in all. A thread takes PER of the CHUNKS of V neighbours: V > 1 only where they are adjacent and aligned. EVEN: all of
+// these are there.
+// Defined before: T (storage), F (computed in), W (weights), I, D, V, N, LANES, ROWS, KIND; row(r): a row's offsets in x and y;
+// el(k): an element's, if V is 1. KIND 0 softmax, 1 log_softmax, 2 layer_norm, 3 rms_norm, 4 group_norm (GROUPS groups of CPG channels
+// of SPATIAL elements; ONE_CHANNEL: CPG is 1). HAS_W, HAS_B: weight and bias are there.
 #define EACH_CHUNK _Pragma("unroll") for (int i = 0, c = lane; i < PER; i++, c += LANES)
 #define EACH _Pragma("unroll") for (int e = 0; e < V; e++)
-#define THERE ((i + 1) * LANES <= CHUNKS || c < CHUNKS)
+#define THERE (i + 1 < PER || EVEN || c < CHUNKS)
 
 #if LANES > 32
 #define ROW_SUM(v) block_sum(v, scratch)
@@ -27,15 +26,17 @@ __device__ inline F lanes_max(F v) {
 }
 #endif
 
-extern "C" __global__ void __launch_bounds__(LANES *ROWS) k(const T *x, const U *w, const U *b, T *y, int *fault) {
+extern "C" __global__ void __launch_bounds__(LANES *ROWS) k(const T *x, const W *w, const W *b, T *y,
+                                                                   int *fault PARAMETERS) {
   FOLLOW;
 #if LANES > 32
   __shared__ F scratch[33];
 #endif
   const int lane = threadIdx.x % LANES;
-  const i64 r = (i64)blockIdx.x * ROWS + threadIdx.x / LANES;
-  const bool on = N % ROWS == 0 || r < N; // rows beyond the last one take part in the exchanges
-  const T *in = x + (on ? row(r) : 0);
+  const I r = (I)blockIdx.x * ROWS + threadIdx.x / LANES;
+  const bool on = ROWS == 1 || r < N; // rows beyond the last one take part in the exchanges
+  const pack<I, 2> first = row(on ? r : 0);
+  const T *in = x + first.x[0];
   F v[PER][V];
   EACH_CHUNK {
 #if V > 1
@@ -43,16 +44,16 @@ extern "C" __global__ void __launch_bounds__(LANES *ROWS) k(const T *x, const U 
     if (on && THERE) p = *(const pack<T, V> *)(in + c * V);
     EACH v[i][e] = on && THERE ? (F)ld(p.x[e]) : (F)0;
 #else
-    v[i][0] = on && THERE ? (F)ld(in[el(c)]) : (F)0;
+    v[i][0] = on && THERE ? (F)ld(in[el(c).x[0]]) : (F)0;
 #endif
   }
 #if HAS_W && KIND != 4
-  pack<U, V> wp[PER];
-  EACH_CHUNK if (THERE) wp[i] = *(const pack<U, V> *)(w + c * V);
+  pack<W, V> wp[PER];
+  EACH_CHUNK if (THERE) wp[i] = *(const pack<W, V> *)(w + c * V);
 #endif
 #if HAS_B && KIND != 4
-  pack<U, V> bp[PER];
-  EACH_CHUNK if (THERE) bp[i] = *(const pack<U, V> *)(b + c * V);
+  pack<W, V> bp[PER];
+  EACH_CHUNK if (THERE) bp[i] = *(const pack<W, V> *)(b + c * V);
 #endif
 #if KIND < 2
   F m = -INF, s = 0;
@@ -76,7 +77,7 @@ extern "C" __global__ void __launch_bounds__(LANES *ROWS) k(const T *x, const U 
   const F scale = (F)1 / SQRT(var + (F)EPS);
 #endif
   if (!on) return;
-  T *out = y + out_row(r);
+  T *out = y + first.x[1];
   EACH_CHUNK if (THERE) {
     pack<T, V> p;
     EACH {
@@ -87,7 +88,11 @@ extern "C" __global__ void __launch_bounds__(LANES *ROWS) k(const T *x, const U 
 #else
       F z = (v[i][e] - mean) * scale;
 #if KIND == 4
-      const int channel = (int)(r % GROUPS) * CPG + (c * V + e) / SPATIAL;
+#if ONE_CHANNEL
+      const I channel = r - OVER_GROUPS(r) * GROUPS;
+#else
+      const I channel = (r - OVER_GROUPS(r) * GROUPS) * CPG + OVER_SPATIAL(c * V + e);
+#endif
 #if HAS_W
       z *= (F)ld(w[channel]);
 #endif
@@ -108,7 +113,7 @@ extern "C" __global__ void __launch_bounds__(LANES *ROWS) k(const T *x, const U 
 #if V > 1
     *(pack<T, V> *)(out + c * V) = p;
 #else
-    out[out_el(c)] = p.x[0];
+    out[el(c).x[1]] = p.x[0];
 #endif
   }
 }
