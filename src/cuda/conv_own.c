@@ -24,15 +24,19 @@ static void operands(fl_cuda_writer *w, const fl_run_args *a, const fl_cuda_conv
   for (int i = 0; i < 6; i++) fl_cuda_write_pointer(w, all[i]);
 }
 
-static void common(fl_cuda_writer *w, const fl_cuda_conv *c) {
+static void type_and_act(fl_cuda_writer *w, const fl_cuda_conv *c) {
   fl_text_add(&w->text, "typedef %s T;\n", fl_cg_storage(c->dtype));
+  fl_cuda_write_act(w, c->dtype, c->act, c->lo, c->hi);
+}
+
+static void common(fl_cuda_writer *w, const fl_cuda_conv *c) {
   fl_cuda_write_number(w, "KH", c->kh);
   fl_cuda_write_number(w, "KW", c->kw);
   fl_cuda_write_number(w, "SH", c->sh);
   fl_cuda_write_number(w, "SW", c->sw);
   fl_cuda_write_number(w, "DH", c->dh);
   fl_cuda_write_number(w, "DW", c->dw);
-  fl_cuda_write_act(w, c->dtype, c->act, c->lo, c->hi);
+  type_and_act(w, c);
 }
 
 /* The most elements, a power of two, that can be loaded at once where rows of them are all these multiples long. */
@@ -279,14 +283,15 @@ void fl_cuda_conv_own(const fl_run_args *a, const fl_cuda_conv *c) {
 void fl_cuda_conv_finish(const fl_run_args *a, const fl_cuda_conv *c) {
   if (!c->bias && !c->residual && c->act == FL_ACT_NONE) return;
   int v = width_for(c, 16 / (int)fl_dtype_size(c->dtype), c->o, c->yp);
-  int64_t n = c->m * c->o / v;
+  int64_t n = c->m * c->o / v, last = c->m * c->yp;
   fl_cuda_writer w = {0};
   operands(&w, a, c);
-  common(&w, c);
+  fl_cuda_write_index(&w, (n > last ? n : last) + FL_CUDA_BEYOND);
+  type_and_act(&w, c);
   fl_cuda_write_number(&w, "V", v);
   fl_cuda_write_number(&w, "BLOCK", 256);
-  fl_cuda_write_argument(&w, "O", c->o);
-  fl_cuda_write_argument(&w, "YP", c->yp);
-  fl_cuda_write_argument(&w, "VECTORS", n);
+  fl_cuda_write_divisor(&w, "PER_PIXEL", c->o / v);
+  fl_cuda_write_size(&w, "YP", c->yp);
+  fl_cuda_write_size(&w, "VECTORS", n);
   fl_cuda_write_launch(&w, a, fl_cuda_source_conv_finish, (n + 255) / 256, 256, 0);
 }

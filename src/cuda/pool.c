@@ -101,16 +101,14 @@ const char *fl_cuda_plan_image_mean(const fl_problem *p, fl_arena *arena, fl_ker
   return NULL;
 }
 
-static void write_mean(fl_cuda_writer *w, const fl_run_args *a, const void *from, const void *to, bool whole,
-                       int shares) {
+static void write_mean(fl_cuda_writer *w, const fl_run_args *a, const void *from, const void *to, bool whole) {
   const fl_type *t = &a->in[0].type;
   fl_cuda_write_pointer(w, from);
   fl_cuda_write_pointer(w, to);
   fl_cuda_write_pointer(w, a->fault);
   fl_text_add(&w->text, "typedef %s T;\ntypedef %s U;\n", fl_cg_storage(t->dtype),
               whole ? fl_cg_storage(t->dtype) : "float");
-  fl_cuda_write_number(w, "SHARES", shares);
-  fl_cuda_write_number(w, "SCALE", t->dims[2] * t->dims[3]);
+  fl_cuda_write_float(w, "SCALE", whole ? 1.0 / (double)(t->dims[2] * t->dims[3]) : 1);
 }
 
 void fl_cuda_run_image_mean(const fl_run_args *a) {
@@ -119,16 +117,18 @@ void fl_cuda_run_image_mean(const fl_run_args *a) {
   split s = split_of(x, a->out[0].data);
   fl_cuda_writer w = {0};
   bool whole = s.shares == 1;
-  write_mean(&w, a, x->data, whole ? a->out[0].data : a->scratch, whole, s.shares);
+  write_mean(&w, a, x->data, whole ? a->out[0].data : a->scratch, whole);
   fl_cuda_write_number(&w, "V", s.v);
   fl_cuda_write_number(&w, "VX", s.vx);
   fl_cuda_write_number(&w, "VY", s.vy);
   fl_cuda_write_argument(&w, "N", d[0]);
   fl_cuda_write_argument(&w, "C", d[1]);
   fl_cuda_write_argument(&w, "PIXELS", d[2] * d[3]);
+  fl_cuda_write_argument(&w, "EACH", (d[2] * d[3] + s.shares - 1) / s.shares);
   fl_cuda_write_launch(&w, a, fl_cuda_source_image_mean, s.across * d[0] * s.shares, s.vx * s.vy, 0);
   if (whole) return;
-  write_mean(&w, a, a->scratch, a->out[0].data, true, s.shares);
+  write_mean(&w, a, a->scratch, a->out[0].data, true);
+  fl_cuda_write_number(&w, "SHARES", s.shares);
   fl_cuda_write_number(&w, "BLOCK", BLOCK);
   fl_cuda_write_argument(&w, "COUNT", d[0] * d[1]);
   fl_cuda_write_launch(&w, a, fl_cuda_source_image_mean_end, (d[0] * d[1] + BLOCK - 1) / BLOCK, BLOCK, 0);

@@ -1,16 +1,15 @@
 // What a convolution of a library left to be done: y = act(y + bias + residual), V neighbouring channels a thread. Defined
-// before: T, V, BLOCK, ACT(v); O (channels), YP (from pixel to pixel of y) and VECTORS by
-// parameters.
+// before: T, V, BLOCK, ACT(v); by parameters PER_PIXEL and VECTORS, which count vectors, and YP (from pixel to pixel of y).
 typedef pack<T, V> vec;
 extern "C" __global__ void __launch_bounds__(BLOCK) k(const T *x, const T *w, const T *bias, const T *residual, T *y,
                                                        int *fault PARAMETERS) {
   FOLLOW;
-  const i64 i = (i64)blockIdx.x * BLOCK + threadIdx.x;
-  if (i >= p_VECTORS) return;
-  const i64 at = i / (O / V) * YP + i % (O / V) * V;
+  const I i = (I)blockIdx.x * BLOCK + threadIdx.x;
+  if (i >= VECTORS) return;
+  const I pixel = OVER_PER_PIXEL(i), c = i - pixel * PER_PIXEL, at = pixel * YP + c * V;
   vec v = *(const vec *)(y + at);
   vec b;
-  if (bias) b = ((const vec *)bias)[(unsigned)(i % (O / V))];
+  if (bias) b = ((const vec *)bias)[c];
   vec r;
   if (residual) r = ((const vec *)residual)[i];
 #pragma unroll

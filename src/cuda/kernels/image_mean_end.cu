@@ -1,5 +1,5 @@
-// The mean from the sums of SHARES: x [SHARES][COUNT] as float, y [COUNT]. Defined before: U, BLOCK, SHARES, SCALE; COUNT by
-// parameter.
+// The mean from the sums of SHARES: x [SHARES][COUNT] as float, y [COUNT]. Defined before: U, BLOCK, SHARES; by parameters COUNT and
+// SCALE.
 extern "C" __global__ void __launch_bounds__(BLOCK) k(const float *x, U *y, int *fault PARAMETERS) {
   FOLLOW;
   const int i = blockIdx.x * BLOCK + threadIdx.x;
@@ -7,5 +7,5 @@ extern "C" __global__ void __launch_bounds__(BLOCK) k(const float *x, U *y, int 
   float sum = 0;
 #pragma unroll
   for (int s = 0; s < SHARES; s++) sum += x[(i64)s * COUNT + i];
-  st(y[i], sum * (float)(1.0 / (SCALE)));
+  st(y[i], sum * SCALE);
 }
