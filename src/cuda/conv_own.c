@@ -124,20 +124,28 @@ static int load_width(const fl_cuda_conv *c) {
   return v;
 }
 
-static void geometry(fl_cuda_writer *w, const fl_cuda_conv *c, bool plain) {
-  static const char *const names[] = {"H",  "W",  "CG", "O",  "OG", "TOP", "LEFT",
-                                      "OH", "OW", "M",  "XN", "XC", "XH",  "XW"};
-  const int64_t values[] = {c->h,  c->w,  c->cg, c->o,     c->og,    c->top,   c->left,
-                            c->oh, c->ow, c->m,  c->xs[0], c->xs[1], c->xs[2], c->xs[3]};
-  int64_t far = c->n * c->xs[0];
-  for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
-    bool is_given = i == 2 || i == 3 || i == 4 || i == 9 || i == 13;
-    if (plain && is_given)
-      fl_cuda_write_argument(w, names[i], values[i]);
-    else
-      fl_cuda_write_number(w, names[i], plain ? 1 : values[i]); /* 1: not looked at */
+/* Numbers only for x whose elements are loaded one by one, which takes a division each, or whose places need 64 bits. */
+static void geometry(fl_cuda_writer *w, const fl_cuda_conv *c, const tile *t, int va, bool plain) {
+  static const char *const names[] = {"SH",  "SW",   "DH", "DW", "H", "W",  "CG", "O",  "OG",
+                                      "TOP", "LEFT", "OH", "OW", "M", "XN", "XC", "XH", "XW"};
+  const int64_t values[] = {c->sh,  c->sw,   c->dh, c->dw, c->h, c->w,     c->cg,    c->o,     c->og,
+                            c->top, c->left, c->oh, c->ow, c->m, c->xs[0], c->xs[1], c->xs[2], c->xs[3]};
+  int64_t far = c->n * c->xs[0], tiles_n = (c->og + t->bn - 1) / t->bn;
+  bool small = far < INT32_MAX - (1 << 24), numbers = va == 1 || !small;
+  for (size_t i = 0; i < sizeof values / sizeof *values; i++)
+    (numbers ? fl_cuda_write_number : fl_cuda_write_argument)(w, names[i], values[i]);
+  fl_cuda_write_number(w, "KH", c->kh);
+  fl_cuda_write_number(w, "KW", c->kw);
+  fl_cuda_write_argument(w, "TILES_N", tiles_n);
+  fl_cuda_write_argument(w, "ACROSS", c->groups * tiles_n);
+  fl_cuda_write_quotient(w, "TILES_N", tiles_n, false);
+  fl_cuda_write_quotient(w, "ACROSS", c->groups * tiles_n, false);
+  if (!plain) {
+    fl_cuda_write_quotient(w, "CG", c->cg, numbers);
+    fl_cuda_write_quotient(w, "OW", c->ow, numbers);
+    fl_cuda_write_quotient(w, "IMAGE", c->oh * c->ow, numbers);
   }
-  fl_text_add(&w->text, "typedef %s I;\n", far < INT32_MAX - (1 << 24) ? "int" : "i64");
+  fl_text_add(&w->text, "typedef %s I;\n", small ? "int" : "i64");
 }
 
 /* Large tiles where there are enough of them to fill the device; not where there is little to add up, and much to write. */
@@ -157,7 +165,7 @@ static void launch_mma(const fl_run_args *a, const fl_cuda_conv *c) {
          stores = (size_t)(t->bm * (t->bn + 4) * 4);
   fl_cuda_writer w = {0};
   operands(&w, a, c);
-  common(&w, c);
+  type_and_act(&w, c);
   fl_text_add(&w.text, "#define MMA \"%s\"\n", fl_cg_storage(c->dtype));
   fl_cuda_write_number(&w, "BM", t->bm);
   fl_cuda_write_number(&w, "BN", t->bn);
@@ -169,7 +177,7 @@ static void launch_mma(const fl_run_args *a, const fl_cuda_conv *c) {
   fl_cuda_write_number(&w, "VB", vb);
   fl_cuda_write_number(&w, "VO", vo);
   fl_cuda_write_number(&w, "PLAIN", plain);
-  geometry(&w, c, plain);
+  geometry(&w, c, t, va, plain);
   fl_cuda_write_argument(&w, "YP", c->yp);
   fl_cuda_write_launch(&w, a, fl_cuda_source_conv_mma,
                        (c->m + t->bm - 1) / t->bm * ((c->og + t->bn - 1) / t->bn) * c->groups,

@@ -84,6 +84,16 @@ int64_t fl_cuda_magic(int64_t d) {
   return (int64_t)(m | (uint64_t)l << 32);
 }
 
+void fl_cuda_write_quotient(fl_cuda_writer *w, const char *name, int64_t v, bool number) {
+  if (number) {
+    fl_text_add(&w->text, "#define OVER_%s(n) ((int)((n) / %" PRId64 "))\n", name, v);
+    return;
+  }
+  fl_text_add(&w->text, "#define OVER_%s(n) ((int)over((unsigned)(n), p_M_%s))\n", name, name);
+  fl_text_add(&w->names, ", i64 p_M_%s", name);
+  add_arg(w, (void *)(uintptr_t)(uint64_t)fl_cuda_magic(v));
+}
+
 void fl_cuda_write_index(fl_cuda_writer *w, int64_t most) {
   w->small = most <= INT32_MAX;
   fl_text_add(&w->text,
@@ -105,9 +115,7 @@ void fl_cuda_write_divisor(fl_cuda_writer *w, const char *name, int64_t v) {
     fl_text_add(&w->text, "#define OVER_%s(n) ((n) / %s)\n", name, name);
     return;
   }
-  fl_text_add(&w->text, "#define OVER_%s(n) ((I)over((U)(n), p_M_%s))\n", name, name);
-  fl_text_add(&w->names, ", i64 p_M_%s", name);
-  add_arg(w, (void *)(uintptr_t)(uint64_t)fl_cuda_magic(v));
+  fl_cuda_write_quotient(w, name, v, false);
 }
 
 /* The name of an argument, or the number itself. */

@@ -1,13 +1,11 @@
 // Convolution as a matrix product on the tensor cores, 16-bit floats, the image matrix gathered on the way (implicit GEMM).
-// Defined before: T, MMA ("f16" or "bf16"), KH, KW, SH, SW, DH, DW, BM, BN, BK (tile), WARPS_M, WARPS_N, STAGES, VA (elements of x
-// loaded at once; 1: any strides), VB (of w), VO (of the result), PLAIN (no
-// window, pixels of x evenly apart), ACT(v); as numbers or by the
-// parameters p_...: H, W, CG (channels of x a group), O, OG, TOP, LEFT, OH, OW, M (pixels of the result), XN, XC, XH, XW (strides
-// of x). I: an integer for places in x. Weights are [O][KH][KW][CG]. A block computes a
-// tile of BM pixels and BN channels of one group.
+// Defined before: T, MMA ("f16" or "bf16"), KH, KW, BM, BN, BK (tile), WARPS_M, WARPS_N, STAGES, VA (elements of x loaded at
+// once; 1: any strides), VB (of w), VO (of the result), PLAIN (no window, pixels of x evenly apart), ACT(v); as numbers or by
+// parameters: SH, SW, DH, DW, H, W, CG (channels of x a group), O, OG, TOP, LEFT, OH, OW, M (pixels of the result), XN, XC, XH, XW
+// (strides of x); OVER_CG, OVER_OW and OVER_IMAGE (OH * OW) divide; TILES_N tiles make the channels of a group, ACROSS those of all.
+// I: an integer for places in x. Weights are [O][KH][KW][CG]. A block computes a tile of BM pixels and BN channels of one group.
 #define THREADS (WARPS_M * WARPS_N * 32)
 #define K       (KH * KW * CG)
-#define TILES_N ((OG + BN - 1) / BN)
 #define STEPS   ((K + BK - 1) / BK)
 #define STAGE   ((BM + BN) * BK)
 #define CHUNKS  (BK / 8) // of 8 elements, 16 bytes, in a row of a tile
@@ -59,8 +57,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) k(const T *x, const T *w, 
   FOLLOW;
   extern __shared__ __align__(128) unsigned char memory[];
   T *tiles = (T *)memory; // stages: BM rows of x, BN rows of w; those that a short product does not reach have no memory
-  const int group = blockIdx.x % (O / OG * TILES_N) / TILES_N, n0 = blockIdx.x % TILES_N * BN;
-  const int m0 = blockIdx.x / (O / OG * TILES_N) * BM;
+  const int down = OVER_ACROSS(blockIdx.x), across = blockIdx.x - down * ACROSS, group = OVER_TILES_N(across);
+  const int m0 = down * BM, n0 = (across - group * TILES_N) * BN;
   const int lane = threadIdx.x % 32, wm = threadIdx.x / 32 % WARPS_M * WM, wn = threadIdx.x / 32 / WARPS_M * WN;
   x += (I)(group * CG) * (I)XC;
   w += (i64)group * OG * K;
@@ -71,20 +69,25 @@ extern "C" __global__ void __launch_bounds__(THREADS) k(const T *x, const T *w, 
 #pragma unroll
   for (int i = 0; i < (VA == 1 ? 1 : A_LOADS); i++) {
     const int m = m0 + (VA == 1 ? (int)threadIdx.x % BM : (int)threadIdx.x / A_COLS + i * A_ROWS);
-    if (PLAIN && VA > 1) {
-      top[i] = m < M ? 0 : -1;
-      left[i] = 0;
-      at[i] = (I)m * (I)XW;
-    } else {
-      const int n = m / (OH * OW), q = m % (OH * OW);
-      top[i] = m < M ? q / OW * SH - TOP : -(1 << 20);
-      left[i] = q % OW * SW - LEFT;
-      at[i] = (I)n * (I)XN + (I)top[i] * (I)XH + (I)left[i] * (I)XW;
-    }
+#if PLAIN
+    top[i] = m < M ? 0 : -1;
+    left[i] = 0;
+    at[i] = (I)m * (I)XW;
+#else
+    const int n = OVER_IMAGE(m), q = m - n * (OH * OW), line = OVER_OW(q);
+    top[i] = m < M ? line * SH - TOP : -(1 << 20);
+    left[i] = (q - line * OW) * SW - LEFT;
+    at[i] = (I)n * (I)XN + (I)top[i] * (I)XH + (I)left[i] * (I)XW;
+#endif
   }
   auto load_a = [&](T *tile, int k0) {
 #if VA > 1
-    const int col = threadIdx.x % A_COLS * VA, k = k0 + col, tap = KH * KW == 1 ? 0 : k / CG, c = KH * KW == 1 ? k : k % CG;
+    const int col = threadIdx.x % A_COLS * VA, k = k0 + col;
+#if KH * KW == 1
+    const int tap = 0, c = k;
+#else
+    const int tap = OVER_CG(k), c = k - tap * CG;
+#endif
     const int dh = tap / KW * DH, dw = tap % KW * DW;
     const I offset = (I)dh * (I)XH + (I)dw * (I)XW + c;
 #pragma unroll
@@ -100,7 +103,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) k(const T *x, const T *w, 
       pack<T, 2> two;
 #pragma unroll
       for (int e = 0; e < 2; e++) {
-        const int k = k0 + j + e, tap = k / CG, c = k % CG, dh = tap / KW * DH, dw = tap % KW * DW;
+        const int k = k0 + j + e, tap = OVER_CG(k), c = k - tap * CG, dh = tap / KW * DH, dw = tap % KW * DW;
         if (k < K && (unsigned)(top[0] + dh) < H && (unsigned)(left[0] + dw) < W)
           two.x[e] = x[at[0] + (I)c * (I)XC + (I)dh * (I)XH + (I)dw * (I)XW];
         else
