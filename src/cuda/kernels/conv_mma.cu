@@ -74,10 +74,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) k(const T *x, const T *w, 
     left[i] = 0;
     at[i] = (I)m * (I)XW;
 #else
-    const int n = OVER_IMAGE(m), q = m - n * (OH * OW), line = OVER_OW(q);
-    top[i] = m < M ? line * SH - TOP : -(1 << 20);
+    const int n = OVER_IMAGE(m), q = m - n * (OH * OW), line = OVER_OW(q), first = line * SH - TOP;
+    top[i] = m < M ? first : -(1 << 20);
     left[i] = (q - line * OW) * SW - LEFT;
-    at[i] = (I)n * (I)XN + (I)top[i] * (I)XH + (I)left[i] * (I)XW;
+    at[i] = (I)n * (I)XN + (I)first * (I)XH + (I)left[i] * (I)XW;
 #endif
   }
   auto load_a = [&](T *tile, int k0) {
