@@ -10,7 +10,7 @@
 #include "cuda/ops.h"
 #include "cuda/sources.h"
 #include "cuda/writer.h"
-#include "cuda/written.h"
+#include "cuda/written_case.h"
 #include "passes/passes.h"
 
 /* --- text --- */

@@ -9,7 +9,7 @@
 
 #include "base/bench.h"
 #include "cuda/sources.h"
-#include "cuda/written.h"
+#include "cuda/written_case.h"
 #include "passes/passes.h"
 
 typedef struct count {

@@ -1,6 +1,6 @@
 /* The sources that a plan needs, written without a GPU: for cuda_test.c and sources_bench.c. */
-#ifndef FL_CUDA_WRITTEN_H
-#define FL_CUDA_WRITTEN_H
+#ifndef FL_CUDA_WRITTEN_CASE_H
+#define FL_CUDA_WRITTEN_CASE_H
 
 #include <string.h>
 
