@@ -71,6 +71,12 @@ def test_a_row(stand_in_gpu, monkeypatch, dtype):
     json.dumps(row)
 
 
+def test_first_calls(stand_in_gpu, monkeypatch):
+    seconds, stages = gpu.first_call(TINY, "fp32", None)
+    assert 0 < stages["record"] < stages["total"] and stages["run"] > 0
+    assert stages["total"] == pytest.approx(sum(stages.values()) / 2) and 0 < seconds < 30
+
+
 def test_nonfinite_outputs_are_counted():
     assert gpu.nonfinite({"x": torch.tensor([1.0, float("nan"), float("inf")]), "y": torch.arange(3)}) == 2
 

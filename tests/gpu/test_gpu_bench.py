@@ -25,6 +25,7 @@ def test_a_row_of_every_contender(monkeypatch, tmp_path, capsys):
         assert 0 < row[f"{name}_ms"] <= 1.5 * row[f"{name}_latency_ms"]
         assert row[f"{name}_mib"] < 1000
     assert 0 < row["first_call_warm_s"] < 10 and 0 < row["first_call_s"] < 30
+    assert row["first_call_ms"]["record"] > 0 and row["first_call_ms"]["total"] <= row["first_call_s"] * 1e3 + 1
     assert row["compile_first_call_s"] > 0 and row["cosine_fp32"] > 0.999 < row["eager_cosine_fp32"]
 
 

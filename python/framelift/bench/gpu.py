@@ -1,8 +1,6 @@
-"""One model's benchmark on a CUDA device, in two fresh processes: one with empty disk caches, one with what it left.
+"""One model's benchmark on a CUDA device, in fresh processes: see docs/benchmarks.md, On a GPU."""
 
-The second measures everything but the first call of a machine that has never seen the model.
-"""
-
+import collections
 import concurrent.futures
 import contextlib
 import copy
@@ -88,10 +86,12 @@ def measure_apart(name, *, timeout, compiled=None, **options):
             # so that nobody measured is the first to read libraries from disk
             apart.call(eager_first_call, timeout=timeout, environment=environment, **what)
             cold = apart.call(first_call, timeout=timeout, environment=environment, **what)
-            eager = apart.call(eager_first_call, timeout=timeout, environment=environment, **what)
+            eager = [apart.call(eager_first_call, timeout=timeout, environment=environment, **what)]
             left = timeout - (time.monotonic() - start)
             row |= apart.call(measure, timeout=max(left, 1), environment=environment, name=name, **options)
-            row["first_call_s"], row["eager_first_call_s"] = cold, eager
+            eager.append(apart.call(eager_first_call, timeout=timeout, environment=environment, **what))
+            row["first_call_s"], row["first_call_ms"] = cold
+            row["eager_first_call_s"] = statistics.mean(eager)
             if compiled and "compile_ms" in row:
                 row["compile_first_call_s"] = compiled.seconds.get(name)
     except apart.Failed as error:
@@ -101,8 +101,13 @@ def measure_apart(name, *, timeout, compiled=None, **options):
 
 
 def first_call(name, dtype, batch):
-    """Seconds until the engine of a compiled model answers, in this process: see _first_call."""
-    return _first_call(_entry(name, dtype, batch))[1]
+    """Seconds until the engine of a compiled model answers, in this process (see _first_call), and its stages' ms."""
+    fast, seconds, _ = _first_call(_entry(name, dtype, batch))
+    stages = collections.Counter()
+    for trace in framelift.explain(fast).traces:
+        stages.update(trace.first_call_ms)
+        stages.update(trace.ready_ms)
+    return seconds, dict(stages)
 
 
 def eager_first_call(name, dtype, batch):
