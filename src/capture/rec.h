@@ -118,6 +118,14 @@ struct fl_rec {
   const char *last_copy; /* the newest interned file name */
 };
 
+/* Nothing is recorded now. */
+static inline bool fl_rec_is_off(const fl_rec *r) { return !r || r->gave_up || r->paused; }
+/* Gives up. Returns 0: the program goes on. */
+static inline int fl_rec_oom(fl_rec *r) {
+  fl_rec_give_up(r, "out of memory", "while recording");
+  return 0;
+}
+
 /* Begins recording a call. NULL and *why_not (static storage) when its arguments cannot be recorded; NULL and
  * *why_not NULL with an exception. `target` names the modules in reports. `at`: what a branch begins with besides, or
  * NULL. */
@@ -172,8 +180,10 @@ void fl_rec_not_compared(fl_rec *r);
 /* Adds the steps that wait. Before a break, an effect, an operator that may not run unless the answers are these. */
 void fl_rec_decide(fl_rec *r);
 
-/* The dispatch mode's object (one for the process) and its method. New reference. */
+/* The dispatch mode's object (one for the process). New reference. */
 PyObject *fl_rec_mode_new(void);
+/* Runs the operator and records it; `kwargs` may be NULL. New reference, or NULL with the operator's exception. */
+PyObject *fl_rec_operator(fl_rec *r, const fl_schema *s, PyObject *args, PyObject *kwargs);
 
 void fl_rec_current_set(fl_rec *r);
 

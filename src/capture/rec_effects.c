@@ -3,11 +3,6 @@
 
 #include "capture/rec.h"
 
-static int oom(fl_rec *r) {
-  fl_rec_give_up(r, "out of memory", "while recording");
-  return 0;
-}
-
 static bool same_key(PyObject *a, PyObject *b) { return a == b || fl_const_equal(a, b); }
 
 /* --- where a write goes --- */
@@ -80,7 +75,7 @@ static void effect(fl_rec *r, PyObject *obj, PyObject *key, bool method) {
 /* --- reports --- */
 
 static int push(fl_rec *r, const fl_pending *p) {
-  if (!FL_PUSH(&r->pending, *p)) return oom(r);
+  if (!FL_PUSH(&r->pending, *p)) return fl_rec_oom(r);
   Py_INCREF(p->obj);
   Py_XINCREF(p->key);
   Py_INCREF(p->container);
@@ -105,7 +100,7 @@ static int write_whole(fl_rec *r, fl_write_kind kind, PyObject *obj, PyObject *k
   }
   if (p) return effect(r, obj, key, kind == FL_WRITE_METHOD), 0;
   PyObject *snap = fl_guards_snapshot(obj);
-  if (!snap) return oom(r);
+  if (!snap) return fl_rec_oom(r);
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(snap); i++) fl_rec_note_known(r, PyTuple_GET_ITEM(snap, i));
   fl_pending n = {.kind = kind, .obj = obj, .container = obj, .original = snap, .whole = true};
   n.looked_into = !is_blind(kind, obj, key);
@@ -122,7 +117,7 @@ static void guard_entry(fl_rec *r, const fl_pending *p) {
   fl_rec_note_known(r, p->original);
   int rc = p->kind == FL_WRITE_CELL ? fl_guards_add_cell(r->guards, p->container, p->original, &changed)
                                     : fl_guards_add_item(r->guards, p->container, p->key, p->original, &changed);
-  if (rc < 0) oom(r);
+  if (rc < 0) fl_rec_oom(r);
 }
 
 static bool is_computed(const fl_rec *r, uint32_t v) {
@@ -191,12 +186,12 @@ static void add_effect(fl_rec *r, fl_pending *p, const fl_effect *e, PyObject *v
   bool ok = value && PyList_Append(all, value) == 0 && FL_PUSH(&r->writes->list, *e);
   Py_XDECREF(value);
   PyErr_Clear();
-  if (!ok || !fl_rec_keep(r, e->obj) || (e->key && !fl_rec_keep(r, e->key))) oom(r);
+  if (!ok || !fl_rec_keep(r, e->obj) || (e->key && !fl_rec_keep(r, e->key))) fl_rec_oom(r);
 }
 
 /* A tuple of ours in the result's recipe: not to be taken for an object of the program that had its address. */
 static PyObject *ours(fl_rec *r, PyObject *tuple) {
-  if (tuple && !fl_ptrmap_set(&r->fresh, tuple, 0)) oom(r);
+  if (tuple && !fl_ptrmap_set(&r->fresh, tuple, 0)) fl_rec_oom(r);
   return tuple;
 }
 
@@ -218,7 +213,7 @@ static bool plain_members(PyObject *obj, PyObject *t) {
 static void settle_whole(fl_rec *r, fl_pending *p, PyObject *all) {
   PyObject *now = fl_guards_snapshot(p->container), *value;
   if (!now) {
-    oom(r);
+    fl_rec_oom(r);
     return;
   }
   Py_ssize_t n = PyTuple_GET_SIZE(p->original);
@@ -229,7 +224,7 @@ static void settle_whole(fl_rec *r, fl_pending *p, PyObject *all) {
     effect(r, p->obj, p->key, true);
     goto done;
   }
-  if (guarded && fl_guards_add_snapshot(r->guards, p->container, p->original) < 0) oom(r);
+  if (guarded && fl_guards_add_snapshot(r->guards, p->container, p->original) < 0) fl_rec_oom(r);
   if (same) goto done;
   fl_effect e = {.kind = PyList_Check(p->obj)   ? guarded ? FL_EFFECT_LIST : FL_EFFECT_EXTEND
                          : PyDict_Check(p->obj) ? FL_EFFECT_DICT
@@ -287,7 +282,7 @@ static bool keeps_argument(fl_rec *r, PyObject *o, int depth) {
 
 PyObject *fl_rec_settle_writes(fl_rec *r, PyObject *result) {
   PyObject *all = PyList_New(0), *out = NULL;
-  if (!all || PyList_Append(all, result) < 0) oom(r);
+  if (!all || PyList_Append(all, result) < 0) fl_rec_oom(r);
   if (!r->gave_up) fl_rec_settle_draws(r, all);
   for (size_t i = 0; i < r->pending.len && !r->gave_up; i++) {
     fl_pending *p = &r->pending.data[i];
@@ -300,7 +295,7 @@ PyObject *fl_rec_settle_writes(fl_rec *r, PyObject *result) {
     if (keeps_argument(r, PyList_GET_ITEM(all, i), 0))
       fl_rec_give_up(r, "writes to an object that existed before the call", "keeps a container of the arguments");
   if (!r->gave_up) out = PyList_GET_SIZE(all) > 1 ? ours(r, PyList_AsTuple(all)) : Py_NewRef(result);
-  if (!r->gave_up && !out) oom(r);
+  if (!r->gave_up && !out) fl_rec_oom(r);
   PyErr_Clear();
   Py_XDECREF(all);
   return out;
@@ -351,7 +346,7 @@ static void make_source(fl_rec *r, fl_pending *p, PyObject *left) {
   if (!fl_rec_keep(r, p->container) || !fl_rec_keep(r, (PyObject *)s.type)) return;
   if (!fl_guards_forget_tensor(&t->guards, p->container, p->key, o)) return;
   if (!FL_PUSH(&t->writes.sources, s)) {
-    oom(r);
+    fl_rec_oom(r);
     return;
   }
   fl_tensor_meta m;
