@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "capture/ccalls.h"
-#include "capture/eval_impl.h"
+#include "capture/eval_call.h"
 
 static ternaryfunc slot_call; /* CPython's tp_call of classes with __call__ */
 static newfunc slot_new;      /* and its tp_new and tp_init of classes with their own */
@@ -27,62 +27,42 @@ int fl_call_init(void) {
   return cls ? 0 : -1;
 }
 
-typedef struct call_args { /* of one call, vectorcall's way */
-  PyObject *callable;
-  PyObject *const *args;
-  size_t nargsf, npos, nkw;
-  PyObject *kwnames;
-  bool tail; /* its answer is what the calling frame waits for */
-} call_args;
-
 /* Takes fl_eval_here->tail. */
-static call_args make_args(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
+static fl_call_args make_args(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
   size_t npos = (size_t)PyVectorcall_NARGS(nargsf);
   bool tail = fl_eval_here && fl_eval_here->tail;
   if (tail) fl_eval_here->tail = false;
-  return (call_args){callable, args, nargsf, npos, kwnames ? (size_t)PyTuple_GET_SIZE(kwnames) : 0, kwnames, tail};
-}
-
-static PyObject *natively(const call_args *c) {
-  return PyObject_Vectorcall(c->callable, c->args, c->nargsf, c->kwnames);
+  return (fl_call_args){callable, args, nargsf, npos, kwnames ? (size_t)PyTuple_GET_SIZE(kwnames) : 0, kwnames, tail};
 }
 
 /* The next frame of this function answers for `callable` as it is. */
-static PyObject *enter(const call_args *c, PyObject *func, PyObject *callable) {
+static PyObject *enter(const fl_call_args *c, PyObject *func, PyObject *callable) {
   fl_eval_state *st = fl_eval_here;
   st->calling = c->tail ? func : NULL;
   st->callable = callable;
   st->direct = true;
-  PyObject *v = natively(c);
+  PyObject *v = fl_call_natively(c);
   st->direct = false;
   st->calling = NULL;
   return v;
 }
 
-static PyObject *opaque(fl_rec *r, const call_args *c, bool shows, const char *reason, const char *detail) {
+static PyObject *opaque(fl_rec *r, const fl_call_args *c, bool shows, const char *reason, const char *detail) {
   if (!c->tail) {
     fl_rec_give_up(r, reason, detail);
-    return natively(c);
+    return fl_call_natively(c);
   }
   return fl_rec_opaque(r, c->callable, c->args, c->nargsf, c->kwnames, shows, reason, detail);
 }
 
-static bool any_unknown(fl_rec *r, const call_args *c, bool plain) {
+static bool any_unknown(fl_rec *r, const fl_call_args *c, bool plain) {
   for (size_t i = 0; i < c->npos + c->nkw; i++)
     if (fl_rec_is_unknown(r, c->args[i], plain)) return true;
   return fl_rec_is_unknown(r, c->callable, false);
 }
 
-static void uses_args(fl_rec *r, const call_args *c) {
+static void uses_args(fl_rec *r, const fl_call_args *c) {
   for (size_t i = 0; i < c->npos + c->nkw; i++) fl_rec_uses(r, c->args[i]);
-}
-
-/* Arguments that C code may look into or call. */
-static void saw_args(fl_rec *r, const call_args *c, size_t from) {
-  for (size_t i = from; i < c->npos + c->nkw; i++) {
-    fl_data_saw(r, c->args[i]);
-    fl_ccall_callback(r, c->args[i]);
-  }
 }
 
 /* A new object of C code that nobody else holds. */
@@ -98,173 +78,16 @@ static void mark_lists(fl_rec *r, PyObject *v) {
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(v); i++) mark_lists(r, PyList_GET_ITEM(v, i));
 }
 
-static PyObject *number(const call_args *c, bool taken) {
+static PyObject *number(const fl_call_args *c, bool taken) {
   fl_eval_here->number = taken;
-  PyObject *v = natively(c);
+  PyObject *v = fl_call_natively(c);
   fl_eval_here->number = false;
   return v;
 }
 
-/* --- builtins the evaluator does itself --- */
-
-static PyObject *do_getattr(fl_rec *r, const call_args *c) {
-  PyObject *v;
-  if (c->npos == 2) return fl_attr_get(r, c->args[0], c->args[1]);
-  int found = fl_attr_find(r, c->args[0], c->args[1], &v);
-  return found ? v : Py_NewRef(c->args[2]);
-}
-
-static PyObject *do_hasattr(fl_rec *r, const call_args *c) {
-  PyObject *v;
-  int found = fl_attr_find(r, c->args[0], c->args[1], &v);
-  Py_XDECREF(v);
-  return found < 0 ? NULL : Py_NewRef(found ? Py_True : Py_False);
-}
-
-/* isinstance and issubclass: the class's own check may be Python's, which the hook sees. */
-static void saw_class_check(fl_rec *r, PyObject *cls, PyObject *method) {
-  if (PyTuple_Check(cls)) {
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(cls); i++) saw_class_check(r, PyTuple_GET_ITEM(cls, i), method);
-  } else if (!Py_IS_TYPE(cls, &PyType_Type)) {
-    fl_attr_saw_slot(r, Py_TYPE(cls), method);
-  }
-}
-
-static PyObject *do_next(fl_rec *r, const call_args *c) {
-  PyObject *it = c->args[0];
-  if (!PyIter_Check(it)) return natively(c);
-  fl_eval_state *st = fl_eval_here;
-  if (c->tail && c->npos == 1 && PyGen_CheckExact(it) && st->top) {
-    st->driving = it;
-    st->top->wants = FL_CPY_NEXT;
-  }
-  PyObject *v = fl_data_next(r, it);
-  st->driving = NULL;
-  if (v) return v;
-  if (c->npos < 2) {
-    if (!PyErr_Occurred()) PyErr_SetNone(PyExc_StopIteration);
-    return NULL;
-  }
-  if (PyErr_Occurred()) {
-    if (!PyErr_ExceptionMatches(PyExc_StopIteration)) return NULL;
-    PyErr_Clear();
-  }
-  return Py_NewRef(c->args[1]);
-}
-
-static PyObject *do_len(fl_rec *r, const call_args *c) {
-  Py_ssize_t n = fl_data_len(r, c->args[0]);
-  return n < 0 ? NULL : PyLong_FromSsize_t(n);
-}
-
-/* dict.get, dict[key] and key in dict, called as methods. `self` is the dict, key the first argument. */
-static PyObject *do_dict_read(fl_rec *r, const call_args *c, PyObject *dict, PyObject *key) {
-  PyObject *t, *v, *tb, *found;
-  if (PyDict_Check(dict) && PyUnicode_CheckExact(key)) {
-    found = PyDict_GetItemWithError(dict, key);
-    PyErr_Fetch(&t, &v, &tb);
-    fl_tell(r, fl_rec_read_item(r, dict, key, found));
-    PyErr_Restore(t, v, tb);
-  } else {
-    fl_data_saw(r, dict);
-  }
-  return natively(c);
-}
-
-static PyObject *do_tp_new(fl_rec *r, const call_args *c, PyObject *self) {
-  PyTypeObject *maker = self && PyType_Check(self) ? (PyTypeObject *)self : NULL;
-  if (!maker || fl_ccall_type_class(maker) != FL_CC_TYPE)
-    fl_rec_give_up(r, "unknown C type", maker ? maker->tp_name : "?");
-  if (maker != &PyBaseObject_Type) saw_args(r, c, 1);
-  PyObject *v = natively(c);
-  if (v && (maker == &PyBaseObject_Type || !PyTuple_Check(v))) fl_tell(r, fl_rec_fresh(r, v));
-  return v;
-}
-
-/* The classes that need more than a report; *done tells whether it was one. */
-static PyObject *special(fl_rec *r, fl_cc cls, const call_args *c, PyObject *self, bool *done) {
-  size_t n = c->npos, off = self ? 0 : 1;
-  PyObject *obj = self ? self : n ? c->args[0] : NULL;
-  PyObject *const *a = c->args + off;
-  size_t na = n >= off ? n - off : 0;
-  *done = true;
-  if (c->nkw == 0) switch (cls) {
-    case FL_CC_GETATTR:
-      if ((n == 2 || n == 3) && PyUnicode_CheckExact(c->args[1])) return do_getattr(r, c);
-      break;
-    case FL_CC_HASATTR:
-      if (n == 2 && PyUnicode_CheckExact(c->args[1])) return do_hasattr(r, c);
-      break;
-    case FL_CC_SETATTR:
-      if (n == 3 && PyUnicode_CheckExact(c->args[1]))
-        return fl_attr_set(r, c->args[0], c->args[1], c->args[2]) < 0 ? NULL : Py_NewRef(Py_None);
-      break;
-    case FL_CC_DELATTR:
-      if (n == 2 && PyUnicode_CheckExact(c->args[1]))
-        return fl_attr_set(r, c->args[0], c->args[1], NULL) < 0 ? NULL : Py_NewRef(Py_None);
-      break;
-    case FL_CC_OBJ_GETATTR:
-      if (obj && na == 1 && PyUnicode_CheckExact(a[0])) return fl_attr_generic_get(r, obj, a[0]);
-      break;
-    case FL_CC_TYPE_GETATTR:
-      if (obj && PyType_Check(obj) && na == 1 && PyUnicode_CheckExact(a[0])) return fl_attr_type_get(r, obj, a[0]);
-      break;
-    case FL_CC_MODULE_GETATTR:
-      if (obj && PyModule_Check(obj) && na == 1 && PyUnicode_CheckExact(a[0])) return fl_attr_module_get(r, obj, a[0]);
-      break;
-    case FL_CC_OBJ_SETATTR:
-      if (obj && !PyType_Check(obj) && na == 2 && PyUnicode_CheckExact(a[0]))
-        return fl_attr_generic_set(r, obj, a[0], a[1]) < 0 ? NULL : Py_NewRef(Py_None);
-      break;
-    case FL_CC_OBJ_DELATTR:
-      if (obj && !PyType_Check(obj) && na == 1 && PyUnicode_CheckExact(a[0]))
-        return fl_attr_generic_set(r, obj, a[0], NULL) < 0 ? NULL : Py_NewRef(Py_None);
-      break;
-    case FL_CC_DESCR_GET:
-      if (!obj || na < 1 || na > 2 || a[0] == Py_None) break;
-      return fl_ccall_getset(r, obj, a[0], (PyObject *)Py_TYPE(a[0]));
-    case FL_CC_ISINSTANCE:
-    case FL_CC_ISSUBCLASS:
-      if (n != 2) break;
-      if (cls == FL_CC_ISINSTANCE) fl_tell(r, fl_rec_read_instance(r, c->args[0]));
-      saw_class_check(r, c->args[1], cls == FL_CC_ISINSTANCE ? fl_n.__instancecheck__ : fl_n.__subclasscheck__);
-      return natively(c);
-    case FL_CC_ITER:
-      if (n == 1) return fl_data_iter(r, c->args[0]);
-      break;
-    case FL_CC_NEXT:
-      if (n == 1 || n == 2) return do_next(r, c);
-      break;
-    case FL_CC_LEN:
-      if (n == 1) return do_len(r, c);
-      break;
-    case FL_CC_DICT_GET:
-    case FL_CC_DICT_GETITEM:
-    case FL_CC_DICT_CONTAINS:
-      if (obj && na >= 1) return do_dict_read(r, c, obj, a[0]);
-      break;
-    case FL_CC_SETITEM:
-    case FL_CC_DELITEM:
-      if (!obj || na < 1) break;
-      fl_tell(r, fl_rec_write(r, FL_WRITE_ITEM, obj, a[0], cls == FL_CC_SETITEM && na > 1 ? a[1] : NULL));
-      return natively(c);
-    case FL_CC_VARS:
-      if (!obj) break;
-      if (!fl_rec_is_fresh(r, obj)) fl_tell(r, fl_rec_read_instance(r, obj));
-      if (fl_ccall_find_slots(Py_TYPE(obj)) < 0) return NULL;
-      return natively(c);
-    default: break;
-    }
-  if (cls == FL_CC_TYPE_CALL && obj && PyType_Check(obj))
-    return fl_call_type(r, (PyTypeObject *)obj, a, na, c->kwnames);
-  if (cls == FL_CC_TP_NEW) return do_tp_new(r, c, self);
-  *done = false;
-  return NULL;
-}
-
 /* --- C functions and methods --- */
 
-static void report_mutation(fl_rec *r, const call_args *c, PyObject *self, PyObject *callable) {
+static void report_mutation(fl_rec *r, const fl_call_args *c, PyObject *self, PyObject *callable) {
   PyObject *obj = self ? self : c->npos ? c->args[0] : NULL;
   PyObject *name = obj ? PyObject_GetAttr(callable, fl_n.__name__) : NULL;
   if (obj) fl_tell(r, fl_rec_write(r, FL_WRITE_METHOD, obj, name, NULL));
@@ -272,15 +95,15 @@ static void report_mutation(fl_rec *r, const call_args *c, PyObject *self, PyObj
   PyErr_Clear();
 }
 
-static PyObject *call_query(fl_rec *r, const call_args *c) {
+static PyObject *call_query(fl_rec *r, const fl_call_args *c) {
   uses_args(r, c);
-  PyObject *v = natively(c);
+  PyObject *v = fl_call_natively(c);
   if (v) fl_tell(r, fl_rec_read_query(r, c->callable, c->args, c->npos, c->kwnames, v));
   return v;
 }
 
 /* What abstract classes say of a class: registering another one changes it. */
-static PyObject *call_abc(fl_rec *r, const call_args *c) {
+static PyObject *call_abc(fl_rec *r, const fl_call_args *c) {
   static PyObject *subclass_check;
   if (!subclass_check) {
     PyObject *module = PyImport_ImportModule("_abc");
@@ -288,7 +111,7 @@ static PyObject *call_abc(fl_rec *r, const call_args *c) {
     Py_XDECREF(module);
     if (!subclass_check) return NULL;
   }
-  PyObject *v = natively(c);
+  PyObject *v = fl_call_natively(c);
   if (!v || c->npos != 2 || c->nkw) return v;
   PyObject *pair[2] = {c->args[0], (PyObject *)Py_TYPE(c->args[1])};
   fl_tell(r, fl_rec_read_query(r, subclass_check, pair, 2, NULL, v));
@@ -296,7 +119,7 @@ static PyObject *call_abc(fl_rec *r, const call_args *c) {
 }
 
 /* How many locks evaluated code holds. */
-static void note_lock(fl_rec *r, const call_args *c, PyObject *result) {
+static void note_lock(fl_rec *r, const fl_call_args *c, PyObject *result) {
   PyObject *name = result ? PyObject_GetAttr(c->callable, fl_n.__name__) : NULL;
   const char *s = name && PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
   if (s && (!strcmp(s, "release") || !strcmp(s, "__exit__")))
@@ -307,15 +130,15 @@ static void note_lock(fl_rec *r, const call_args *c, PyObject *result) {
   if (result) PyErr_Clear();
 }
 
-static PyObject *call_context(fl_rec *r, const call_args *c) {
+static PyObject *call_context(fl_rec *r, const fl_call_args *c) {
   fl_eval_here->state_changes++;
   fl_contexts_will_change(r, c->callable, c->args, c->npos, c->nkw != 0);
-  PyObject *v = natively(c);
+  PyObject *v = fl_call_natively(c);
   fl_contexts_changed(r, c->callable, c->args, c->npos, v);
   return v;
 }
 
-static PyObject *call_c(fl_rec *r, const call_args *c) {
+static PyObject *call_c(fl_rec *r, const fl_call_args *c) {
   char name[200];
   PyObject *self, *v;
   bool done;
@@ -323,8 +146,8 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
   bool opaque_anyway = cls == FL_CC_UNKNOWN || cls == FL_CC_SHOWS || cls == FL_CC_LEAK || cls == FL_CC_DRAWS;
   bool computes = cls == FL_CC_PURE || cls == FL_CC_TORCH || cls == FL_CC_READS;
   if (cls == FL_CC_ISINSTANCE && c->npos == 2 && fl_rec_is_unknown(r, c->args[0], true)) {
-    saw_class_check(r, c->args[1], fl_n.__instancecheck__); /* its type is known */
-    return natively(c);
+    fl_call_saw_class_check(r, c->args[1], fl_n.__instancecheck__); /* its type is known */
+    return fl_call_natively(c);
   }
   if (!opaque_anyway && c->tail && ((self && fl_rec_is_unknown(r, self, computes)) || any_unknown(r, c, computes)))
     return opaque(r, c, false, "an object that unknown code gave", fl_ccall_name(c->callable, name, sizeof name));
@@ -340,57 +163,57 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
     if (item && fl_call_gives_float(r, self ? self : c->args[0]))
       return opaque(r, c, true, "a number out of a tensor", "item");
     if (self) fl_data_saw(r, self);
-    saw_args(r, c, 0);
+    fl_call_saw_args(r, c, 0);
     v = number(c, item);
     mark_result(r, v);
     return v;
   case FL_CC_PLAIN:
-    v = natively(c);
+    v = fl_call_natively(c);
     mark_result(r, v);
     return v;
   case FL_CC_ID:
     if (c->npos) fl_rec_identified(r, c->args[0]);
-    return natively(c);
+    return fl_call_natively(c);
   case FL_CC_ABC: return call_abc(r, c);
   case FL_CC_QUERY: return call_query(r, c);
   case FL_CC_STATEQ: {
     bool changed = fl_eval_here->state_changes && (c->nkw || !fl_contexts_untouched(c->callable, c->args, c->npos));
-    return changed ? natively(c) : call_query(r, c);
+    return changed ? fl_call_natively(c) : call_query(r, c);
   }
   case FL_CC_MODES: {
     bool hidden = fl_rec_hide(r);
-    v = natively(c);
+    v = fl_call_natively(c);
     if (hidden) fl_rec_show(r);
     return v;
   }
   case FL_CC_MODE_PUSH: fl_mode_pushed(r, c->npos ? c->args[0] : NULL); /* fall through */
-  case FL_CC_STATE: fl_eval_here->state_changes++; return natively(c);
+  case FL_CC_STATE: fl_eval_here->state_changes++; return fl_call_natively(c);
   case FL_CC_CONTEXT: return call_context(r, c);
   case FL_CC_MUTATES:
   case FL_CC_STORES:
     report_mutation(r, c, self, c->callable);
-    if (cls == FL_CC_MUTATES) saw_args(r, c, self ? 0 : 1);
+    if (cls == FL_CC_MUTATES) fl_call_saw_args(r, c, self ? 0 : 1);
     if (cls == FL_CC_STORES && !(self ? PyList_Check(self) : c->npos && PyList_Check(c->args[0]))) uses_args(r, c);
-    return natively(c);
+    return fl_call_natively(c);
   case FL_CC_VAR_SET: {
     PyObject *var = self ? self : c->npos ? c->args[0] : NULL;
     size_t at = self ? 0 : 1;
     fl_vars_will_change(r, var);
-    v = natively(c);
+    v = fl_call_natively(c);
     fl_vars_changed(r, c->callable, var, c->npos > at ? c->args[at] : NULL, v);
     return v;
   }
   case FL_CC_VAR_GET: {
     PyObject *var = self ? self : c->npos ? c->args[0] : NULL;
-    return fl_vars_own(var) ? natively(c) : call_query(r, c);
+    return fl_vars_own(var) ? fl_call_natively(c) : call_query(r, c);
   }
   case FL_CC_FLAGS:
     /* What the call gives back must require no gradient: of its own tensors nobody else learns. */
     if (!fl_rec_made_tensor(r, self ? self : c->npos ? c->args[0] : Py_None)) goto leak;
-    return natively(c);
+    return fl_call_natively(c);
   case FL_CC_ELEMENTS:
     if (fl_rec_read_elements(r, self ? self : c->npos ? c->args[0] : Py_None)) {
-      v = natively(c);
+      v = fl_call_natively(c);
       mark_lists(r, v);
       return v;
     }
@@ -401,7 +224,7 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
   case FL_CC_DRAWS:
     if (c->tail && !c->nkw && c->npos == (self ? 0 : 1) && fl_eval_draws_ahead() &&
         fl_rec_may_draw(r, self ? self : c->args[0])) {
-      v = natively(c);
+      v = fl_call_natively(c);
       if (v) fl_rec_draw(r, c->callable, self ? NULL : c->args[0], v);
       return v;
     }
@@ -413,24 +236,24 @@ static PyObject *call_c(fl_rec *r, const call_args *c) {
   case FL_CC_SHOWS:
     return opaque(r, c, cls == FL_CC_SHOWS, "unknown C function", fl_ccall_name(c->callable, name, sizeof name));
   case FL_CC_LOCK:
-    v = natively(c);
+    v = fl_call_natively(c);
     note_lock(r, c, v);
     return v;
   case FL_CC_STATE_OTHER:
     fl_eval_here->state_changes++;
     fl_eval_here->other_state = true;
-    return natively(c);
+    return fl_call_natively(c);
   default:
     if (cls != FL_CC_ISINSTANCE && cls != FL_CC_ISSUBCLASS) uses_args(r, c);
-    v = special(r, cls, c, self, &done);
+    v = fl_call_builtin(r, cls, c, self, &done);
     if (done) return v;
     fl_rec_give_up(r, "unknown C function", fl_ccall_name(c->callable, name, sizeof name));
-    return natively(c);
+    return fl_call_natively(c);
   }
 }
 
 /* A cached function's result is state of its own: asked again on a replay, where it comes from the cache. */
-static PyObject *call_cached(fl_rec *r, const call_args *c) {
+static PyObject *call_cached(fl_rec *r, const fl_call_args *c) {
   for (size_t i = 0; i < c->npos + c->nkw; i++)
     if (fl_rec_is_fresh(r, c->args[i]) || fl_ccall_is_tensor(Py_TYPE(c->args[i]))) {
       fl_rec_give_up(r, "cached function", Py_TYPE(c->args[i])->tp_name);
@@ -441,8 +264,8 @@ static PyObject *call_cached(fl_rec *r, const call_args *c) {
 
 /* What the call's own weak references refer to it has itself. Another's object must be held by something else that was
  * read, for a trace would keep it alive. */
-static PyObject *call_weakref(fl_rec *r, const call_args *c) {
-  if (fl_rec_is_fresh(r, c->callable)) return natively(c);
+static PyObject *call_weakref(fl_rec *r, const fl_call_args *c) {
+  if (fl_rec_is_fresh(r, c->callable)) return fl_call_natively(c);
   PyObject *o = PyWeakref_GET_OBJECT(c->callable);
   if (o != Py_None && !fl_rec_knows(r, o))
     fl_rec_give_up(r, "a weak reference to what nothing else leads to", Py_TYPE(o)->tp_name);
@@ -457,7 +280,7 @@ static PyObject *args_tuple(PyObject *const *args, size_t n) {
   return t;
 }
 
-static PyObject *args_dict(const call_args *c) {
+static PyObject *args_dict(const fl_call_args *c) {
   PyObject *d = PyDict_New();
   for (size_t i = 0; d && i < c->nkw; i++)
     if (PyDict_SetItem(d, PyTuple_GET_ITEM(c->kwnames, (Py_ssize_t)i), c->args[c->npos + i]) < 0) Py_CLEAR(d);
@@ -465,7 +288,7 @@ static PyObject *args_dict(const call_args *c) {
 }
 
 /* type.__call__ for classes made by class statements: the object must be known as new before __init__ writes to it. */
-static PyObject *construct(fl_rec *r, PyTypeObject *type, const call_args *c) {
+static PyObject *construct(fl_rec *r, PyTypeObject *type, const fl_call_args *c) {
   PyObject *args = args_tuple(c->args, c->npos), *kwargs = c->nkw ? args_dict(c) : NULL, *obj = NULL;
   if (!args || (c->nkw && !kwargs)) goto done;
   obj = type->tp_new(type, args, kwargs);
@@ -480,9 +303,9 @@ done:
 }
 
 PyObject *fl_call_type(fl_rec *r, PyTypeObject *type, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
-  call_args c = make_args((PyObject *)type, args, nargsf, kwnames);
+  fl_call_args c = make_args((PyObject *)type, args, nargsf, kwnames);
   PyObject *v;
-  if (!r) return natively(&c);
+  if (!r) return fl_call_natively(&c);
   if (type == &PyType_Type && c.npos == 1 && c.nkw == 0 && !fl_rec_is_unknown(r, args[0], false)) {
     fl_tell(r, fl_rec_read_instance(r, args[0]));
     return Py_NewRef((PyObject *)Py_TYPE(args[0]));
@@ -495,24 +318,24 @@ PyObject *fl_call_type(fl_rec *r, PyTypeObject *type, PyObject *const *args, siz
   fl_attr_saw_slot(r, type, fl_n.__init__);
   bool python = fl_ccall_is_python_class(type);
   bool looks = type->tp_init != slot_init && type->tp_init != PyBaseObject_Type.tp_init;
-  if (looks || (type->tp_new != slot_new && type->tp_new != PyBaseObject_Type.tp_new)) saw_args(r, &c, 0);
+  if (looks || (type->tp_new != slot_new && type->tp_new != PyBaseObject_Type.tp_new)) fl_call_saw_args(r, &c, 0);
   if (python && type->tp_new) return construct(r, type, &c);
   v = number(&c, type == &PyLong_Type && c.npos == 1 && !c.nkw && c.tail && fl_ccall_is_tensor(Py_TYPE(args[0])));
   if (v && !PyTuple_CheckExact(v)) mark_result(r, v);
   return v;
 }
 
-static PyObject *call_type(fl_rec *r, const call_args *c) {
+static PyObject *call_type(fl_rec *r, const fl_call_args *c) {
   PyTypeObject *type = (PyTypeObject *)c->callable, *meta = Py_TYPE(c->callable);
   if (meta->tp_call == slot_call) {
     fl_attr_saw_slot(r, meta, fl_n.__call__);
-    return natively(c);
+    return fl_call_natively(c);
   }
   if (meta->tp_call != PyType_Type.tp_call) {
     fl_cc cls = fl_ccall_type_class(type);
     if (cls == FL_CC_CONTEXT) return call_context(r, c);
     if (cls != FL_CC_TYPE) fl_rec_give_up(r, "unknown C type", type->tp_name);
-    return natively(c);
+    return fl_call_natively(c);
   }
   fl_eval_here->tail = c->tail;
   return fl_call_type(r, type, c->args, c->nargsf, c->kwnames);
@@ -520,7 +343,7 @@ static PyObject *call_type(fl_rec *r, const call_args *c) {
 
 /* --- callable objects --- */
 
-static PyObject *call_partial(fl_rec *r, const call_args *c) {
+static PyObject *call_partial(fl_rec *r, const fl_call_args *c) {
   PyObject *func = fl_attr_get(r, c->callable, fl_n.func), *pre = fl_attr_get(r, c->callable, fl_n.args);
   PyObject *kw = fl_attr_get(r, c->callable, fl_n.keywords), *own = args_tuple(c->args, c->npos), *args = NULL;
   PyObject *kwargs = NULL, *extra = args_dict(c), *v = NULL;
@@ -542,7 +365,7 @@ done:
 }
 
 /* A bound method of something that is no Python function. */
-static PyObject *call_bound(fl_rec *r, const call_args *c) {
+static PyObject *call_bound(fl_rec *r, const fl_call_args *c) {
   PyObject *small[8], **args = small, *v;
   size_t n = c->npos + c->nkw;
   if (n + 1 > 8 && !(args = PyMem_Malloc((n + 1) * sizeof *args))) return PyErr_NoMemory();
@@ -554,7 +377,7 @@ static PyObject *call_bound(fl_rec *r, const call_args *c) {
   return v;
 }
 
-static PyObject *call_object(fl_rec *r, const call_args *c) {
+static PyObject *call_object(fl_rec *r, const fl_call_args *c) {
   PyTypeObject *tp = Py_TYPE(c->callable);
   if (tp->tp_call == slot_call) {
     if (c->npos && !c->nkw && fl_call_is_vmapped_function(r, c->callable, c->args[0]))
@@ -564,7 +387,7 @@ static PyObject *call_object(fl_rec *r, const call_args *c) {
     PyObject *call = _PyType_Lookup(tp, fl_n.__call__);
     if (call && PyFunction_Check(call)) return enter(c, call, c->callable);
     if (call && Py_TYPE(call)->tp_call) fl_ccall_callback(r, call);
-    return natively(c);
+    return fl_call_natively(c);
   }
   if (fl_ccall_is_partial(c->callable)) return call_partial(r, c);
   if (fl_ccall_is_cached(c->callable)) return call_cached(r, c);
@@ -578,15 +401,15 @@ static PyObject *call_object(fl_rec *r, const call_args *c) {
     return v;
   }
   if (!c->nkw && !any_unknown(r, c, true) && fl_numpy_computes(c->callable, c->args, c->npos))
-    return fl_numpy_computed(r, natively(c));
-  return tp->tp_call ? opaque(r, c, false, "unknown C callable", tp->tp_name) : natively(c);
+    return fl_numpy_computed(r, fl_call_natively(c));
+  return tp->tp_call ? opaque(r, c, false, "unknown C callable", tp->tp_name) : fl_call_natively(c);
 }
 
 PyObject *fl_call(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
   PyTypeObject *tp = Py_TYPE(callable);
   if (!r) return PyObject_Vectorcall(callable, args, nargsf, kwnames);
   const char *reason, *detail;
-  call_args c = make_args(callable, args, nargsf, kwnames);
+  fl_call_args c = make_args(callable, args, nargsf, kwnames);
   if (fl_rec_must_be_opaque(r, callable, &reason, &detail)) return opaque(r, &c, false, reason, detail);
   if (tp == &PyFunction_Type) return enter(&c, callable, callable);
   if (fl_rec_is_unknown(r, callable, false))
