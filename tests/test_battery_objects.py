@@ -206,6 +206,51 @@ def cached_functions(compile, call):
 
 
 @case
+def cached_functions_that_do_more_than_answer(compile, call):
+    made = []
+
+    @functools.lru_cache(maxsize=2)
+    def table(n):
+        made.append(n)
+        return torch.arange(n, dtype=torch.float32)
+
+    def f(t, n):
+        return t * table(n)[-1], table(n), len(made)
+
+    fast = compile(f)
+    for n in (2, 2, 3, 2, 3, 4, 4, 2):
+        call(fast, x(), n)
+        call.show(made)
+    table(2).mul_(3)
+    call(fast, x(), 2)
+    call(fast, x(), 2)
+    table.cache_clear()
+    call(fast, x(), 2)
+    call(fast, x(), 2)
+
+
+@case
+def cached_functions_that_raise_at_first(compile, call):
+    found = []
+
+    @functools.lru_cache
+    def scale(n):
+        return found[0] * n
+
+    def f(t):
+        try:
+            return t * scale(2)
+        except IndexError as error:
+            return t, str(error)
+
+    fast = compile(f)
+    for k in range(6):
+        call(fast, x())
+        if k == 2:
+            found.append(3.0)
+
+
+@case
 def cached_properties(compile, call):
     class Net(nn.Module):
         k = 2.0

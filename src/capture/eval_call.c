@@ -252,14 +252,26 @@ static PyObject *call_c(fl_rec *r, const fl_call_args *c) {
   }
 }
 
-/* A cached function's result is state of its own: asked again on a replay, where it comes from the cache. */
+/* A cached function's result is state of its own: asked again on a replay, where it comes from the cache. What makes it runs
+ * once, not in each call: unseen, so that the trace neither does it again nor takes the result for the call's own. */
 static PyObject *call_cached(fl_rec *r, const fl_call_args *c) {
   for (size_t i = 0; i < c->npos + c->nkw; i++)
     if (fl_rec_is_fresh(r, c->args[i]) || fl_ccall_is_tensor(Py_TYPE(c->args[i]))) {
       fl_rec_give_up(r, "cached function", Py_TYPE(c->args[i])->tp_name);
       break;
     }
-  return call_query(r, c);
+  if (fl_rec_gave_up(r) || !fl_rec_leave(r)) return call_query(r, c);
+  fl_eval_pause(1);
+  PyObject *v = fl_call_natively(c), *type, *value, *tb;
+  fl_eval_pause(0);
+  PyErr_Fetch(&type, &value, &tb);
+  fl_rec_return(r);
+  if (!v || fl_rec_is_fresh(r, v) || fl_rec_made_tensor(r, v))
+    fl_rec_give_up(r, "cached function", v ? Py_TYPE(v)->tp_name : "it raised");
+  PyErr_Restore(type, value, tb);
+  uses_args(r, c);
+  if (v) fl_tell(r, fl_rec_read_query(r, c->callable, c->args, c->npos, c->kwnames, v));
+  return v;
 }
 
 /* What the call's own weak references refer to it has itself. Another's object must be held by something else that was
