@@ -213,6 +213,20 @@ def dropout_and_random_order(compile, call):
         call(fast, t)
 
 
+@case
+def an_encoder_whose_first_batch_has_no_padding(compile, call):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2).eval()
+    fast = compile(lambda t, padding: encoder(t, src_key_padding_mask=padding))
+    for padded in (0, 0, 2, 2, 1, 0):
+        padding = torch.zeros(2, 5, dtype=torch.bool)
+        padding[0, 5 - padded :] = True
+        call(fast, x(2, 5, 8), padding)
+    padding[:, 1] = True  # not at the end
+    call(fast, x(2, 5, 8), padding)
+    call(fast, x(2, 5, 8), None)
+
+
 @pytest.mark.parametrize("program", CASES, ids=lambda program: program.__name__)
 def test_as_eager(program):
     battery.check(program)

@@ -85,6 +85,8 @@ bool fl_eval_rehook(void); /* after foreign code: the frame hook is in its place
 /* Runs the frame, and all below it, without the hook where only this thread's door needs it. */
 struct _PyInterpreterFrame;
 PyObject *fl_eval_unhooked(PyThreadState *ts, struct _PyInterpreterFrame *f, int throwflag);
+/* Whether a frame that reads the global `name` asks for one that must not be told that it is being compiled. */
+bool fl_eval_is_not_told(struct _PyInterpreterFrame *asks, PyObject *globals, PyObject *name);
 
 /* Runs a report; out of memory in it ends the recording, not the program. */
 static inline void fl_tell(fl_rec *r, int rc) {

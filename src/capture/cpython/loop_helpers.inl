@@ -21,6 +21,7 @@ static PyObject *load_global(fl_rec *r, fl_frame *f, PyObject *name) {
   int found = namespace_get(f->f_globals, name, &v);
   if (found < 0) return NULL;
   if (r) fl_tell(r, fl_rec_read_item(r, f->f_globals, name, v));
+  if (r && v == Py_True && fl_eval_is_not_told(f, f->f_globals, name)) Py_SETREF(v, Py_NewRef(Py_False));
   if (found) return v;
   found = namespace_get(f->f_builtins, name, &v);
   if (found < 0) return NULL;
