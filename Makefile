@@ -29,7 +29,7 @@ TSAN_TESTS := base pool engine build optimize
 PYASAN_TESTS := $(addprefix tests/test_,$(addsuffix .py,api record record_state effects changes unseen raises partition \
                   threads breaks errors))
 
-.PHONY: help setup demo test ctest pytest lint format fuzz conformance bench gpu-test gpu-bench gpu-build dev clean distclean
+.PHONY: help setup demo test ctest pytest lint format fuzz conformance bench emulate gpu-test gpu-bench gpu-build dev clean distclean
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -131,6 +131,16 @@ gpu-bench: ## models of TorchBench on a CUDA device, beside eager and torch.comp
 	@$(WITH_GPU) $(MAKE) --no-print-directory gpu-build; export PYTHONPATH=python; \
 	$(GPU_PYTHON) -m framelift bench --device cuda --dtype $(DTYPE) --json $(BUILD)/gpu/rows.json $(ARGS) || failed=1; \
 	$(GPU_PYTHON) bench/gpu_table.py $(BUILD)/gpu/rows.json; exit $${failed:-0}
+
+EMULATED := graphs random copies convs
+
+# As ctest does, which runs a few of each; kernels are kept compiled in $(BUILD)/asan/emulated.
+emulate: $(VENV)/.base ## CUDA kernels without a GPU: compiled by g++ under sanitizers, run thread by thread
+	cmake -S . -B $(BUILD)/asan -GNinja --log-level=WARNING \
+	  -DFL_TESTS=ON -DFL_PYTHON=OFF -DFL_SANITIZE=address,undefined
+	cmake --build $(BUILD)/asan -j $(JOBS) --target $(EMULATED:%=emulator_%_test)
+	@printf '%s\n' $(EMULATED) | xargs -P $(JOBS) -I{} $(BUILD)/asan/emulator_{}_test all && \
+	  echo "make emulate: passed" || { echo "make emulate: failed"; exit 1; }
 
 tsan: $(VENV)/.base ## C tests that start threads, under the thread sanitizer
 	cmake -S . -B $(BUILD)/tsan -GNinja --log-level=WARNING -DFL_TESTS=ON -DFL_PYTHON=OFF -DFL_SANITIZE=thread

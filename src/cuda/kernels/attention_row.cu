@@ -4,7 +4,7 @@
 extern "C" __global__ void __launch_bounds__(THREADS)
 k(const T *q, const T *kk, const T *v, const M *mask, T *y, float *part, int *fault) {
   FOLLOW;
-  extern __shared__ float s[];
+  SHARED_MEMORY(float, s, 4);
   __shared__ float row[DQ], scratch[33];
   const int i = blockIdx.x % SQ, h = blockIdx.x / SQ % HEADS, b = blockIdx.x / SQ / HEADS, g = h / GROUP;
   for (int d = threadIdx.x; d < DQ; d += THREADS) row[d] = (float)ld(q[q_at(b, h, i) + d * (i64)QS]) * (float)SCALE;

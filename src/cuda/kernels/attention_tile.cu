@@ -21,7 +21,7 @@ template <int N, int D, int LD, class F> __device__ inline void bring(float *to,
 extern "C" __global__ void __launch_bounds__(THREADS)
 k(const T *q, const T *kk, const T *v, const M *mask, T *y, float *part, int *fault) {
   FOLLOW;
-  extern __shared__ __align__(16) float shared[];
+  SHARED_MEMORY(float, shared, 16);
   float *qs = shared, *ks = qs + BM * QLD, *vs = ks + BN * QLD, *ps = vs + BN * DVP;
   const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
   const int split = blockIdx.x % SPLITS, bg = blockIdx.x / SPLITS % (BATCH * GROUPS), b = bg / GROUPS, g = bg % GROUPS;

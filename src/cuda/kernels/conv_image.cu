@@ -19,6 +19,7 @@
 #define NT      (BN / 8)
 #define OWN     (BN / 4) // neighbouring channels that a thread holds
 
+#ifndef EMULATED
 __device__ inline unsigned shared_at(const void *p) { return (unsigned)__cvta_generic_to_shared(p); }
 
 __device__ inline void load_matrix(unsigned *r, const T *at) {
@@ -32,6 +33,7 @@ __device__ inline void multiply(float *d, const unsigned *a, const unsigned *b) 
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+#endif
 
 // Columns of the product are in an order in which a thread's are neighbouring channels.
 __device__ inline int channel_of(int column) { return column % 8 / 2 * OWN + column / 8 * 2 + column % 2; }
@@ -74,7 +76,7 @@ __device__ inline void compute(float (*acc)[NT][4], const T *patch, const T *wei
 extern "C" __global__ void __launch_bounds__(THREADS) k(const T *x, const T *w, const T *bias, const T *residual, T *y,
                                                          int *fault PARAMETERS) {
   FOLLOW;
-  extern __shared__ __align__(128) unsigned char memory[];
+  SHARED_MEMORY(unsigned char, memory, 128);
   T *weights = (T *)memory;
   pack<T, 4> *patch = (pack<T, 4> *)(weights + BN * PITCH);
   const int blocks_n = (O + BN - 1) / BN, n0 = blockIdx.x % blocks_n * BN, lane = threadIdx.x % 32, warp = threadIdx.x / 32;

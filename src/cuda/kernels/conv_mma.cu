@@ -21,6 +21,7 @@ __device__ inline int place(int row, int k) {
   return row * BK + turned * 8 + k % 8;
 }
 
+#ifndef EMULATED
 __device__ inline unsigned shared_at(const void *p) { return (unsigned)__cvta_generic_to_shared(p); }
 
 // Copies BYTES (4, 8 or 16) or writes as many zeros.
@@ -33,6 +34,10 @@ template <int BYTES> __device__ inline void copy_async(T *to, const T *from, boo
                  "r"(bytes));
 }
 
+// Copies begun since the last call are a group; all but the `LATER` latest groups have arrived.
+__device__ inline void copy_commit() { asm volatile("cp.async.commit_group;"); }
+template <int LATER> __device__ inline void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(LATER)); }
+
 __device__ inline void load_matrix(unsigned *r, const T *at) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -44,6 +49,7 @@ __device__ inline void multiply(float *d, const unsigned *a, const unsigned *b) 
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+#endif
 
 #define A_COLS  (BK / VA)          // loads in a row of the image tile
 #define A_ROWS  (THREADS / A_COLS) // rows that all threads load at once
@@ -55,7 +61,7 @@ __device__ inline void multiply(float *d, const unsigned *a, const unsigned *b) 
 extern "C" __global__ void __launch_bounds__(THREADS) k(const T *x, const T *w, const T *bias, const T *residual, T *y,
                                                          int *fault PARAMETERS) {
   FOLLOW;
-  extern __shared__ __align__(128) unsigned char memory[];
+  SHARED_MEMORY(unsigned char, memory, 128);
   T *tiles = (T *)memory; // stages: BM rows of x, BN rows of w; those that a short product does not reach have no memory
   const int down = OVER_ACROSS(blockIdx.x), across = blockIdx.x - down * ACROSS, group = OVER_TILES_N(across);
   const int m0 = down * BM, n0 = (across - group * TILES_N) * BN;
@@ -146,17 +152,17 @@ extern "C" __global__ void __launch_bounds__(THREADS) k(const T *x, const T *w, 
       load_a(tiles + s * STAGE, s * BK);
       load_b(tiles + s * STAGE + BM * BK, s * BK);
     }
-    asm volatile("cp.async.commit_group;");
+    copy_commit();
   }
   for (int step = 0; step < STEPS; step++) {
-    asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2));
+    copy_wait<STAGES - 2>();
     __syncthreads();
     const int next = step + STAGES - 1;
     if (next < STEPS) {
       load_a(tiles + next % STAGES * STAGE, next * BK);
       load_b(tiles + next % STAGES * STAGE + BM * BK, next * BK);
     }
-    asm volatile("cp.async.commit_group;");
+    copy_commit();
     const T *a = tiles + step % STAGES * STAGE, *b = a + BM * BK;
 #pragma unroll
     for (int kk = 0; kk < BK; kk += 16) {
@@ -172,7 +178,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) k(const T *x, const T *w, 
         for (int j = 0; j < NT; j++) multiply(acc[i][j], fa[i], fb[j / 2] + j % 2 * 2);
     }
   }
-  asm volatile("cp.async.wait_group 0;");
+  copy_wait<0>();
   __syncthreads();
   float *out = (float *)memory; // the tile, to be written in rows
 #define PITCH (BN + 4)

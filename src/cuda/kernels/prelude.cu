@@ -13,12 +13,23 @@ struct b8 { unsigned char v; };
 #define FOLLOW
 #endif
 
+// What is PTX, and what no host compiler takes, stands behind #ifndef EMULATED: emulator_before.hpp has its own of it.
+#ifndef EMULATED
+#define SHARED_MEMORY(T, name, alignment) extern __shared__ __align__(alignment) T name[]
+__device__ inline float half_to_float(unsigned short x) { float r; asm("cvt.f32.f16 %0, %1;" : "=f"(r) : "h"(x)); return r; }
+__device__ inline unsigned short float_to_half(float x) {
+  unsigned short r;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(r) : "f"(x));
+  return r;
+}
+#endif
+
 #define INF __int_as_float(0x7f800000)
 #define NOT_A_NUMBER __int_as_float(0x7fc00000)
 
 __device__ inline float ld(float x) { return x; }
 __device__ inline double ld(double x) { return x; }
-__device__ inline float ld(f16 x) { float r; asm("cvt.f32.f16 %0, %1;" : "=f"(r) : "h"(x.v)); return r; }
+__device__ inline float ld(f16 x) { return half_to_float(x.v); }
 __device__ inline float ld(bf16 x) { return __uint_as_float((unsigned)x.v << 16); }
 __device__ inline i64 ld(i64 x) { return x; }
 __device__ inline i64 ld(int x) { return x; }
@@ -27,7 +38,11 @@ __device__ inline i64 ld(signed char x) { return x; }
 __device__ inline i64 ld(unsigned char x) { return x; }
 __device__ inline i64 ld(b8 x) { return x.v != 0; }
 
-__device__ inline f16 to_f16(float x) { f16 r; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(r.v) : "f"(x)); return r; }
+__device__ inline f16 to_f16(float x) {
+  f16 r;
+  r.v = float_to_half(x);
+  return r;
+}
 __device__ inline bf16 to_bf16(float x) {
   unsigned u = __float_as_uint(x);
   bf16 r;

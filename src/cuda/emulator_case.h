@@ -1,0 +1,32 @@
+/* CUDA kernels without a GPU, for tests: compiled for the host by g++, with sanitizers, and run thread by thread.
+ *
+ * The backend plans as CUDA's does and runs its kernels' sources (prelude.cu, src/cuda/kernels and what codegen writes)
+ * between emulator_before.hpp and emulator_after.hpp. Emulated: blocks and threads, barriers and shuffles, shared
+ * memory, cp.async, ldmatrix, mma, and conversions of f16. While a kernel runs under AddressSanitizer, of the
+ * backend's memory only its operands can be touched. Not emulated: threads that truly run at once (races show only
+ * where the order of threads matters), the memory model, a GPU's fast approximations, limits of registers and shared
+ * memory, early launches, wgmma and so attention, and libraries; matrix products and convolutions that libraries would compute run a
+ * thread an element. Thread rule: one thread. */
+#ifndef FL_CUDA_EMULATOR_CASE_H
+#define FL_CUDA_EMULATOR_CASE_H
+
+#include <stdbool.h>
+
+#include "cpu/backend.h"
+
+enum { FL_EMULATOR_SKIPPED = 77 }; /* exit status of a test that cannot run here (CMakeLists.txt) */
+
+/* Why nothing can be emulated here, or NULL. */
+const char *fl_emulator_why_not(void);
+const fl_backend *fl_emulator_backend(void);
+/* Convolutions: by conv_own.c where it has a kernel (at first), or always a thread an element. */
+void fl_emulator_own_convs(bool own);
+
+typedef struct fl_emulator_stats {
+  int kernels, compiled, launches, own_convs;
+} fl_emulator_stats;
+fl_emulator_stats fl_emulator_stats_of(void);
+/* "12 kernels (3 compiled now), ..." and checks; the exit status. */
+int fl_emulator_summary(const char *what, int checks, int failed);
+
+#endif
