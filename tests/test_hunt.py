@@ -131,6 +131,26 @@ def a_tensor_that_decides_changes_for_calls_that_raise(compile, call):
 
 
 @case
+def written_where_inference_mode_is_another_than_where_it_was_made(compile, call):
+    def normal(t):
+        with torch.inference_mode(False):
+            y = torch.ones(3, 4)
+        y.add_(t)
+        return y, y[0], LIN(t)
+
+    def inference(t):
+        with torch.inference_mode():
+            y = torch.ones(3, 4) * 2
+        return y.add_(t)  # raises
+
+    for f in normal, inference:
+        fast = compile(f)
+        with torch.inference_mode(f is normal):
+            for k in range(4):
+                call(fast, x(k))
+
+
+@case
 def weak_reference_to_an_object_that_dies(compile, call):
     class Node:
         pass

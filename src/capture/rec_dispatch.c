@@ -126,6 +126,7 @@ static bool of_other_mode(fl_rec *r, PyObject *tensor) {
 
 static fl_tstep *add_step(fl_rec *r, fl_tstep_kind kind) {
   fl_tstep s = {.kind = kind, .first = (uint32_t)r->trace->nodes.len, .inference = inference_now()};
+  r->changes_inference |= s.inference != r->trace->state.inference;
   if (!FL_PUSH(&r->trace->steps, s)) return fl_rec_give_up(r, "out of memory", ""), NULL;
   return &r->trace->steps.data[r->trace->steps.len - 1];
 }
