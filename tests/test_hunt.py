@@ -151,6 +151,27 @@ def written_where_inference_mode_is_another_than_where_it_was_made(compile, call
 
 
 @case
+def a_composite_that_fills_new_memory_without_an_operator(compile, call):
+    targets = torch.tensor([[1, 2], [1, 1]])
+
+    def f(t):  # the mean over lengths, of which a tensor is made in C++
+        return torch.nn.functional.ctc_loss(LIN(t).log_softmax(2), targets, (5, 5), (2, 2))
+
+    def own(t):  # new memory of the program's own, filled by operators, and looked at for its shape only
+        y = torch.empty(3, 4)
+        y[:2] = t[:2]
+        y[2].fill_(1.0)
+        return y * 2, torch.zeros_like(torch.empty(2, 2)), LIN(y)
+
+    fast = compile(f)
+    for k in range(4):
+        call(fast, torch.randn(5, 2, 4, generator=torch.Generator().manual_seed(k)))
+    fast = compile(own)
+    for k in range(4):
+        call(fast, x(k))
+
+
+@case
 def weak_reference_to_an_object_that_dies(compile, call):
     class Node:
         pass

@@ -411,6 +411,34 @@ static void record_decision(fl_rec *r, fl_tnode *n, PyObject *answer) {
   fl_rec_add_decision(r, &d, false);
 }
 
+/* Composites in C++ make tensors from numbers by at::tensor: new memory, filled without an operator. A program's own new
+ * memory counts a version when it is filled. */
+static bool is_filled_unseen(const op_call *c, int i) {
+  const fl_rec *r = c->r;
+  const fl_tval *values = r->trace->values.data;
+  uint32_t base = r->storage_base.data[values[c->tensors[i].value].storage].value;
+  int64_t version;
+  if (base == FL_NO_TVAL || values[base].kind != FL_TVAL_RESULT || !c->tensors[i].lo) return false;
+  if (strcmp(r->trace->nodes.data[values[base].index].schema->name, "aten.empty.memory_format")) return false;
+  return fl_tensor_version(c->tensors[i].object, &version) && version == 0;
+}
+
+static bool is_view_of(const op_call *c, PyObject *result, int i) {
+  fl_tensor_meta m;
+  const char *lo, *hi;
+  if (!fl_tensor_check(result)) return PyTuple_Check(result) || PyList_Check(result);
+  fl_tensor_read(result, &m);
+  return fl_tensor_extent(&m, &lo, &hi) && c->tensors[i].lo < hi && lo < c->tensors[i].hi;
+}
+
+static void look_at_new_memory(const op_call *c, PyObject *result) {
+  const char *name = c->schema->name;
+  if (c->schema->writes || strstr(name, "_like") || strstr(name, ".new_")) return;
+  for (int i = 0; i < c->n_tensors; i++)
+    if (is_filled_unseen(c, i) && !is_view_of(c, result, i))
+      fl_rec_give_up(c->r, "a tensor made without an operator", name);
+}
+
 static void record(op_call *c, fl_tnode *n, PyObject *result) {
   fl_rec *r = c->r;
   fl_rec_not_compared(r);
@@ -423,6 +451,7 @@ static void record(op_call *c, fl_tnode *n, PyObject *result) {
   dynamic = dynamic && !sized;
   if (r->decisions.len && needs_certainty(c, result, dynamic && !fixed)) fl_rec_decide(r);
   note_writes(c, result);
+  look_at_new_memory(c, result);
   PyObject *generator = arg_named(c, "generator");
   if (generator && generator != Py_None) {
     fl_rec_give_up(r, "a random generator of the program's own", c->schema->name);
