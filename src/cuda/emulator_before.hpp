@@ -21,6 +21,7 @@
 #define __align__(x)                      __attribute__((aligned((x) > 16 ? 16 : (x)))) // a GPU's widest access
 #define SHARED_MEMORY(T, name, alignment) T *const name = (T *)emulated::shared
 #define __syncthreads()                   emulated::wait(emulated::block)
+#define __syncwarp()                      emulated::wait(emulated::warp())
 
 static struct {
   unsigned x;

@@ -3,10 +3,12 @@
  * The backend plans as CUDA's does and runs its kernels' sources (prelude.cu, src/cuda/kernels and what codegen writes)
  * between emulator_before.hpp and emulator_after.hpp. Emulated: blocks and threads, barriers and shuffles, shared
  * memory, cp.async, ldmatrix, mma, and conversions of f16. While a kernel runs under AddressSanitizer, of the
- * backend's memory only its operands can be touched. Not emulated: threads that truly run at once (races show only
- * where the order of threads matters), the memory model, a GPU's fast approximations, limits of registers and shared
- * memory, early launches, wgmma and so attention, and libraries; matrix products and convolutions that libraries would compute run a
- * thread an element. Thread rule: one thread. */
+ * backend's memory only its operands can be touched.
+ *
+ * Not emulated: threads that truly run at once (races show only where the order of threads matters), the memory model,
+ * a GPU's fast approximations, limits of registers and shared memory, early launches, attention on tensor cores, and
+ * libraries: matrix products, and convolutions that are not ours, run a thread an element. AddressSanitizer forgets a
+ * thread's stack where it waits. Thread rule: one thread. */
 #ifndef FL_CUDA_EMULATOR_CASE_H
 #define FL_CUDA_EMULATOR_CASE_H
 

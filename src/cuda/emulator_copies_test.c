@@ -102,7 +102,7 @@ static void check_copy(int trial) {
 
 int main(int argc, char **argv) {
   const char *why = fl_emulator_why_not();
-  const int n = argc > 1 && !strcmp(argv[1], "all") ? 3000 : 25;
+  const int n = argc > 1 && !strcmp(argv[1], "all") ? 2000 : 25;
   if (why) {
     printf("skipped: %s\n", why);
     return FL_EMULATOR_SKIPPED;

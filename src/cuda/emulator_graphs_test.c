@@ -3,10 +3,11 @@
 #include "cuda/gpu_test.h"
 #include "cuda/graphs_case.h"
 
+/* Attention of 16-bit floats multiplies by what is not emulated. */
 static void check(const char *text, const fl_backend *b, fl_pool *pool, bool halves) {
   char *half = with_type(text, "f16");
   check_graph(text, b, pool, "f32", 2e-5);
-  if (half && halves) check_graph(half, b, pool, "f16", 5e-3);
+  if (half && halves && !strstr(text, "attention(")) check_graph(half, b, pool, "f16", 5e-3);
   fl_free(half);
   fflush(stdout);
 }
@@ -21,7 +22,7 @@ int main(int argc, char **argv) {
   }
   FL_CHECK_OK(fl_pool_create(1, &pool));
   for (size_t i = 0; i < sizeof graphs / sizeof *graphs; i += all ? 1 : 10)
-    if (!strstr(graphs[i], "attention(")) check(graphs[i], fl_emulator_backend(), pool, all);
+    check(graphs[i], fl_emulator_backend(), pool, all);
   fl_pool_destroy(pool);
   return fl_emulator_summary("graphs", fl_test_checks_, fl_test_failed_);
 }
