@@ -752,6 +752,8 @@ def _message(e):
 
 def _line(e):
     """The last line of the program in the traceback, if there is one."""
+    if isinstance(e, UnboundLocalError):
+        return None  # a warm CPython stores a name and loads the next in one instruction, of the first one's line
     lines = [entry.lineno for entry in traceback.extract_tb(e.__traceback__) if entry.filename == "<program>"]
     return lines[-1] if lines else None
 
