@@ -109,10 +109,10 @@ void fl_rec_uses(fl_rec *r, PyObject *value);
 /* Whether it is an object that unknown code gave, of which nothing is known; `plain`: or a number, a string. */
 bool fl_rec_is_unknown(fl_rec *r, PyObject *value, bool plain);
 
-/* The call sets autocast: its trace holds where autocast keeps no casts of weights from before. */
 /* An operator raised, which ended the recording; and the program has begun to handle what it raised, unseen. */
 bool fl_rec_has_raised(const fl_rec *r);
 void fl_rec_handles(fl_rec *r);
+/* The call sets autocast: its trace holds where autocast keeps no casts of weights from before. */
 void fl_rec_uses_autocast(fl_rec *r);
 
 /* --- trouble --- */

@@ -1,6 +1,7 @@
 #include "capture/weights.h"
 
 #include <string.h>
+
 enum { WORD = sizeof(uint64_t), MAX_COMPARED = 16384 };
 
 const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *out_index) {
@@ -105,9 +106,9 @@ static bool can_watch_elements(const fl_weight *x) {
 }
 
 /* A few elements side by side, in lines of memory spread over the tensor: both ends, where views of a part begin and end, and
- * the middle. */
+ * between. */
 static bool watch_elements(fl_weights *w, const fl_weight *x) {
-  enum { PLACES = 3 };
+  enum { PLACES = 5 };
   const size_t last = fl_type_bytes(&x->meta.type) / WORD - 2; /* where a pair can begin */
   const char *data = x->meta.data, *copy = x->copy;
   for (size_t i = 0; i < PLACES; i++) {
