@@ -14,6 +14,7 @@
 
 #include <stdbool.h>
 
+#include "base/test.h"
 #include "cpu/backend.h"
 
 enum { FL_EMULATOR_SKIPPED = 77 }; /* exit status of a test that cannot run here (CMakeLists.txt) */
@@ -30,5 +31,20 @@ typedef struct fl_emulator_stats {
 fl_emulator_stats fl_emulator_stats_of(void);
 /* "12 kernels (3 compiled now), ..." and checks; the exit status. */
 int fl_emulator_summary(const char *what, int checks, int failed);
+
+/* A test's main: `run` with a pool and whether all of its cases were asked for ("all"), and the summary of `what`; or why it is
+ * skipped. */
+static inline int fl_emulator_main(int argc, char **argv, const char *what, void (*run)(fl_pool *pool, bool all)) {
+  const char *why = fl_emulator_why_not();
+  fl_pool *pool = NULL;
+  if (why) {
+    printf("skipped: %s\n", why);
+    return FL_EMULATOR_SKIPPED;
+  }
+  FL_CHECK_OK(fl_pool_create(1, &pool));
+  run(pool, argc > 1 && !strcmp(argv[1], "all"));
+  fl_pool_destroy(pool);
+  return fl_emulator_summary(what, fl_test_checks_, fl_test_failed_);
+}
 
 #endif

@@ -57,22 +57,15 @@ static void check_types(const conv_case *c, fl_pool *pool) {
   }
 }
 
-int main(int argc, char **argv) {
-  const char *why = fl_emulator_why_not();
-  const bool all = argc > 1 && !strcmp(argv[1], "all");
-  fl_pool *pool = NULL;
-  if (why) {
-    printf("skipped: %s\n", why);
-    return FL_EMULATOR_SKIPPED;
-  }
-  FL_CHECK_OK(fl_pool_create(1, &pool));
+static void run(fl_pool *pool, bool all) {
   if (!all) {
     check(&ragged[0], "f16", true, pool);
     check(&ragged[1], "bf16", false, pool);
     check(&cases[8], "f16", true, pool);
+    return;
   }
-  for (size_t i = 0; all && i < sizeof ragged / sizeof *ragged; i++) check_types(&ragged[i], pool);
-  for (size_t i = 0; all && i < sizeof cases / sizeof *cases; i++) check_types(&cases[i], pool);
-  fl_pool_destroy(pool);
-  return fl_emulator_summary("convolutions", fl_test_checks_, fl_test_failed_);
+  for (size_t i = 0; i < sizeof ragged / sizeof *ragged; i++) check_types(&ragged[i], pool);
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_types(&cases[i], pool);
 }
+
+int main(int argc, char **argv) { return fl_emulator_main(argc, argv, "convolutions", run); }

@@ -100,18 +100,13 @@ static void check_copy(int trial) {
   fl_free_aligned(out.block);
 }
 
-int main(int argc, char **argv) {
-  const char *why = fl_emulator_why_not();
-  const int n = argc > 1 && !strcmp(argv[1], "all") ? 2000 : 25;
-  if (why) {
-    printf("skipped: %s\n", why);
-    return FL_EMULATOR_SKIPPED;
-  }
+static void run(fl_pool *unused, bool all) {
   srand(1);
-  for (int i = 0; i < n && fl_test_failed_ < 5; i++) {
+  for (int i = 0; i < (all ? 2000 : 25) && fl_test_failed_ < 5; i++) {
     check_copy(i);
     if (i % 500 == 499) printf("%d copies: %d kernels\n", i + 1, fl_emulator_stats_of().kernels);
     fflush(stdout);
   }
-  return fl_emulator_summary("copies", fl_test_checks_, fl_test_failed_);
 }
+
+int main(int argc, char **argv) { return fl_emulator_main(argc, argv, "copies", run); }

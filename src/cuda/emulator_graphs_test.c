@@ -12,17 +12,9 @@ static void check(const char *text, const fl_backend *b, fl_pool *pool, bool hal
   fflush(stdout);
 }
 
-int main(int argc, char **argv) {
-  const char *why = fl_emulator_why_not();
-  const bool all = argc > 1 && !strcmp(argv[1], "all");
-  fl_pool *pool = NULL;
-  if (why) {
-    printf("skipped: %s\n", why);
-    return FL_EMULATOR_SKIPPED;
-  }
-  FL_CHECK_OK(fl_pool_create(1, &pool));
+static void run(fl_pool *pool, bool all) {
   for (size_t i = 0; i < sizeof graphs / sizeof *graphs; i += all ? 1 : 10)
     check(graphs[i], fl_emulator_backend(), pool, all);
-  fl_pool_destroy(pool);
-  return fl_emulator_summary("graphs", fl_test_checks_, fl_test_failed_);
 }
+
+int main(int argc, char **argv) { return fl_emulator_main(argc, argv, "graphs", run); }

@@ -44,20 +44,23 @@ static void check_seed(int seed, bool images) {
   free_world(&w, w.g->values.len);
 }
 
-int main(int argc, char **argv) {
-  const char *why = fl_emulator_why_not();
-  const bool seeds = argc > 3 && !strcmp(argv[1], "seeds"), all = argc > 1 && !strcmp(argv[1], "all");
-  const int from = seeds ? atoi(argv[2]) : 1, to = seeds ? atoi(argv[3]) : all ? 200 : 2;
-  if (why) {
-    printf("skipped: %s\n", why);
-    return FL_EMULATOR_SKIPPED;
-  }
-  for (int seed = from; seed <= to && fl_test_failed_ < 3; seed++) {
+static int from, to; /* seeds that were asked for; 0: none in particular */
+
+static void run(fl_pool *unused, bool all) {
+  const int first = to ? from : 1, last = to ? to : all ? 200 : 2;
+  for (int seed = first; seed <= last && fl_test_failed_ < 3; seed++) {
     check_seed(seed, false);
     check_seed(seed, true);
     if (seed % 20) continue;
     printf("seed %d: %d kernels, %d failed\n", seed, fl_emulator_stats_of().kernels, fl_test_failed_);
     fflush(stdout);
   }
-  return fl_emulator_summary("random graphs", fl_test_checks_, fl_test_failed_);
+}
+
+int main(int argc, char **argv) {
+  if (argc > 3 && !strcmp(argv[1], "seeds")) {
+    from = atoi(argv[2]);
+    to = atoi(argv[3]);
+  }
+  return fl_emulator_main(argc, argv, "random graphs", run);
 }
