@@ -107,3 +107,36 @@ def test_rows_that_are_masked_throughout(how, fill, dtype):
                 ours, eager = (t.where(~mask.all(-1, True), 0) for t in (ours, eager))
             torch.testing.assert_close(ours, eager, rtol=tolerance, atol=tolerance, equal_nan=True)
     assert [p.kind for p in framelift.explain(fast).partitions] == ["engine"]
+
+
+def _rows(dtype, large):
+    t = torch.randn(6, 40, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    t[1, 17] = large
+    return t.to(dtype)
+
+
+NORMS = {
+    "layer_norm": lambda t: F.layer_norm(t, (40,)),
+    "group_norm": lambda t: F.group_norm(t.view(6, 10, 2, 2), 5),
+    "group_norm, channels last": lambda t: F.group_norm(
+        t.view(6, 10, 2, 2).contiguous(memory_format=torch.channels_last), 5
+    ),
+    "instance_norm": lambda t: F.instance_norm(t[None]),
+    "var of rows": lambda t: t.var(1),
+    "var of columns": lambda t: t.var(0),
+    "std": lambda t: t.std(1, keepdim=True) + 1,
+    "written out": lambda t: (t - t.mean(1, keepdim=True)) / (t.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt(),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", NORMS)
+def test_squares_that_overflow(name, dtype):
+    """Eager adds by Welford's method or in double: NaN, zeros or right where plain sums of squares are infinite."""
+    f = NORMS[name]
+    fast, tolerance = framelift.compile(f), 2e-2 if dtype == torch.bfloat16 else 2e-5
+    with torch.no_grad():
+        fast(_rows(dtype, 0.5))
+        for large in (3e19, 1e30, -3e38, INF, float("nan"), 1e200, 0.25):
+            t = _rows(dtype, large)
+            torch.testing.assert_close(fast(t), f(t), rtol=tolerance, atol=tolerance, equal_nan=True)

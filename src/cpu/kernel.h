@@ -68,6 +68,10 @@ typedef struct fl_run_args {
   struct fl_queue *queue; /* what a device's kernels put their work on; NULL on the CPU is fine */
 } fl_run_args;
 
+static inline void fl_set_fault(int *fault) {
+  if (fault) __atomic_store_n(fault, 1, __ATOMIC_RELAXED);
+}
+
 /* Packing of one constant operand. */
 typedef struct fl_pack_args {
   const fl_problem *problem;

@@ -87,6 +87,16 @@ static float row_moments(const float *x, int64_t n, float eps, float *out_mean) 
   return 1.0f / sqrtf(var + eps);
 }
 
+/* Whether sums overflowed on the way to this scale, of rows of n finite numbers that lie `step` apart. Where they do
+ * depends on their order: eager's answer is another one. */
+static bool has_overflowed(float scale, const float *x, int64_t rows, int64_t n, int64_t step) {
+  if (scale > 0) return false;
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t k = 0; k < n; k++)
+      if (!isfinite(x[r * step + k])) return false;
+  return true;
+}
+
 /* y = (x - mean) scale [w] [+ b]; constant flags drop what is absent. */
 FL_INLINE void row_affine(float *y, const float *x, int64_t n, float mean, float scale, const float *w, const float *b,
                           bool has_w, bool has_b) {
@@ -103,10 +113,11 @@ FL_INLINE void row_affine(float *y, const float *x, int64_t n, float mean, float
   }
 }
 
-static void row_norm(const params *q, float *y, const float *x, const float *w, const float *b) {
+static void row_norm(const params *q, float *y, const float *x, const float *w, const float *b, int *fault) {
   float mean = 0, ignored;
   const float scale = q->mean ? row_moments(x, q->n, q->eps, &mean)
                               : 1.0f / sqrtf(row_squares(x, q->n, 0, &ignored) / (float)q->n + q->eps);
+  if (has_overflowed(scale, x, 1, q->n, 0)) fl_set_fault(fault);
   if (q->has_weight && q->has_bias)
     row_affine(y, x, q->n, mean, scale, w, b, true, true);
   else if (q->has_weight)
@@ -148,7 +159,7 @@ static void rows_range(void *arg, int64_t begin, int64_t end, int thread) {
   const params *q = a->params;
   for (int64_t r = begin; r < end; r++)
     row_norm(q, (float *)a->out[0].data + r * q->n, (const float *)a->in[0].data + r * q->n,
-             q->has_weight ? a->in[1].data : NULL, q->has_bias ? a->in[2].data : NULL);
+             q->has_weight ? a->in[1].data : NULL, q->has_bias ? a->in[2].data : NULL, a->fault);
 }
 
 static void run_rows(const fl_run_args *a) {
@@ -194,6 +205,7 @@ static void group_planes(const fl_run_args *a, const params *q, int64_t i) {
   const float *x = (const float *)a->in[0].data + i * n;
   float *y = (float *)a->out[0].data + i * n;
   float mean, scale = row_moments(x, n, q->eps, &mean);
+  if (has_overflowed(scale, x, 1, n, 0)) fl_set_fault(a->fault);
   for (int64_t c = 0; c < per; c++) {
     float w = q->has_weight ? ((const float *)a->in[1].data)[first + c] : 1.0f;
     float b = q->has_bias ? ((const float *)a->in[2].data)[first + c] : 0.0f;
@@ -233,6 +245,7 @@ static void group_item(const fl_run_args *a, const params *q, int64_t item, floa
   channel_sums(scale, x, mean, q, true);
   for (int64_t g = 0; g < q->groups; g++) {
     float r = 1.0f / sqrtf(row_sum(scale + g * per, per) / (float)n + q->eps);
+    if (has_overflowed(r, x + g * per, q->pixels, per, C)) fl_set_fault(a->fault);
     for (int64_t c = g * per; c < (g + 1) * per; c++) scale[c] = r * (w ? w[c] : 1.0f);
   }
   for (int64_t p = 0; p < q->pixels; p++)

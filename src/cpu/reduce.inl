@@ -183,6 +183,18 @@ FL_INLINE void reduce_unit(fl_op op, const params *q, float *y, const float *x, 
   reduce_columns(op, y, x, q->n, q->inner, left, mean, scale);
 }
 
+/* Whether a variance overflowed that eager, whose sums are in double, may well give: it is no finite number, though
+ * the elements are. */
+static bool has_overflowed(const params *q, const float *y, const float *x, int64_t left) {
+  const int64_t width = left < COLUMNS ? left : COLUMNS;
+  for (int64_t c = 0; c < width && (float)q->n > q->correction; c++) {
+    int64_t k = isfinite(y[c]) ? 0 : q->n;
+    while (k > 0 && isfinite(x[(k - 1) * q->inner + c])) k--;
+    if (k == 0 && !isfinite(y[c])) return true;
+  }
+  return false;
+}
+
 static void reduce_range(void *arg, int64_t begin, int64_t end, int thread) {
   const fl_run_args *a = arg;
   const params *q = a->params;
@@ -193,7 +205,10 @@ static void reduce_range(void *arg, int64_t begin, int64_t end, int thread) {
     switch (q->op) {
     case FL_OP_AMAX: reduce_unit(FL_OP_AMAX, q, y, x, q->inner - c); break;
     case FL_OP_AMIN: reduce_unit(FL_OP_AMIN, q, y, x, q->inner - c); break;
-    case FL_OP_VAR: reduce_unit(FL_OP_VAR, q, y, x, q->inner - c); break;
+    case FL_OP_VAR:
+      reduce_unit(FL_OP_VAR, q, y, x, q->inner - c);
+      if (has_overflowed(q, y, x, q->inner - c)) fl_set_fault(a->fault);
+      break;
     default: reduce_unit(FL_OP_SUM, q, y, x, q->inner - c); break;
     }
   }

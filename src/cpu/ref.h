@@ -56,7 +56,7 @@ static inline void fl_ref_copy1(void *dst, int64_t i, const void *src, int64_t j
 static inline int64_t fl_ref_index(int64_t i, int64_t n, bool wrap, int *fault) {
   if (wrap && i < 0) i += n;
   if (i >= 0 && i < n) return i;
-  if (fault) __atomic_store_n(fault, 1, __ATOMIC_RELAXED);
+  fl_set_fault(fault);
   return n > 0 ? 0 : -1;
 }
 

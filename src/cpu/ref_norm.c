@@ -25,6 +25,12 @@ static const char *plan_common(const fl_problem *p, fl_arena *arena, fl_kernel_p
 
 static double get(const fl_tensor *t, int64_t offset) { return fl_ref_getf(t->data, t->type.dtype, offset); }
 
+/* Sums of squares of finite numbers that overflow in eager's type do so where its order of adding has it: a fault. */
+static void check_sum(const fl_run_args *a, double mean, double squares) {
+  const bool wide = a->in[0].type.dtype == FL_F64;
+  if (isfinite(mean) && !isnan(squares) && isinf(wide ? squares : (double)(float)squares)) fl_set_fault(a->fault);
+}
+
 /* --- layer_norm, rms_norm: each outer index has its own statistics over the last `axes` dimensions --- */
 
 static void norm_range(void *arg, int64_t begin, int64_t end, int thread) {
@@ -50,6 +56,7 @@ static void norm_range(void *arg, int64_t begin, int64_t end, int thread) {
       double d = get(x, xb + fl_ref_offset(c, x->strides + head, q->axes)) - mean;
       var += d * d;
     }
+    check_sum(a, mean, var);
     double scale = 1 / sqrt(var / (double)n + q->eps);
     for (int64_t k = 0; k < n; k++, fl_ref_next(&inner, c)) {
       double v = (get(x, xb + fl_ref_offset(c, x->strides + head, q->axes)) - mean) * scale;
@@ -107,6 +114,7 @@ static void group_range(void *arg, int64_t begin, int64_t end, int thread) {
       double d = get(x, xb + fl_ref_offset(c, x->strides, rank)) - mean;
       var += d * d;
     }
+    check_sum(a, mean, var);
     double scale = 1 / sqrt(var / (double)n + q->eps);
     for (int64_t k = 0; k < n; k++, fl_ref_next(&part, c)) {
       double v = (get(x, xb + fl_ref_offset(c, x->strides, rank)) - mean) * scale;

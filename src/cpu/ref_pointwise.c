@@ -126,7 +126,7 @@ static int64_t pow_i(int64_t a, int64_t b) {
 
 static int64_t div_i(fl_op op, int64_t a, int64_t b, int *fault) {
   if (b == 0) {
-    if (fault) __atomic_store_n(fault, 1, __ATOMIC_RELAXED);
+    fl_set_fault(fault);
     return 0;
   }
   if (b == -1) return op == FL_OP_REM ? 0 : wrap_sub(0, a);

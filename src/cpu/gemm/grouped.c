@@ -79,7 +79,7 @@ static void run(const fl_run_args *args) {
   for (int64_t e = 0; e < q->groups; e++) {
     int64_t end = fl_ref_geti(ends->data, ends->type.dtype, e * ends->strides[0]);
     if (end < start || end > total) {
-      if (args->fault) __atomic_store_n(args->fault, 1, __ATOMIC_RELAXED);
+      fl_set_fault(args->fault);
       end = end < start ? start : total;
     }
     if (end == start) continue;
@@ -136,7 +136,7 @@ static void run_ref(const fl_run_args *args) {
   int64_t row = 0;
   for (int64_t e = 0; e < ends->type.dims[0]; e++) {
     int64_t end = fl_ref_geti(ends->data, ends->type.dtype, e * ends->strides[0]);
-    if ((end < row || end > total) && args->fault) __atomic_store_n(args->fault, 1, __ATOMIC_RELAXED);
+    if (end < row || end > total) fl_set_fault(args->fault);
     for (; row < end && row < total; row++) product(args, row, e);
   }
   for (; row < total; row++) product(args, row, -1);
