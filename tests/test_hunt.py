@@ -1,6 +1,8 @@
 """Programs that once differed from eager, each reduced to what made it differ."""
 
+import contextlib
 import contextvars
+import ctypes
 import functools
 import weakref
 
@@ -13,6 +15,7 @@ import framelift
 
 LIN = torch.nn.Linear(4, 4).eval()
 CONTEXT = contextvars.copy_context()
+FOUR = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.py_object)
 CASES = {}
 
 
@@ -169,6 +172,37 @@ def a_composite_that_fills_new_memory_without_an_operator(compile, call):
     fast = compile(own)
     for k in range(4):
         call(fast, x(k))
+
+
+@case
+def functions_in_c_that_python_classes_hide(compile, call):
+    w, source = torch.ones(4), torch.arange(4.0)
+    copy = functools.partial(ctypes.memmove, w.data_ptr(), source.data_ptr())
+
+    class Copies:
+        size = property(functools.partial(FOUR(("memmove", ctypes.CDLL(None))), w.data_ptr(), source.data_ptr(), 16))
+        __len__ = staticmethod(functools.partial(copy, 16))
+
+    o = Copies()
+    ways = [
+        lambda: list(map(copy, [16])),
+        lambda: sorted([16], key=copy),
+        lambda: o.size,
+        lambda: len(o),
+    ]
+    for way in ways:
+
+        def f(t, way=way):
+            y = LIN(t) * w
+            with contextlib.suppress(TypeError, ValueError, OverflowError):
+                way()
+            return y * 2 + w
+
+        fast = compile(f)
+        for k in range(3):
+            w.fill_(k)
+            call(fast, x(k))
+            call.show(w)
 
 
 @case

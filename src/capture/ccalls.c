@@ -340,7 +340,17 @@ void fl_ccall_callback(fl_rec *r, PyObject *callable) {
     Py_XDECREF(func);
     return;
   }
-  if (!fl_ccall_is_python_class(Py_TYPE(callable))) fl_rec_give_up(r, "unknown C callable", Py_TYPE(callable)->tp_name);
+  /* A class statement may derive from a type in C that is called as C likes (ctypes' functions). */
+  PyTypeObject *tp = Py_TYPE(callable);
+  if (!fl_ccall_is_python_class(tp) || (!fl_call_is_by_class(tp) && fl_ccall_type_class(tp) != FL_CC_TYPE))
+    fl_rec_give_up(r, "unknown C callable", tp->tp_name);
+}
+
+void fl_ccall_slot(fl_rec *r, PyObject *v) {
+  PyObject *inner = v && Py_IS_TYPE(v, &PyStaticMethod_Type) ? PyObject_GetAttrString(v, "__func__") : Py_XNewRef(v);
+  if (!inner) PyErr_Clear();
+  if (inner && !in_c(inner) && !PyFunction_Check(inner) && !PyType_Check(inner)) fl_ccall_callback(r, inner);
+  Py_XDECREF(inner);
 }
 
 /* --- types --- */

@@ -90,6 +90,8 @@ bool fl_ccall_is_numpy_number(PyObject *obj); /* one of numpy's scalars */
 
 /* C code is given `callable` and may call it: gives up unless what it runs is seen or pure. */
 void fl_ccall_callback(fl_rec *r, PyObject *callable);
+/* The same of what a class has for a special method, which may be a callable object. */
+void fl_ccall_slot(fl_rec *r, PyObject *value);
 /* Gets, or is about to set, a C attribute (getset or member) of obj; false: that changes nothing. */
 PyObject *fl_ccall_getset(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *type);
 bool fl_ccall_setset(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *value);

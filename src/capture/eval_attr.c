@@ -63,7 +63,7 @@ static PyObject *type_lookup(fl_rec *r, PyTypeObject *tp, PyObject *name) {
 }
 
 void fl_attr_saw_slot(fl_rec *r, PyTypeObject *tp, PyObject *name) {
-  if (tp->tp_flags & Py_TPFLAGS_HEAPTYPE) type_lookup(r, tp, name);
+  if (tp->tp_flags & Py_TPFLAGS_HEAPTYPE) fl_ccall_slot(r, type_lookup(r, tp, name));
 }
 
 /* --- descriptors --- */

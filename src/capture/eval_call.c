@@ -27,6 +27,8 @@ int fl_call_init(void) {
   return cls ? 0 : -1;
 }
 
+bool fl_call_is_by_class(PyTypeObject *tp) { return tp->tp_call == slot_call; }
+
 /* Takes fl_eval_here->tail. */
 static fl_call_args make_args(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
   size_t npos = (size_t)PyVectorcall_NARGS(nargsf);

@@ -144,6 +144,7 @@ void fl_attr_saw_slot(fl_rec *r, PyTypeObject *tp, PyObject *name);
 
 /* --- eval_call.c --- */
 int fl_call_init(void);
+bool fl_call_is_by_class(PyTypeObject *tp); /* its objects are called by a __call__ that its classes define */
 PyObject *fl_call(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames);
 PyObject *fl_call_ex(fl_rec *r, PyObject *callable, PyObject *args,
                      PyObject *kwargs); /* args: tuple; kwargs: dict or NULL */
