@@ -206,6 +206,19 @@ def functions_in_c_that_python_classes_hide(compile, call):
 
 
 @case
+def memory_that_becomes_another_tensors(compile, call):
+    def f(t):
+        y, z = LIN(t), t * 2 + 1
+        torch.ops.aten.set_.source_Tensor(y, z)
+        z.add_(1)
+        return y * 3
+
+    fast = compile(f)
+    for k in range(3):
+        call(fast, x(k))
+
+
+@case
 def weak_reference_to_an_object_that_dies(compile, call):
     class Node:
         pass

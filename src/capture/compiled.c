@@ -198,17 +198,24 @@ static bool requires_grad(PyObject *const *items, size_t n, int depth) {
 
 /* --- the call --- */
 
-/* While another thread holds the lock, the trace's operators run without its engines. */
 bool fl_compiled_make_ready(fl_compiled *c, fl_trace *t) {
   if (!t->later) return true;
   if (!PyThread_acquire_lock(c->lock, NOWAIT_LOCK)) return false;
   if (t->later) fl_later_verify(t);
+  if (t->unfaithful) fl_compiled_refuse(c, t);
   PyThread_release_lock(c->lock);
   return true;
 }
 
-static PyObject *replay(fl_call *k, fl_trace *t, PyObject **inputs, const char **miss) {
-  bool engines = fl_compiled_make_ready(k->c, t);
+/* NULL, or why this call is no trace's. */
+static const char *make_ready(fl_call *k, fl_trace *t, bool *engines) {
+  *engines = fl_compiled_make_ready(k->c, t);
+  if (t->unfaithful) return k->c->native_reason;
+  /* Not even the operators have been verified. */
+  return *engines || k->c->fallback_error ? NULL : "another thread is verifying the trace";
+}
+
+static PyObject *replay(fl_call *k, fl_trace *t, PyObject **inputs, bool engines, const char **miss) {
   int grad = (t->eager_parts || !engines) && !k->state.inference ? fl_grad_enabled() : 0;
   if (grad < 0 || (grad > 0 && fl_grad_set(false) < 0)) return NULL;
   fl_call_args args = {k->args, k->nargs, k->kwnames, fl_call_grow, k};
@@ -227,9 +234,15 @@ static PyObject *try_traces(fl_call *k) {
   PyObject *inputs[FL_MAX_INPUTS];
   size_t from = 0;
   const char *miss;
+  bool engines;
   fl_trace *t;
   while ((t = find(k, &from, inputs))) {
-    PyObject *out = replay(k, t, inputs, &miss);
+    const char *why = make_ready(k, t, &engines);
+    if (why) {
+      fl_trace_release(t);
+      return fl_call_native(k, why, false);
+    }
+    PyObject *out = replay(k, t, inputs, engines, &miss);
     bool again = !t->effects && !t->random; /* nothing was done yet */
     if (out) {
       t->hits++;

@@ -58,6 +58,9 @@ fl_trace *fl_compiled_find(fl_compiled *c, PyObject *const *args, size_t nargs, 
  * while another call holds the lock. */
 bool fl_compiled_make_ready(fl_compiled *c, fl_trace *t);
 
+/* A trace of its own that is unfaithful answers no call any more, and the reason is noted. Its caller holds it too. */
+void fl_compiled_refuse(fl_compiled *c, fl_trace *t);
+
 /* report.c */
 PyObject *fl_report(fl_compiled *c);
 /* [[segment as data (fx.h)] for each trace] */

@@ -25,8 +25,11 @@ static void keep(fl_call *k, fl_attempt *a, fl_site *s, fl_trace *root) {
   } else {
     a->trace->root = root;
     fl_trace_retain(a->trace);
-    if (!fl_attempt_build(k, a) || !FL_PUSH(&s->branches, a->trace)) {
-      note_why(s, &(fl_reason){0});
+    bool built = fl_attempt_build(k, a);
+    if (!built || a->trace->unfaithful || !FL_PUSH(&s->branches, a->trace)) {
+      bool refused = built && !fl_attempt_refuse_unfaithful(a->rec, a->trace);
+      note_why(s, refused ? &a->rec->why : &(fl_reason){0});
+      if (refused) a->rec->trace = NULL;
       fl_trace_release(a->trace);
     }
   }

@@ -54,6 +54,9 @@ fl_trace *fl_attempt_refuse_empty(fl_rec *r, fl_trace *t);
  * states are worth a trace each. */
 fl_trace *fl_attempt_refuse_counters(fl_trace *const *others, size_t n_others, fl_rec *r, fl_trace *t);
 
+/* and one whose operators do not give what was recorded (rerun.h). Once built. */
+fl_trace *fl_attempt_refuse_unfaithful(fl_rec *r, fl_trace *t);
+
 /* compiled_branch.c: fl_grow_fn; ctx is the fl_call. */
 struct fl_exit;
 PyObject *fl_call_grow(void *ctx, struct fl_exit *e, bool *out_done);

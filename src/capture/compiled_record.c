@@ -12,8 +12,8 @@
 
 /* --- giving up --- */
 
-static void note_give_up(fl_compiled *c, fl_rec *r) {
-  const fl_reason *w = &r->why;
+/* True if `holder` has been taken. */
+static bool give_up(fl_compiled *c, const fl_reason *w, fl_trace *holder) {
   snprintf(c->native_reason, sizeof c->native_reason, "%s%s%s", w->reason ? w->reason : "out of memory",
            w->detail && *w->detail ? ": " : "", w->detail ? w->detail : "");
   fl_give_up g = {.reason = fl_strdup(w->reason ? w->reason : "out of memory"),
@@ -21,16 +21,58 @@ static void note_give_up(fl_compiled *c, fl_rec *r) {
                   .file = w->file ? fl_strdup(w->file) : NULL,
                   .line = w->line,
                   .count = 1,
-                  .holder = r->trace};
-  fl_guards_release(&g.holder->guards); /* before another thread can find it */
-  fl_weights_release(&g.holder->weights);
-  if (!FL_PUSH(&c->give_ups, g)) {
-    fl_free(g.reason);
-    fl_free(g.detail);
-    fl_free(g.file);
+                  .holder = holder};
+  if (FL_PUSH(&c->give_ups, g)) return true;
+  fl_free(g.reason);
+  fl_free(g.detail);
+  fl_free(g.file);
+  return false;
+}
+
+/* Of a trace that only tells which arguments are meant. */
+static void let_go(fl_trace *t) {
+  fl_guards_release(&t->guards);
+  fl_weights_release(&t->weights);
+  for (size_t i = 0; i < t->steps.len; i++) {
+    fl_segment_destroy(t->steps.data[i].segment);
+    t->steps.data[i].segment = NULL;
+  }
+}
+
+static void note_give_up(fl_compiled *c, fl_rec *r) {
+  let_go(r->trace); /* before another thread can find it */
+  if (give_up(c, &r->why, r->trace)) r->trace = NULL;
+}
+
+static fl_reason why_unfaithful(const fl_trace *t) {
+  if (t->unfaithful_at >= t->nodes.len) return (fl_reason){.reason = (char *)t->unfaithful};
+  const fl_tnode *n = &t->nodes.data[t->unfaithful_at];
+  return (fl_reason){(char *)t->unfaithful, (char *)n->schema->name, (char *)n->file, n->line, NULL};
+}
+
+fl_trace *fl_attempt_refuse_unfaithful(fl_rec *r, fl_trace *t) {
+  if (!t->unfaithful) return t;
+  const fl_reason w = why_unfaithful(t);
+  r->gave_up = false; /* a trace that ends before its call has said so */
+  fl_rec_give_up(r, w.reason, w.detail);
+  fl_free(r->why.file);
+  r->why.file = w.file ? fl_strdup(w.file) : NULL;
+  r->why.line = w.line;
+  Py_CLEAR(r->why.blame);
+  r->trace = t;
+  return NULL;
+}
+
+void fl_compiled_refuse(fl_compiled *c, fl_trace *t) {
+  const fl_reason w = why_unfaithful(t);
+  for (size_t i = 0; i < c->traces.len; i++) {
+    if (c->traces.data[i] != t) continue;
+    c->traces.len--;
+    memmove(c->traces.data + i, c->traces.data + i + 1, (c->traces.len - i) * sizeof *c->traces.data);
+    if (!t->running) let_go(t);
+    if (!give_up(c, &w, t)) fl_trace_release(t);
     return;
   }
-  r->trace = NULL;
 }
 
 static bool is_opaque(const fl_compiled *c, PyObject *callable) {
@@ -350,13 +392,14 @@ bool fl_attempt_build(fl_call *k, fl_attempt *a) {
   fl_compiled *c = k->c;
   fl_trace *t = a->trace;
   fl_stage before = fl_stage_enter(FL_STAGE_lower);
-  fl_build_options o = {!c->backend_eager, c->verify, c->precision, tactic_ms(k), c->pool, 0};
+  fl_build_options o = {!c->backend_eager, c->verify, c->precision, tactic_ms(k), c->pool, a->generator, 0};
   bool ok = fl_trace_build(t, &o) && (!c->verify || verify(a->rec, t, a->generator, &o, !c->segment_backend) == 0);
   if (c->segment_backend) fl_stage_enter(FL_STAGE_backend);
-  ok = ok && (!c->segment_backend || ask_backend(c, a->rec, t) == 0);
+  ok = ok && (!c->segment_backend || t->unfaithful || ask_backend(c, a->rec, t) == 0);
   fl_stage_enter(before);
   PyErr_Clear();
   for (size_t i = 0; i < t->breaks.len; i++) Py_CLEAR(t->breaks.data[i]->recorded);
+  for (size_t i = 0; i < t->nodes.len; i++) fl_tnode_forget(&t->nodes.data[i]);
   Py_CLEAR(t->entered);
   return ok && fl_sites_find(t) && fl_weights_watch_alike(t);
 }
@@ -365,7 +408,8 @@ bool fl_attempt_build(fl_call *k, fl_attempt *a) {
 static bool put_off(fl_call *k, attempt *a) {
   fl_compiled *c = k->c;
   if (a->trace && !a->trace->breaks.len) return false;
-  if (a->trace && (a->trace = fl_attempt_refuse_empty(a->rec, a->trace)) && fl_attempt_build(k, a)) {
+  if (a->trace && (a->trace = fl_attempt_refuse_empty(a->rec, a->trace)) && fl_attempt_build(k, a) &&
+      !a->trace->unfaithful) {
     fl_trace_retain(a->trace);
     c->untold = a->trace;
   }
@@ -415,7 +459,11 @@ static void keep(fl_call *k, attempt *a) {
     } else
       note_give_up(c, a->rec);
   } else if (fl_attempt_build(k, a)) {
-    (void)add_trace(k, a->trace);
+    a->trace = fl_attempt_refuse_unfaithful(a->rec, a->trace);
+    if (a->trace)
+      (void)add_trace(k, a->trace);
+    else
+      note_give_up(c, a->rec);
   } else {
     fl_rec_give_up(a->rec, "out of memory", "while building");
     a->rec->trace = a->trace;

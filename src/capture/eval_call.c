@@ -166,7 +166,9 @@ static PyObject *call_c(fl_rec *r, const fl_call_args *c) {
       return opaque(r, c, true, "a number out of a tensor", "item");
     if (self) fl_data_saw(r, self);
     fl_call_saw_args(r, c, 0);
+    size_t first = fl_rec_nodes(r);
     v = number(c, item);
+    if (cls != FL_CC_PURE) fl_rec_called(r, c->callable, first);
     mark_result(r, v);
     return v;
   case FL_CC_PLAIN:

@@ -11,14 +11,16 @@
 typedef struct fl_later {
   PyObject **inputs, **finals; /* owned; finals by value, NULL elsewhere */
   size_t n_inputs, n_values;
-  uint64_t epoch; /* of the weights that gave `finals` */
+  uint64_t epoch;    /* of the weights that gave `finals` */
+  uint64_t elements; /* a hash of some of theirs */
   fl_build_options options;
 } fl_later;
 
 /* True if the trace now has what is needed to verify it later; false where it must be verified at once, or memory is short. */
 bool fl_later_take(fl_trace *t, PyObject *const *inputs, PyObject *const *finals, const fl_build_options *options);
 /* Verifies, and lets go of the copies; guards and weights have been checked. The lock of the callable is held, so that nobody
- * else does this; others run the operators meanwhile. Leaves no exception: what cannot be verified is left to PyTorch. */
+ * else does this; others answer without the trace meanwhile. Leaves no exception: what cannot be verified is left to
+ * PyTorch. t->unfaithful may be set. */
 void fl_later_verify(fl_trace *t);
 void fl_later_free(fl_later *l); /* takes; NULL allowed */
 

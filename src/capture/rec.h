@@ -115,6 +115,7 @@ struct fl_rec {
   fl_ptrmap module_index; /* module -> index of names */
   FL_VEC(const char *) module_names;
   FL_VEC(const char *) module_stack;
+  size_t copied;         /* bytes of results kept (fl_tnode.recorded) */
   const char *last_copy; /* the newest interned file name */
 };
 
@@ -156,6 +157,13 @@ const char *fl_rec_module(const fl_rec *r);
  * values: then, once the operator's node `by` and its result are recorded, fl_rec_view_written says it. */
 bool fl_rec_view_write(fl_rec *r, PyObject *tensor, fl_base *out_base);
 void fl_rec_view_written(fl_rec *r, PyObject *tensor, fl_base base, const fl_tnode *by);
+
+/* rec_memory.c: whether memory made in the call is as it was made, as far as operators tell: why that ends a recording where it is
+ * read. */
+bool fl_rec_is_unfilled(const fl_rec *r, PyObject *tensor, uint32_t value);
+extern const char fl_rec_filled_unseen[];
+/* Keeps copies of an operator's results (fl_tnode.recorded), up to a limit. */
+void fl_rec_keep_results(fl_rec *r, PyObject *result, fl_tnode *n);
 
 /* rec_values.c: true when guards, which this adds, promise that the tensor holds the same elements on each replay. An
  * argument's elements are guarded for this only where `input` says so. */

@@ -400,27 +400,15 @@ static void record_decision(fl_rec *r, fl_tnode *n, PyObject *answer) {
     return;
   }
   for (int i = 0; i < n->n_out; i++) n->outs[i] = FL_NO_TVAL;
-  int compared = PyLong_CheckExact(answer) ? fl_eval_only_compared() : 0;
+  int compared = PyLong_CheckExact(answer) && !n->schema->outside ? fl_eval_only_compared() : 0;
   if (compared) {
     fl_rec_await(r, n, answer, compared == 2);
     return;
   }
   fl_decision d = {.node = *n, .answer = answer};
-  if (fl_rec_put_off(r, &d)) return;
+  if (!n->schema->outside && fl_rec_put_off(r, &d)) return;
   fl_rec_decide(r);
   fl_rec_add_decision(r, &d, false);
-}
-
-/* Composites in C++ make tensors from numbers by at::tensor: new memory, filled without an operator. A program's own new
- * memory counts a version when it is filled. */
-static bool is_filled_unseen(const op_call *c, int i) {
-  const fl_rec *r = c->r;
-  const fl_tval *values = r->trace->values.data;
-  uint32_t base = r->storage_base.data[values[c->tensors[i].value].storage].value;
-  int64_t version;
-  if (base == FL_NO_TVAL || values[base].kind != FL_TVAL_RESULT || !c->tensors[i].lo) return false;
-  if (strcmp(r->trace->nodes.data[values[base].index].schema->name, "aten.empty.memory_format")) return false;
-  return fl_tensor_version(c->tensors[i].object, &version) && version == 0;
 }
 
 static bool is_view_of(const op_call *c, PyObject *result, int i) {
@@ -431,19 +419,29 @@ static bool is_view_of(const op_call *c, PyObject *result, int i) {
   return fl_tensor_extent(&m, &lo, &hi) && c->tensors[i].lo < hi && lo < c->tensors[i].hi;
 }
 
+/* Reads memory that no operator has filled. */
 static void look_at_new_memory(const op_call *c, PyObject *result) {
   const char *name = c->schema->name;
   if (c->schema->writes || strstr(name, "_like") || strstr(name, ".new_")) return;
   for (int i = 0; i < c->n_tensors; i++)
-    if (is_filled_unseen(c, i) && !is_view_of(c, result, i))
-      fl_rec_give_up(c->r, "a tensor made without an operator", name);
+    if (c->tensors[i].lo && fl_rec_is_unfilled(c->r, c->tensors[i].object, c->tensors[i].value) &&
+        !is_view_of(c, result, i))
+      fl_rec_give_up(c->r, fl_rec_filled_unseen, name);
+}
+
+/* A tensor whose memory becomes another one's, or a file's that others look into. */
+static bool moves_memory(const char *name) {
+  static const char *const list[] = {"aten.set_.", "aten.set_data.", "aten.from_file."};
+  for (size_t i = 0; i < sizeof list / sizeof *list; i++)
+    if (!strncmp(name, list[i], strlen(list[i]))) return true;
+  return false;
 }
 
 static void record(op_call *c, fl_tnode *n, PyObject *result) {
   fl_rec *r = c->r;
   fl_rec_not_compared(r);
   bool scalar = has_scalar(result);
-  if (scalar && (c->schema->metadata || !c->n_tensors)) return;
+  if (scalar && (c->schema->metadata || (!c->n_tensors && !c->schema->outside))) return;
   if (scalar && c->n_tensors == 1 && !c->schema->writes && fl_rec_fix_numbers(r, c->tensors[0].object)) return;
   /* dropout in eval mode, contiguous() of a contiguous tensor: the tensor itself. */
   if (!c->schema->writes && !c->schema->norm && fl_tensor_check(result) && is_argument(c, result)) return;
@@ -452,6 +450,7 @@ static void record(op_call *c, fl_tnode *n, PyObject *result) {
   if (r->decisions.len && needs_certainty(c, result, dynamic && !fixed)) fl_rec_decide(r);
   note_writes(c, result);
   look_at_new_memory(c, result);
+  if (moves_memory(c->schema->name)) fl_rec_give_up(r, "memory that cannot be followed", c->schema->name);
   PyObject *generator = arg_named(c, "generator");
   if (generator && generator != Py_None) {
     fl_rec_give_up(r, "a random generator of the program's own", c->schema->name);
@@ -490,6 +489,8 @@ static void record(op_call *c, fl_tnode *n, PyObject *result) {
   }
   int at = 0;
   take_result(c, result, id, n->outs, &at);
+  if (c->schema->outside && !c->schema->writes && !is_random(c))
+    fl_rec_keep_results(r, result, &r->trace->nodes.data[id]);
   at = 0;
   if (fixed && !r->gave_up && keep_fixed(c, result, n->outs, &at)) r->trace->nodes.data[id].pin = NULL;
   if (c->written && !r->gave_up) fl_rec_view_written(r, c->written, c->base, n);

@@ -122,4 +122,9 @@ void fl_rec_uses_autocast(fl_rec *r);
 void fl_rec_give_up(fl_rec *r, const char *reason, const char *detail);
 bool fl_rec_gave_up(const fl_rec *r);
 
+/* A call of PyTorch's C++ begins (how many operators have been recorded), and ends: gives up where it gives back memory that it
+ * has filled without an operator. */
+size_t fl_rec_nodes(const fl_rec *r);
+void fl_rec_called(fl_rec *r, PyObject *callable, size_t first);
+
 #endif

@@ -1,4 +1,5 @@
 /* Running a trace: engine parts on raw pointers, eager operators through their OpOverload's builtin. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "capture/engine_error.h"
@@ -47,16 +48,64 @@ static void store(const fl_tnode *n, PyObject *o, int *at, PyObject **values) {
   (*at)++;
 }
 
+/* --- while a trace is verified --- */
+
+static bool has_elements(PyObject *tensor) {
+  fl_tensor_meta m;
+  fl_tensor_read(tensor, &m);
+  return !m.ok || fl_type_numel(&m.type);
+}
+
+/* Whether all that it gives is memory it has not filled. */
+static bool leaves_unfilled(const fl_tnode *n, PyObject *const *values) {
+  if (!n->schema->unfilled || !n->schema->writes) return n->schema->unfilled;
+  return n->n_pos && n->args[0].kind == FL_TARG_VALUE && values[n->args[0].value] &&
+         !has_elements(values[n->args[0].value]);
+}
+
+/* A number that is nobody's answer, rather than what happens to lie there. */
+static int spoil_result(const fl_trace *t, PyObject *result) {
+  fl_tensor_meta m;
+  if (!fl_tensor_check(result)) return 0;
+  fl_tensor_read(result, &m);
+  if (!m.ok || m.type.dtype == FL_BOOL || !fl_type_numel(&m.type)) return 0;
+  PyObject *done = PyObject_CallMethod(result, "fill_", "i", m.type.dtype == FL_U8 ? abs(t->spoil) : t->spoil);
+  Py_XDECREF(done);
+  return done ? 0 : -1;
+}
+
+/* What another library does besides giving results would be done a second time. */
+static bool only_acts(const fl_tnode *n) {
+  for (int i = 0; i < n->n_out; i++)
+    if (n->outs[i] != FL_NO_TVAL) return false;
+  return n->schema->outside && !n->schema->writes;
+}
+
+/* Copies, for the program writes to what it is given. */
+static int store_recorded(const fl_tnode *n, PyObject **values) {
+  for (int i = 0; i < n->n_out; i++) {
+    PyObject *o = n->recorded[i] ? PyObject_CallMethod(n->recorded[i], "clone", NULL) : NULL;
+    if (n->recorded[i] && !o) return -1;
+    if (o) put(values, n->outs[i], o);
+    Py_XDECREF(o);
+  }
+  return 0;
+}
+
 int fl_node_run(const fl_trace *t, const fl_tnode *n, PyObject **values, PyObject **out_result) {
   PyObject *local[24] = {NULL}, **args = local;
   int total = n->n_pos + n->n_kw, made = 0, at = 0;
   PyObject *result = NULL;
+  if (t->spoil && n->recorded && !out_result) return store_recorded(n, values);
+  if (t->spoil && only_acts(n) && !out_result) return 0;
   if (total > 24 && !(args = fl_calloc((size_t)total, sizeof *args))) return PyErr_NoMemory(), -1;
+  bool spoils = t->spoil && leaves_unfilled(n, values);
   for (; made < total; made++)
     if (!(args[made] = arg_value(t, &n->args[made], values))) break;
   if (made == total) result = PyObject_Vectorcall(n->schema->op, args, (size_t)n->n_pos, n->kwnames);
   for (int i = 0; i < made; i++) Py_DECREF(args[i]);
   if (args != local) fl_free(args);
+  if (result && spoils && spoil_result(t, result) < 0) Py_CLEAR(result);
   if (!result) return -1;
   store(n, result, &at, values);
   if (out_result)
@@ -208,14 +257,14 @@ done:
 /* --- segments --- */
 
 /* What raises is not always done again by the program: the traceback shows its line anyway. */
-static int run_node(const fl_trace *t, const fl_tnode *n, PyObject **values) {
+static int run_node(fl_trace *t, const fl_tnode *n, PyObject **values) {
   if (fl_node_run(t, n, values, NULL) == 0) return 0;
+  if (t->spoil) t->unfaithful_at = (uint32_t)(n - t->nodes.data);
   if (n->file && PyErr_Occurred()) _PyTraceback_Add("<replayed>", n->file, n->line);
   return -1;
 }
 
-static int run_nodes(const fl_trace *t, const uint32_t *nodes, int n, const fl_drop *drops, PyObject **values,
-                     bool keep) {
+static int run_nodes(fl_trace *t, const uint32_t *nodes, int n, const fl_drop *drops, PyObject **values, bool keep) {
   for (int i = 0; i < n; i++) {
     if (run_node(t, &t->nodes.data[nodes[i]], values) < 0) return -1;
     if (!keep && drops) drop(t, drops[i].values, drops[i].n, values);
@@ -223,7 +272,7 @@ static int run_nodes(const fl_trace *t, const uint32_t *nodes, int n, const fl_d
   return 0;
 }
 
-static int run_all(const fl_trace *t, const fl_tstep *step, PyObject **values, bool keep) {
+static int run_all(fl_trace *t, const fl_tstep *step, PyObject **values, bool keep) {
   for (uint32_t i = 0; i < step->n; i++) {
     const fl_tnode *n = &t->nodes.data[step->first + i];
     if (run_node(t, n, values) < 0) return -1;

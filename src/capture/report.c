@@ -252,7 +252,7 @@ static PyObject *target_name(PyObject *target) {
 }
 
 /* What is told of a trace is that its engines are right. Operators may have to run for that: not where a mode sees them. */
-static void make_ready(fl_compiled *c, fl_trace *t) {
+static void make_trace_ready(fl_compiled *c, fl_trace *t) {
   fl_torch_state state;
   if (!t->later || fl_rec_current()) return;
   if (fl_torch_state_read(&state) == 0 && !fl_torch_state_why_not(&state) && fl_weights_check(&t->weights))
@@ -260,13 +260,24 @@ static void make_ready(fl_compiled *c, fl_trace *t) {
   PyErr_Clear();
 }
 
+/* Some may turn out to be refused, and are the callable's no more. */
+static void make_ready(fl_compiled *c) {
+  for (size_t i = 0; i < c->traces.len;) {
+    fl_trace *t = c->traces.data[i];
+    fl_trace_retain(t);
+    make_trace_ready(c, t);
+    i += !t->unfaithful;
+    fl_trace_release(t);
+  }
+}
+
 PyObject *fl_report(fl_compiled *c) {
   PyObject *d = PyDict_New(), *traces = PyList_New(0);
   bool ok = d && traces;
+  make_ready(c);
   for (size_t i = 0; ok && i < c->traces.len; i++) {
     fl_trace *t = c->traces.data[i];
     fl_trace_retain(t); /* collecting garbage may let other threads reset the callable */
-    make_ready(c, t);
     ok = add(traces, trace_of(t)) == 0;
     fl_trace_release(t);
   }
@@ -285,10 +296,10 @@ PyObject *fl_report(fl_compiled *c) {
 
 PyObject *fl_report_segments(fl_compiled *c) {
   PyObject *traces = PyList_New(0);
+  make_ready(c);
   for (size_t i = 0; traces && i < c->traces.len; i++) {
     fl_trace *t = c->traces.data[i];
     fl_trace_retain(t);
-    make_ready(c, t);
     PyObject *list = PyList_New(0);
     for (size_t k = 0; list && k < t->steps.len; k++)
       if (t->steps.data[k].kind == FL_TSTEP_SEGMENT && add(list, fl_fx_data(t, &t->steps.data[k])) < 0) Py_CLEAR(list);
@@ -302,9 +313,9 @@ PyObject *fl_report_segments(fl_compiled *c) {
 
 static PyObject *joined(fl_compiled *c, fl_status (*print)(fl_seg_part *, const fl_part *, char **)) {
   PyObject *all = PyUnicode_FromString("");
+  make_ready(c);
   for (size_t i = 0; all && i < c->traces.len; i++) {
     fl_trace *t = c->traces.data[i];
-    make_ready(c, t);
     for (size_t k = 0; all && k < t->steps.len; k++) {
       fl_segment *s = t->steps.data[k].segment;
       for (int p = 0; all && s && s->lowered && p < s->n_parts; p++) {
@@ -365,10 +376,11 @@ static fl_trace *fitting(fl_compiled *c, flat_call *f, PyObject *args, PyObject 
   if (flatten(f, args, kwargs) < 0) return NULL;
   fl_trace *t = fl_compiled_find(c, f->args, f->n_pos, f->kwnames, inputs);
   if (t) fl_trace_retain(t);
-  if (t && !fl_compiled_make_ready(c, t)) {
+  bool ready = t && fl_compiled_make_ready(c, t);
+  if (t && !ready) PyErr_SetString(PyExc_RuntimeError, "framelift: another thread is recording");
+  if (t && (!ready || t->unfaithful)) {
     fl_trace_release(t);
     t = NULL;
-    PyErr_SetString(PyExc_RuntimeError, "framelift: another thread is recording");
   }
   if (!t && !PyErr_Occurred())
     PyErr_SetString(PyExc_ValueError, "framelift: no trace fits these arguments; call it with them first");

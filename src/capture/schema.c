@@ -101,6 +101,22 @@ static bool is_norm(const char *name) {
   return false;
 }
 
+static bool is_unfilled(const char *name) {
+  static const char *const list[] = {"aten.empty.",          "aten.empty_like.",      "aten.empty_strided.",
+                                     "aten.empty_permuted.", "aten.new_empty.",       "aten.new_empty_strided.",
+                                     "aten.resize_.",        "aten._resize_output_.", "aten.resize_as_."};
+  for (size_t i = 0; i < sizeof list / sizeof *list; i++)
+    if (!strncmp(name, list[i], strlen(list[i]))) return true;
+  return false;
+}
+
+static bool is_outside(const char *name) {
+  static const char *const own[] = {"aten.", "prim.", "prims.", "quantized.", "onednn.", "mkldnn.", "torchvision."};
+  for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+    if (!strncmp(name, own[i], strlen(own[i]))) return false;
+  return true;
+}
+
 static fl_schema *read_schema(PyObject *overload) {
   fl_schema *s = fl_calloc(1, sizeof *s);
   PyObject *schema = NULL, *args = NULL;
@@ -124,6 +140,8 @@ static fl_schema *read_schema(PyObject *overload) {
   s->dynamic_shape = s->dynamic_shape || is_untagged(s);
   s->metadata = is_metadata(s->name);
   s->norm = is_norm(s->name);
+  s->unfilled = is_unfilled(s->name);
+  s->outside = is_outside(s->name);
   s->overload = Py_NewRef(overload);
   Py_DECREF(args);
   Py_DECREF(schema);

@@ -29,6 +29,8 @@ typedef struct fl_schema {
   bool is_index;      /* aten.index.Tensor: dynamic only for masks */
   bool lifts;         /* lift_fresh: a tensor made from Python values enters here */
   bool metadata;      /* a result that is not a tensor depends on shapes alone */
+  bool unfilled;      /* gives memory that it does not fill */
+  bool outside;       /* of a library that is not PyTorch's own */
   bool norm;          /* batch and instance norm: write running statistics in training, unseen by the schema */
 } fl_schema;
 

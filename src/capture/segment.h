@@ -11,6 +11,7 @@ typedef struct fl_build_options {
   fl_dtype precision; /* what engines compute f32 operators in, where the device has it; FL_F32: as they are */
   double tactic_ms;
   fl_pool *pool;        /* outlives the segments */
+  PyObject *generator;  /* borrowed: the generators' state before the call; NULL where it is not random */
   int min_engine_nodes; /* see fl_lower_options */
 } fl_build_options;
 
@@ -80,8 +81,9 @@ int fl_node_run(const fl_trace *t, const fl_tnode *n, PyObject **values, PyObjec
  * exception. */
 int fl_part_run(fl_trace *t, fl_segment *s, fl_seg_part *p, PyObject **values);
 
-/* Compares the engines' answers with eager's on these inputs; parts that differ are taken out of use.
- * `finals` holds the recorded results by value (NULL elsewhere). -1 with an exception. */
+/* Compares the engines' answers with eager's on these inputs; parts that differ are taken out of use. Where even the operators do
+ * not give what was recorded, t->unfaithful says so. `finals` holds the recorded results by value (NULL elsewhere). -1
+ * with an exception. */
 int fl_trace_verify(fl_trace *t, PyObject *const *inputs, PyObject *const *finals, const fl_build_options *options);
 
 /* The same later on, on copies, for a trace of engines alone. Where the weights have changed since (`stale`), or the

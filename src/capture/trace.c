@@ -50,6 +50,7 @@ void fl_trace_release(fl_trace *t) {
   fl_free(t->values.data);
   fl_free(t->borrowed.data);
   fl_free(t->inputs.data);
+  for (size_t i = 0; i < t->nodes.len; i++) fl_tnode_forget(&t->nodes.data[i]);
   fl_free(t->nodes.data);
   fl_free(t->steps.data);
   Py_DECREF(t->keep);
@@ -66,6 +67,13 @@ static void each(const fl_targ *a, fl_targ_fn fn, void *ctx) {
 
 void fl_tnode_each(const fl_tnode *n, fl_targ_fn fn, void *ctx) {
   for (int i = 0; i < n->n_pos + n->n_kw; i++) each(&n->args[i], fn, ctx);
+}
+
+void fl_tnode_forget(fl_tnode *n) {
+  PyObject **recorded = n->recorded;
+  n->recorded = NULL;
+  for (int i = 0; recorded && i < n->n_out; i++) Py_XDECREF(recorded[i]);
+  fl_free(recorded);
 }
 
 static void mark(void *ctx, uint32_t value) { ((bool *)ctx)[value] = true; }

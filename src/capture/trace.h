@@ -66,7 +66,10 @@ typedef struct fl_tnode {
   const char *file, *module;
   int line;
   const char *pin; /* must run eagerly, and why */
-  uint32_t *drop;  /* results nobody needs after this node, when all nodes run eagerly */
+  PyObject **
+      recorded; /* until the trace is built, of another library's operator: copies of its n_out results as it gave them, or
+                        * NULL. What else it did is not done again to verify the trace. Owned */
+  uint32_t *drop; /* results nobody needs after this node, when all nodes run eagerly */
   int n_drop;
 } fl_tnode;
 
@@ -202,6 +205,10 @@ typedef struct fl_trace {
   struct fl_later *later;     /* no engine may run yet but to be verified (later.h); else NULL */
   float cosine, max_rel;
   bool verified;
+  const char
+      *unfaithful; /* why the recorded operators are no account of the call, or NULL: no call may be answered by them */
+  uint32_t unfaithful_at; /* the node that shows it */
+  int spoil; /* not 0 while it is verified: memory that operators leave unfilled holds this number, for nobody to rely on */
   bool near; /* some engine is not as near to eager as usual, but as near to the answer in float64 */
 } fl_trace;
 
@@ -221,6 +228,9 @@ void fl_trace_each_kept(const fl_trace *t, void (*fn)(void *ctx, uint32_t value)
 /* Calls fn for each value among a node's arguments, in order. */
 typedef void (*fl_targ_fn)(void *ctx, uint32_t value);
 void fl_tnode_each(const fl_tnode *n, fl_targ_fn fn, void *ctx);
+
+/* Lets go of the copies of its results. */
+void fl_tnode_forget(fl_tnode *n);
 
 /* need[v] = true for each value that a later step or the call's result uses. */
 void fl_trace_needed_after(const fl_trace *t, uint32_t step, bool *need);

@@ -4,31 +4,7 @@
 #include <time.h>
 
 #include "capture/judge.h"
-#include "capture/replay_break.h"
-#include "capture/segment.h"
-
-/* --- runs --- */
-
-static PyObject **values_new(const fl_trace *t, PyObject *const *inputs) {
-  PyObject **v = fl_calloc(t->values.len + 1, sizeof *v);
-  for (size_t i = 0; v && i < t->borrowed.len; i++) {
-    const fl_tval *x = &t->values.data[t->borrowed.data[i]];
-    v[t->borrowed.data[i]] =
-        Py_NewRef(x->kind == FL_TVAL_INPUT ? inputs[x->index] : t->weights.list.data[x->index].tensor);
-  }
-  if (!v) PyErr_NoMemory();
-  return v;
-}
-
-static void values_free(const fl_trace *t, PyObject **v) {
-  for (size_t i = 0; v && i < t->values.len; i++) Py_XDECREF(v[i]);
-  fl_free(v);
-}
-
-static int run_step(fl_trace *t, const fl_tstep *s, PyObject **v, bool eager) {
-  if (s->kind == FL_TSTEP_SEGMENT) return fl_segment_run(t, s, v, eager, true);
-  return fl_decision_run(t, s, v, NULL);
-}
+#include "capture/rerun.h"
 
 static bool has_engine(const fl_segment *s) {
   for (int i = 0; s && i < s->n_parts; i++)
@@ -46,7 +22,7 @@ static int part_is_right(fl_trace *t, const fl_tstep *step, fl_seg_part *p, PyOb
   bool same = got == FL_OK;
   for (int j = 0; same && j < p->n_out; j++) same = fl_judge_pair(&by, v[p->out[j]], ref[p->out[j]], cosine, max_rel);
   if (got == FL_OK && !same && fl_judge_part(&by, t, p, v, ref)) same = t->near = true;
-  values_free(t, v);
+  fl_rerun_end(t, v);
   return got < 0 ? -1 : same;
 }
 
@@ -185,7 +161,7 @@ static bool take_finals(const fl_trace *t, PyObject **ref, PyObject *const *fina
 
 static int verify_parts(fl_trace *t, PyObject *const *inputs, PyObject *const *finals,
                         const fl_build_options *options) {
-  PyObject **ref = values_new(t, inputs);
+  PyObject **ref = fl_rerun_begin(t, inputs);
   int rc = ref ? 0 : -1;
   if (rc == 0 && take_finals(t, ref, finals)) {
     float cosine = 1, max_rel = 0;
@@ -194,13 +170,12 @@ static int verify_parts(fl_trace *t, PyObject *const *inputs, PyObject *const *f
     const fl_seg_part *p = t->steps.data[0].segment->parts;
     for (int i = 0; i < p->n_out; i++) Py_CLEAR(ref[p->out[i]]);
   }
-  for (uint32_t i = 0; rc == 0 && i < t->steps.len; i++) {
-    const fl_tstep *step = &t->steps.data[i];
-    fl_break_recorded(t, i, ref);
-    rc = run_step(t, step, ref, true);
-    if (rc == 0 && has_engine(step->segment)) rc = verify_segment(t, i, ref, options);
+  if (rc == 0) rc = fl_rerun_check(t, inputs, finals, options);
+  for (uint32_t i = 0; rc == 0 && !t->unfaithful && i < t->steps.len; i++) {
+    rc = fl_rerun_step(t, i, ref, true);
+    if (rc == 0 && has_engine(t->steps.data[i].segment)) rc = verify_segment(t, i, ref, options);
   }
-  values_free(t, ref);
+  fl_rerun_end(t, ref);
   return rc < 0 ? -1 : 0;
 }
 
@@ -208,24 +183,21 @@ static int verify_parts(fl_trace *t, PyObject *const *inputs, PyObject *const *f
 static int run_trace(fl_trace *t, PyObject **v) {
   int rc = 0;
   fl_stage before = fl_stage_enter(FL_STAGE_run);
-  for (size_t i = 0; rc == 0 && i < t->steps.len; i++) {
-    fl_break_recorded(t, i, v);
-    rc = run_step(t, &t->steps.data[i], v, false);
-  }
+  for (uint32_t i = 0; rc == 0 && i < t->steps.len; i++) rc = fl_rerun_step(t, i, v, false);
   fl_stage_enter(before);
   return rc;
 }
 
 /* The whole trace on the recorded inputs: 1, 0, or -1 with an exception. */
 static int trace_is_right(fl_trace *t, const fl_judge *by, PyObject *const *inputs, PyObject *const *finals) {
-  PyObject **v = values_new(t, inputs);
+  PyObject **v = fl_rerun_begin(t, inputs);
   if (!v) return -1;
   float cosine = 1, max_rel = 0;
   int rc = run_trace(t, v);
   bool same = rc == 0;
   for (size_t i = 0; same && i < t->values.len; i++)
     if (finals[i]) same = v[i] && fl_judge_pair(by, v[i], finals[i], &cosine, &max_rel);
-  values_free(t, v);
+  fl_rerun_end(t, v);
   if (rc < 0) return -1;
   t->cosine = cosine;
   t->max_rel = max_rel;
@@ -242,16 +214,16 @@ static bool is_near_together(fl_trace *t, const fl_judge *by, PyObject *const *i
   all.nodes = fl_malloc((step->n + 1) * sizeof *all.nodes);
   all.out = fl_malloc((t->values.len + 1) * sizeof *all.out);
   all.in = t->inputs.data;
-  PyObject **got = values_new(t, inputs);
+  PyObject **got = fl_rerun_begin(t, inputs);
   bool near = all.nodes && all.out && got && run_trace(t, got) == 0;
   for (uint32_t i = 0; near && i < step->n; i++) all.nodes[i] = step->first + i;
   for (size_t i = 0; near && i < t->values.len; i++)
     if (finals[i]) all.out[all.n_out++] = (uint32_t)i;
-  PyObject **ref = near ? values_new(t, inputs) : NULL;
+  PyObject **ref = near ? fl_rerun_begin(t, inputs) : NULL;
   for (int i = 0; ref && i < all.n_out; i++) Py_XSETREF(ref[all.out[i]], Py_NewRef(finals[all.out[i]]));
   near = ref && fl_judge_part(by, t, &all, got, ref);
-  if (ref) values_free(t, ref);
-  if (got) values_free(t, got);
+  if (ref) fl_rerun_end(t, ref);
+  if (got) fl_rerun_end(t, got);
   fl_free(all.nodes);
   fl_free(all.out);
   PyErr_Clear();
@@ -299,35 +271,55 @@ static fl_judge judge_of(const fl_trace *t) {
   return by;
 }
 
-int fl_trace_verify(fl_trace *t, PyObject *const *inputs, PyObject *const *finals, const fl_build_options *options) {
-  const fl_judge by = judge_of(t);
-  if (!by.pool || t->effects) return 0; /* with effects there is no engine part: rec_dispatch.c */
-  int right = trace_is_right(t, &by, inputs, finals);
-  if (right == 0 && verify_parts(t, inputs, finals, options) == 0) {
-    right = trace_is_right(t, &by, inputs, finals);
-    /* Random: the generator would have to be put back each time. */
-    bool near = right == 0 && t->near && is_near_together(t, &by, inputs, finals);
-    if (right == 0 && !near && !t->random) right = verify_together(t, &by, inputs, finals);
-    t->verified = right > 0 || (right == 0 && near);
+/* Whatever the order of parts does to memory that operators share unseen, the recorded order does not. */
+static int verify_in_order(fl_trace *t, const fl_judge *by, PyObject *const *inputs, PyObject *const *finals) {
+  for (size_t i = 0; i < t->steps.len; i++) {
+    fl_tstep *step = &t->steps.data[i];
+    if (step->segment && !fl_segment_make_eager(t, step, reason_of(t, t->cosine, t->max_rel)))
+      return PyErr_NoMemory(), -1;
   }
-  return right < 0 || PyErr_Occurred() ? -1 : 0;
+  return trace_is_right(t, by, inputs, finals);
 }
 
-static int eager_answers(fl_trace *t, PyObject *const *inputs, PyObject **finals) {
-  PyObject **v = values_new(t, inputs);
-  int rc = v ? 0 : -1;
-  for (size_t i = 0; rc == 0 && i < t->steps.len; i++) rc = run_step(t, &t->steps.data[i], v, true);
-  for (size_t i = 0; rc == 0 && i < t->values.len; i++)
-    if (finals[i] && v[i]) Py_SETREF(finals[i], Py_NewRef(v[i]));
-  values_free(t, v);
-  return rc;
+static int verify_whole(fl_trace *t, const fl_judge *by, PyObject *const *inputs, PyObject *const *finals) {
+  int right = trace_is_right(t, by, inputs, finals);
+  if (right) return right;
+  if (t->near && is_near_together(t, by, inputs, finals)) return t->verified = true;
+  if (t->random) return 0; /* the generator would have to be put back each time */
+  right = verify_together(t, by, inputs, finals);
+  return right ? right : verify_in_order(t, by, inputs, finals);
+}
+
+static int verify(fl_trace *t, PyObject *const *inputs, PyObject *const *finals, const fl_build_options *options) {
+  const fl_judge by = judge_of(t);
+  if (!by.pool) return fl_rerun_check(t, inputs, finals, options);
+  int right = trace_is_right(t, &by, inputs, finals);
+  if (right) return right < 0 ? -1 : 0;
+  if (verify_parts(t, inputs, finals, options) < 0 || t->unfaithful) return PyErr_Occurred() ? -1 : 0;
+  return verify_whole(t, &by, inputs, finals) < 0 ? -1 : 0;
+}
+
+int fl_trace_verify(fl_trace *t, PyObject *const *inputs, PyObject *const *finals, const fl_build_options *options) {
+  if (t->effects) return 0; /* with effects there is no engine part: rec_dispatch.c */
+  t->spoil = FL_SPOIL;
+  int rc = verify(t, inputs, finals, options);
+  t->spoil = 0;
+  return rc < 0 || PyErr_Occurred() ? -1 : 0;
+}
+
+static int verify_late(fl_trace *t, PyObject *const *inputs, PyObject **finals, bool stale,
+                       const fl_build_options *options) {
+  const fl_judge by = judge_of(t);
+  int right = !by.pool ? 1 : stale ? 0 : trace_is_right(t, &by, inputs, finals);
+  if (right) return right < 0 ? -1 : 0;
+  if (fl_rerun_answers(t, inputs, finals, stale, options) < 0) return -1;
+  return t->unfaithful ? 0 : verify(t, inputs, finals, options);
 }
 
 int fl_trace_verify_late(fl_trace *t, PyObject *const *inputs, PyObject **finals, bool stale,
                          const fl_build_options *options) {
-  const fl_judge by = judge_of(t);
-  if (!by.pool) return 0;
-  int right = stale ? 0 : trace_is_right(t, &by, inputs, finals);
-  if (right) return right < 0 ? -1 : 0;
-  return eager_answers(t, inputs, finals) < 0 ? -1 : fl_trace_verify(t, inputs, finals, options);
+  t->spoil = FL_SPOIL;
+  int rc = verify_late(t, inputs, finals, stale, options);
+  t->spoil = 0;
+  return rc < 0 || PyErr_Occurred() ? -1 : 0;
 }
