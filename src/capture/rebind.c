@@ -4,6 +4,7 @@
 
 #include "capture/cpython/compat.h"
 #include "capture/segment.h"
+#include "capture/shared.h"
 
 #if defined(__GNUC__)
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations" /* ma_version_tag, until CPython 3.14 removes it */
@@ -173,6 +174,8 @@ static bool fits(const rebind *b, size_t k) {
   const fl_weight *x = &w->list.data[k];
   if (!is_alike(s->old, s->now, &x->meta, x->unversioned)) return false;
   fl_tensor_read(s->now, &m);
+  fl_shared_forget();
+  if (fl_tensor_is_shared(s->now, &m) != x->shared) return false;
   return !x->frozen || !memcmp(x->frozen, m.data, fl_type_bytes(&x->meta.type));
 }
 

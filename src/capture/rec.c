@@ -5,6 +5,7 @@
 
 #include "capture/eval.h"
 #include "capture/replay_break.h"
+#include "capture/shared.h"
 
 static _Thread_local fl_rec *current;
 
@@ -254,6 +255,7 @@ fl_rec *fl_rec_begin(PyObject *target, PyObject *const *args, size_t n_pos, PyOb
     return NULL;
   }
   fl_trace *t = r->trace;
+  fl_shared_forget();
   r->guards = &t->guards;
   r->writes = &t->writes;
   r->args = args;

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "capture/shared.h"
+
 enum { WORD = sizeof(uint64_t), MAX_COMPARED = 16384 };
 
 const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *out_index) {
@@ -14,6 +16,7 @@ const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *
   if (lazy) return "a lazily conjugated or negated tensor";
   n.unversioned = !fl_tensor_version(tensor, &n.version) && !own;
   n.own = own;
+  n.shared = !own && fl_tensor_is_shared(tensor, &n.meta);
   n.witness = -1;
   fl_impl_take(tensor, n.meta.ndim, &n.seen);
   if (!FL_PUSH(&w->list, n)) return "out of memory";
@@ -21,7 +24,7 @@ const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *
   *out_index = (uint32_t)w->list.len - 1;
   if (!own) w->list.data[*out_index].storage = fl_storage_hold(tensor);
   w->watched = false;
-  if (!n.unversioned || !n.meta.ok || fl_type_bytes(&n.meta.type) > MAX_COMPARED) return NULL;
+  if (!(n.unversioned || n.shared) || !n.meta.ok || fl_type_bytes(&n.meta.type) > MAX_COMPARED) return NULL;
   return fl_weights_watch(w, *out_index) ? NULL : "out of memory";
 }
 
@@ -122,7 +125,7 @@ static bool watch_elements(fl_weights *w, const fl_weight *x) {
 static bool watch_weight(fl_weights *w, uint32_t i) {
   const fl_weight *x = &w->list.data[i];
   bool words = x->own || fl_bodies_can(&x->seen), contents = !x->copy || (x->witness >= 0 && can_watch_elements(x));
-  if (!words || !contents) return FL_PUSH(&w->loose, i);
+  if (!words || !contents || (x->shared && (x->copy || x->frozen))) return FL_PUSH(&w->loose, i);
   return (x->own || fl_bodies_add(&w->bodies, x->tensor, &x->seen)) && (!x->copy || watch_elements(w, x));
 }
 
@@ -184,6 +187,10 @@ static bool look_at(fl_weight *x, bool *other) {
   if (fl_tensor_version(x->tensor, &version) == x->unversioned || !fl_tensor_meta_equal(&now, &x->meta)) return false;
   fl_impl_take(x->tensor, now.ndim, &x->seen);
   *other = is_in_another(x->tensor, &x->storage) || now.data != x->meta.data || version != x->version;
+  if (now.data != x->meta.data) {
+    fl_shared_forget();
+    if (fl_tensor_is_shared(x->tensor, &now) != x->shared) return false;
+  }
   x->meta.data = now.data;
   x->version = version;
   return true;
@@ -206,7 +213,7 @@ static bool check_weight(fl_weights *w, uint32_t i, bool *changed) {
   fl_weight *x = &w->list.data[i];
   bool other = false;
   if (!look_at(x, &other)) return false;
-  if ((other || x->unversioned) && !still_frozen(x)) return false;
+  if ((other || x->unversioned || x->shared) && !still_frozen(x)) return false;
   if (!contents_changed(x) && !other) return true;
   x->epoch = w->epoch + 1;
   return *changed = true;

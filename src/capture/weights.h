@@ -19,6 +19,7 @@ typedef struct fl_weight {
   int64_t version;
   bool own;         /* made by the recording, known to nobody else */
   bool unversioned; /* an inference tensor: small ones are compared by contents, others read anew in each call */
+  bool shared;      /* in memory that others may write to unseen (shared.h): likewise */
   fl_impl_snapshot seen;
   uint64_t storage; /* held, so that another at the same address is told apart; 0 = cannot be told */
   void *copy;       /* its contents, where the version counter does not tell of changes; or NULL */
@@ -51,7 +52,7 @@ typedef struct fl_weights {
  * be able to tell of changes. */
 const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *out_index);
 /* Its elements may differ in each call: nothing may be computed of them beforehand. */
-static inline bool fl_weight_is_read(const fl_weight *w) { return w->unversioned && !w->copy; }
+static inline bool fl_weight_is_read(const fl_weight *w) { return (w->unversioned || w->shared) && !w->copy; }
 /* Compares this weight's contents on every check: batch norm in training changes its running statistics without
  * counting a version. False when out of memory. */
 bool fl_weights_watch(fl_weights *w, uint32_t index);
