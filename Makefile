@@ -139,7 +139,7 @@ emulate: $(VENV)/.base ## CUDA kernels without a GPU: compiled by g++ under sani
 	cmake -S . -B $(BUILD)/asan -GNinja --log-level=WARNING \
 	  -DFL_TESTS=ON -DFL_PYTHON=OFF -DFL_SANITIZE=address,undefined
 	cmake --build $(BUILD)/asan -j $(JOBS) --target $(EMULATED:%=emulator_%_test)
-	@printf '%s\n' $(EMULATED) | xargs -P $(JOBS) -I{} $(BUILD)/asan/emulator_{}_test all && \
+	@printf '%s\n' $(EMULATED:%=$(BUILD)/asan/emulator_%_test) | xargs -P $(JOBS) -I{} env {} all && \
 	  echo "make emulate: passed" || { echo "make emulate: failed"; exit 1; }
 
 tsan: $(VENV)/.base ## C tests that start threads, under the thread sanitizer

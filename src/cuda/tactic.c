@@ -12,6 +12,7 @@
 
 enum { BUCKETS = 64, STREAM_NON_BLOCKING = 1, CAPTURE_RELAXED = 2 };
 enum { RUNS = 16, LEAST_RUNS = 3, MAX_COPIES = RUNS, REPEATS = 3, ENOUGH_US = 800, PROBLEM_MS = 60 };
+static const float BEHIND = 1.2f;
 static const char file_name[] = "tactics.txt";
 
 typedef struct entry {
@@ -190,8 +191,9 @@ static fl_cu_graph_exec capture(const trial *r, int candidate, int runs) {
   return exec;
 }
 
-/* Negative: it cannot be run, or is far behind. */
-static float time_candidate(trial *r, int candidate) {
+/* Negative: it cannot be run, or is far behind. Timed once where `best`, the best before (negative: none), is better by
+ * more than rounds of the same differ. */
+static float time_candidate(trial *r, int candidate, float best) {
   const fl_cuda_api *api = r->device->api;
   float us = rough(r, candidate), most = 1.6f * r->roughly + 4, least = -1;
   if (us > most) us = once(r, candidate);
@@ -207,6 +209,7 @@ static float time_candidate(trial *r, int candidate) {
     api->cuEventRecord(r->end, r->stream);
     us = elapsed(r) / (float)runs;
     if (us >= 0 && (least < 0 || us < least)) least = us;
+    if (best >= 0 && least > BEHIND * best) break;
   }
   api->cuGraphExecDestroy(exec);
   return least;
@@ -221,7 +224,7 @@ static bool time_all(trial *r, fl_cuda_tactic_entry *out) {
   if (!make_buffers(r)) return false;
   out->choice = -1;
   for (int i = 0; i < r->t->n && (out->choice < 0 || now_ms() - began < PROBLEM_MS); i++) {
-    float us = time_candidate(r, i);
+    float us = time_candidate(r, i, best);
     if (log) fprintf(stderr, "tactic %d: %.2f us%s", i, (double)us, i + 1 < r->t->n ? ", " : "");
     any = true;
     if (us < 0 || (best >= 0 && us >= best)) continue;
