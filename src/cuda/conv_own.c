@@ -92,16 +92,16 @@ static void launch_depthwise(const fl_run_args *a, const fl_cuda_conv *c) {
 /* --- on the tensor cores --- */
 
 typedef struct tile {
-  int bm, bn, warps_m, warps_n, stages;
+  int bm, bn, warps_m, warps_n, stages, bk; /* at most bk: see launch_mma */
 } tile;
 
 /* For many pixels, and for few. */
-static const tile wide[2] = {{128, 128, 4, 2, 3}, {64, 64, 2, 2, 4}};
-static const tile of_96[2] = {{128, 96, 4, 2, 3}, {64, 96, 2, 2, 4}};
-static const tile of_64[2] = {{128, 64, 2, 2, 4}, {64, 64, 2, 2, 4}};
-static const tile of_48[2] = {{128, 48, 4, 1, 4}, {64, 48, 2, 1, 4}};
-static const tile of_32[2] = {{128, 32, 4, 1, 4}, {64, 32, 2, 1, 4}};
-static const tile of_16[2] = {{128, 16, 4, 1, 4}, {64, 16, 2, 1, 4}};
+static const tile wide[2] = {{128, 128, 2, 2, 3, 64}, {64, 64, 2, 2, 4, 32}};
+static const tile of_96[2] = {{128, 96, 4, 2, 3, 32}, {64, 96, 2, 2, 4, 32}};
+static const tile of_64[2] = {{128, 64, 2, 2, 4, 32}, {64, 64, 2, 2, 4, 32}};
+static const tile of_48[2] = {{128, 48, 4, 1, 4, 32}, {64, 48, 2, 1, 4, 32}};
+static const tile of_32[2] = {{128, 32, 4, 1, 4, 32}, {64, 32, 2, 1, 4, 32}};
+static const tile of_16[2] = {{128, 16, 4, 1, 4, 32}, {64, 16, 2, 1, 4, 32}};
 
 static const tile *tiles_for(int64_t og) {
   return og <= 16                ? of_16
@@ -159,7 +159,7 @@ static const tile *tile_for(const fl_cuda_conv *c) {
 static void launch_mma(const fl_run_args *a, const fl_cuda_conv *c) {
   const tile *t = tile_for(c);
   int va = load_width(c), vb = width_for(c, 8, c->kh * c->kw * c->cg, 8), vo = width_for(c, 8, c->o | c->yp, c->og);
-  int64_t k = c->kh * c->kw * c->cg, bk = k <= 16 ? 16 : 32, steps = (k + bk - 1) / bk;
+  int64_t k = c->kh * c->kw * c->cg, bk = k <= 16 ? 16 : k <= 32 ? 32 : t->bk, steps = (k + bk - 1) / bk;
   bool plain = fl_cuda_conv_is_plain(c) && va > 1;
   size_t loads = (size_t)((steps < t->stages ? steps : t->stages) * (t->bm + t->bn) * bk * 2),
          stores = (size_t)(t->bm * (t->bn + 4) * 4);
@@ -186,8 +186,8 @@ static void launch_mma(const fl_run_args *a, const fl_cuda_conv *c) {
 
 /* --- of images: few channels --- */
 
-enum { IMAGE_CHANNELS = 4, IMAGE_ROWS = 8, IMAGE_COLS = 16, IMAGE_THREADS = 128, IMAGE_BLOCKS = 2 * FULL };
-enum { IMAGE_MAX_SHARED = 96 << 10 };
+enum { IMAGE_CHANNELS = 4, IMAGE_ROWS = 8, IMAGE_COLS = 16, IMAGE_THREADS = 128 };
+enum { IMAGE_MAX_SHARED = 96 << 10, ALL_SHARED = 224 << 10 /* of a multiprocessor */ };
 
 /* Channels of the result that a block computes, a multiple of 8. */
 static int image_channels(const fl_cuda_conv *c) {
@@ -201,6 +201,16 @@ static size_t image_shared(const fl_cuda_conv *c) {
   return (size_t)(image_channels(c) * (c->kh * taps * 4 + 8) + pixels * 4) * 2;
 }
 
+/* That a multiprocessor should hold, for their registers and shared memory. */
+static int image_blocks(const fl_cuda_conv *c) {
+  int bn = image_channels(c),
+      most = bn <= 16   ? 8
+             : bn <= 32 ? 6
+                        : 4,
+      fit = (int)(ALL_SHARED / (image_shared(c) + 1024));
+  return fit < most ? fit : most;
+}
+
 static bool is_image(const fl_cuda_conv *c, int arch) {
   for (int i = 0; i < 4; i++)
     if (c->xs[i] > INT32_MAX) return false;
@@ -209,9 +219,9 @@ static bool is_image(const fl_cuda_conv *c, int arch) {
 }
 
 static void launch_image(const fl_run_args *a, const fl_cuda_conv *c) {
-  int bn = image_channels(c);
+  int bn = image_channels(c), blocks = image_blocks(c);
   int64_t down = (c->oh + IMAGE_ROWS - 1) / IMAGE_ROWS, across = (c->ow + IMAGE_COLS - 1) / IMAGE_COLS;
-  int64_t tiles = c->n * down * across, parts = (c->o + bn - 1) / bn, most = IMAGE_BLOCKS / parts;
+  int64_t tiles = c->n * down * across, parts = (c->o + bn - 1) / bn, most = FULL / 2 * blocks / parts;
   fl_cuda_writer w = {0};
   operands(&w, a, c);
   common(&w, c);
@@ -220,6 +230,8 @@ static void launch_image(const fl_run_args *a, const fl_cuda_conv *c) {
   fl_cuda_write_number(&w, "CG", c->c);
   fl_cuda_write_number(&w, "BN", bn);
   fl_cuda_write_number(&w, "VO", width_for(c, 8, c->o | c->yp, bn / 4));
+  fl_cuda_write_number(&w, "VW", width_for(c, 8, c->o * c->kh * c->kw * c->c, 8));
+  fl_cuda_write_number(&w, "BLOCKS", blocks);
   const struct {
     const char *name;
     int64_t v;

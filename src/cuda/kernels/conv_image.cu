@@ -1,6 +1,6 @@
 // Convolution of an image of at most four channels on the tensor cores, 16-bit floats: a network's first layer.
 // Defined before: T, MMA ("f16" or "bf16"), KH, KW, SH, SW, CG (channels), BN (channels of the result a block), VO (of them
-// stored at once), RESIDUAL (is there one?), ACT(v); by the parameters p_...: H, W, O, OH, OW, TOP, LEFT, XN, XC, XH, XW (strides of x), YP (from pixel to
+// stored at once), VW (elements of w loaded at once), BLOCKS (that a multiprocessor should hold), RESIDUAL (is there one?), ACT(v); by the parameters p_...: H, W, O, OH, OW, TOP, LEFT, XN, XC, XH, XW (strides of x), YP (from pixel to
 // pixel of y), TILES_Y, TILES_X, TILES (of all images). Weights are [O][KH][KW][CG].
 //
 // A block keeps BN channels' weights in shared memory and goes through tiles of 8 x 16 pixels. The part of the image that a tile
@@ -36,7 +36,23 @@ __device__ inline void multiply(float *d, const unsigned *a, const unsigned *b) 
 #endif
 
 // Columns of the product are in an order in which a thread's are neighbouring channels.
-__device__ inline int channel_of(int column) { return column % 8 / 2 * OWN + column / 8 * 2 + column % 2; }
+__device__ inline int column_of(int channel) { return channel % OWN / 2 * 8 + channel / OWN * 2 + channel % 2; }
+
+// The block's weights lie one after the other; what fills up pixels and windows is zeros.
+__device__ inline void load_weights(T *weights, const T *from, int channels) {
+  const int each = KH * KW * CG;
+  for (int i = threadIdx.x; i < BN * PITCH / 8; i += THREADS) ((pack<unsigned, 4> *)weights)[i] = {};
+  __syncthreads();
+#pragma unroll 4
+  for (int i = threadIdx.x * VW; i < channels * each; i += THREADS * VW) {
+    const pack<T, VW> v = *(const pack<T, VW> *)(from + i);
+#pragma unroll
+    for (int e = 0; e < VW; e++) {
+      const int channel = (i + e) / each, k = (i + e) % each, tap = k / CG;
+      weights[column_of(channel) * PITCH + (tap / KW * TAPS + tap % KW) * 4 + k % CG] = v.x[e];
+    }
+  }
+}
 
 // What fills up the window is nothing, whatever stands there in the image.
 __device__ inline unsigned tap_or_zero(const T *at, int tap) {
@@ -73,21 +89,14 @@ __device__ inline void compute(float (*acc)[NT][4], const T *patch, const T *wei
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) k(const T *x, const T *w, const T *bias, const T *residual, T *y,
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) k(const T *x, const T *w, const T *bias, const T *residual, T *y,
                                                          int *fault PARAMETERS) {
   FOLLOW;
   SHARED_MEMORY(unsigned char, memory, 128);
   T *weights = (T *)memory;
   pack<T, 4> *patch = (pack<T, 4> *)(weights + BN * PITCH);
   const int blocks_n = (O + BN - 1) / BN, n0 = blockIdx.x % blocks_n * BN, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-#pragma unroll 4
-  for (int i = threadIdx.x; i < BN * K; i += THREADS) {
-    const int column = i / K, k = i % K, tap = k / 4 % TAPS, c = k % 4, channel = n0 + channel_of(column);
-    T v;
-    st(v, 0.0f);
-    if (tap < KW && c < CG && channel < O) v = w[((channel * KH + k / (TAPS * 4)) * KW + tap) * CG + c];
-    weights[column * PITCH + k] = v;
-  }
+  load_weights(weights, w + n0 * (KH * KW * CG), min(BN, O - n0));
   // Outside of the image: zeros.
   auto load = [&](const T *image, int top, int left) {
 #pragma unroll 4
