@@ -6,6 +6,7 @@ typedef struct shape {
   int64_t n, c, h, w, o, kh, kw, stride, pad, dilation, groups;
   bool nhwc, bias, residual;
   fl_act act;
+  int64_t more[4]; /* padding beside `pad`: top, left, bottom, right */
 } shape;
 
 static void make(product *q, const shape *s) {
@@ -17,14 +18,15 @@ static void make(product *q, const shape *s) {
   product_operand(q, 0, 4, x, s->nhwc ? strides : NULL);
   product_operand(q, 1, 4, w, NULL);
   q->p.constant[1] = true;
-  const int64_t oh = (s->h + 2 * s->pad - s->dilation * (s->kh - 1) - 1) / s->stride + 1;
-  const int64_t ow = (s->w + 2 * s->pad - s->dilation * (s->kw - 1) - 1) / s->stride + 1;
+  const int64_t *more = s->more;
+  const int64_t oh = (s->h + 2 * s->pad + more[0] + more[2] - s->dilation * (s->kh - 1) - 1) / s->stride + 1;
+  const int64_t ow = (s->w + 2 * s->pad + more[1] + more[3] - s->dilation * (s->kw - 1) - 1) / s->stride + 1;
   const int64_t out[4] = {s->n, s->o, oh, ow};
   if (s->bias) product_operand(q, 2, 1, &s->o, NULL);
   if (s->residual) product_operand(q, 3, 4, out, NULL);
   q->p.out[0] = fl_type_make(FL_F32, 4, out);
   const int64_t stride[2] = {s->stride, s->stride}, dilation[2] = {s->dilation, s->dilation};
-  const int64_t pad[4] = {s->pad, s->pad, s->pad, s->pad};
+  const int64_t pad[4] = {s->pad + more[0], s->pad + more[1], s->pad + more[2], s->pad + more[3]};
   fl_attr_set_list(&q->attrs, "stride", stride, 2);
   fl_attr_set_list(&q->attrs, "pad", pad, 4);
   fl_attr_set_list(&q->attrs, "dilation", dilation, 2);
@@ -59,16 +61,26 @@ static int check(const product *q, const char *what) {
   return accepted;
 }
 
-static void check_shape(shape s) {
+static void check_padded(shape s) {
   product q;
   char what[160];
-  snprintf(what, sizeof what, "n%d c%d %dx%d o%d k%dx%d s%d p%d d%d g%d nhwc%d bias%d res%d act%d", (int)s.n, (int)s.c,
-           (int)s.h, (int)s.w, (int)s.o, (int)s.kh, (int)s.kw, (int)s.stride, (int)s.pad, (int)s.dilation,
-           (int)s.groups, s.nhwc, s.bias, s.residual, (int)s.act);
+  snprintf(what, sizeof what, "n%d c%d %dx%d o%d k%dx%d s%d p%d+%d%d%d%d d%d g%d nhwc%d bias%d res%d act%d", (int)s.n,
+           (int)s.c, (int)s.h, (int)s.w, (int)s.o, (int)s.kh, (int)s.kw, (int)s.stride, (int)s.pad, (int)s.more[0],
+           (int)s.more[1], (int)s.more[2], (int)s.more[3], (int)s.dilation, (int)s.groups, s.nhwc, s.bias, s.residual,
+           (int)s.act);
   make(&q, &s);
   const int accepted = check(&q, what);
   FL_CHECK_MSG(accepted > 0 || fl_cpu_isa() < FL_ISA_AVX2, "%s: no kernel", what);
   product_end(&q);
+}
+
+/* As given, and with padding that is another on each side. */
+static void check_shape(shape s) {
+  static const int64_t more[][4] = {{0, 0, 1, 1}, {1, 0, 0, 2}, {0, 1, 2, 0}};
+  static int turn;
+  check_padded(s);
+  memcpy(s.more, more[turn++ % 3], sizeof s.more);
+  check_padded(s);
 }
 
 FL_TEST(windows) {
