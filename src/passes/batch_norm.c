@@ -9,16 +9,8 @@ typedef struct affine {
   fl_vid scale, mean, bias; /* f32, or f64 */
 } affine;
 
-static fl_status cast(fl_graph *g, fl_nid n, fl_vid v, fl_dtype dtype, fl_vid *out) {
-  fl_attrs attrs = {0};
-  *out = v;
-  if (fl_rw_type(g, v)->dtype == dtype) return NULL;
-  fl_attr_set_int(&attrs, "dtype", 'd', dtype);
-  return fl_rw_add(g, n, FL_OP_CAST, &v, 1, &attrs, out);
-}
-
 static fl_status full(fl_graph *g, fl_nid n, fl_vid v, fl_vid *out) {
-  return cast(g, n, v, fl_rw_type(g, v)->dtype == FL_F64 ? FL_F64 : FL_F32, out);
+  return fl_rw_cast(g, n, v, fl_rw_type(g, v)->dtype == FL_F64 ? FL_F64 : FL_F32, out);
 }
 
 static fl_status make_affine(fl_graph *g, fl_nid n, affine *out) {
@@ -86,7 +78,7 @@ static fl_status scale_weights(fl_graph *g, fl_nid n, fl_vid w, int axis, fl_vid
   FL_TRY(full(g, n, w, &w));
   FL_TRY(fl_rw_reshape(g, n, scale, rank, dims, &scale));
   FL_TRY(fl_rw_binary(g, n, FL_OP_MUL, w, scale, out));
-  return cast(g, n, *out, dtype, out);
+  return fl_rw_cast(g, n, *out, dtype, out);
 }
 
 static fl_status fold(fl_graph *g, fl_nid n, const fl_node *source, const affine *a) {
@@ -97,7 +89,7 @@ static fl_status fold(fl_graph *g, fl_nid n, const fl_node *source, const affine
   fl_type seen = *fl_rw_type(g, fl_rw_node(g, n)->outputs[0]);
   FL_TRY(scale_weights(g, n, in[1], weight_axis(g, source), a->scale, &in[1]));
   FL_TRY(make_shift(g, n, a, in[2], &in[2]));
-  FL_TRY(cast(g, n, in[2], seen.dtype, &in[2]));
+  FL_TRY(fl_rw_cast(g, n, in[2], seen.dtype, &in[2]));
   FL_TRY(fl_rw_add(g, n, op, in, n_in, &attrs, &v));
   FL_TRY(fl_rw_reshape(g, n, v, seen.rank, seen.dims, &v));
   fl_rw_replace(g, n, v);
@@ -122,7 +114,7 @@ static fl_status spell_out(fl_graph *g, fl_nid n, const affine *a) {
   FL_TRY(full(g, n, x, &x));
   FL_TRY(fl_rw_binary(g, n, FL_OP_MUL, x, scale, &x));
   FL_TRY(fl_rw_binary(g, n, FL_OP_ADD, x, shift, &x));
-  FL_TRY(cast(g, n, x, dtype, &x));
+  FL_TRY(fl_rw_cast(g, n, x, dtype, &x));
   fl_rw_replace(g, n, x);
   return NULL;
 }

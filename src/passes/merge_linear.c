@@ -51,15 +51,10 @@ static fl_status concatenate(fl_graph *g, fl_nid before, const fl_nid *members, 
 
 static fl_status slice_for(fl_graph *g, fl_nid before, fl_nid member, fl_vid all, int64_t *start) {
   const fl_type *t = fl_rw_type(g, fl_rw_node(g, member)->outputs[0]);
-  fl_attrs attrs = {0};
   fl_vid v;
-  int64_t stop = *start + t->dims[t->rank - 1];
-  fl_attr_set_int(&attrs, "axis", 'i', t->rank - 1);
-  fl_attr_set_int(&attrs, "start", 'i', *start);
-  fl_attr_set_int(&attrs, "stop", 'i', stop);
-  fl_attr_set_int(&attrs, "step", 'i', 1);
-  *start = stop;
-  FL_TRY(fl_rw_add(g, before, FL_OP_SLICE, &all, 1, &attrs, &v));
+  int64_t first = *start;
+  *start += t->dims[t->rank - 1];
+  FL_TRY(fl_rw_slice(g, before, all, t->rank - 1, first, *start, &v));
   fl_graph_replace_uses(g, fl_rw_node(g, member)->outputs[0], v);
   return NULL;
 }

@@ -18,12 +18,6 @@ static bool was_rounded(const fl_graph *g, fl_vid v, double *out) {
          rounded != *out;
 }
 
-static fl_status cast(fl_graph *g, fl_nid n, fl_vid v, fl_dtype dtype, fl_vid *out) {
-  fl_attrs attrs = {0};
-  fl_attr_set_int(&attrs, "dtype", 'd', dtype);
-  return fl_rw_add(g, n, FL_OP_CAST, &v, 1, &attrs, out);
-}
-
 static fl_status visit(fl_graph *g, fl_nid n, bool *changed) {
   const fl_node *p = fl_rw_node(g, n);
   fl_op op = p->op;
@@ -35,9 +29,9 @@ static fl_status visit(fl_graph *g, fl_nid n, bool *changed) {
   if (at < 0) return NULL;
   fl_dtype dtype = fl_rw_type(g, p->outputs[0])->dtype;
   fl_vid x = p->inputs[1 - at], v;
-  FL_TRY(cast(g, n, x, FL_F32, &x));
+  FL_TRY(fl_rw_cast(g, n, x, FL_F32, &x));
   FL_TRY(fl_rw_with_number(g, n, op, x, number, &v));
-  FL_TRY(cast(g, n, v, dtype, &v));
+  FL_TRY(fl_rw_cast(g, n, v, dtype, &v));
   fl_rw_replace(g, n, v);
   *changed = true;
   return NULL;

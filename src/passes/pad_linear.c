@@ -35,16 +35,12 @@ static fl_status visit(fl_graph *g, fl_nid n, bool *changed) {
   if (!is_candidate(g, fl_rw_node(g, n))) return NULL;
   fl_type out = *fl_rw_type(g, fl_rw_node(g, n)->outputs[0]);
   fl_vid in[3] = {fl_rw_node(g, n)->inputs[0], fl_rw_node(g, n)->inputs[1], fl_rw_node(g, n)->inputs[2]}, v;
-  fl_attrs attrs = fl_rw_node(g, n)->attrs, slice = {0};
+  fl_attrs attrs = fl_rw_node(g, n)->attrs;
   int64_t width = out.dims[out.rank - 1], by = MULTIPLE - width % MULTIPLE;
   FL_TRY(pad_end(g, n, in[1], fl_attr_int(&attrs, "trans_b", 0) ? 0 : 1, by, &in[1]));
   if (in[2] != FL_NO_VALUE) FL_TRY(pad_end(g, n, in[2], 0, by, &in[2]));
   FL_TRY(fl_rw_add(g, n, FL_OP_MATMUL, in, 3, &attrs, &v));
-  fl_attr_set_int(&slice, "axis", 'i', out.rank - 1);
-  fl_attr_set_int(&slice, "start", 'i', 0);
-  fl_attr_set_int(&slice, "stop", 'i', width);
-  fl_attr_set_int(&slice, "step", 'i', 1);
-  FL_TRY(fl_rw_add(g, n, FL_OP_SLICE, &v, 1, &slice, &v));
+  FL_TRY(fl_rw_slice(g, n, v, out.rank - 1, 0, width, &v));
   *changed = true;
   fl_rw_replace(g, n, v);
   return NULL;

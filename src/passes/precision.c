@@ -68,19 +68,13 @@ static fl_status version_of(lowering *l, fl_vid v, version **out) {
   return NULL;
 }
 
-static fl_status cast(fl_graph *g, fl_nid before, fl_vid v, fl_dtype dtype, fl_vid *out) {
-  fl_attrs attrs = {0};
-  fl_attr_set_int(&attrs, "dtype", 'd', dtype);
-  return fl_rw_add(g, before, FL_OP_CAST, &v, 1, &attrs, out);
-}
-
 /* Finite numbers stay finite: masks are often made of the lowest number of f32. */
 static fl_status cast_down(fl_graph *g, fl_nid before, fl_vid v, fl_vid *out) {
   const double top = g->compute == FL_F16 ? 65504 : 0x1.FEp127;
   double number;
   fl_vid size, infinite, bounded, x;
   if (fl_graph_scalar_value(g, v, &number) && (fabs(number) <= top || !isfinite(number)))
-    return cast(g, before, v, g->compute, out);
+    return fl_rw_cast(g, before, v, g->compute, out);
   fl_attrs attrs = {0};
   fl_attr_set_float(&attrs, "lo", -top);
   fl_attr_set_float(&attrs, "hi", top);
@@ -88,7 +82,7 @@ static fl_status cast_down(fl_graph *g, fl_nid before, fl_vid v, fl_vid *out) {
   FL_TRY(fl_rw_unary(g, before, FL_OP_ABS, v, &size));
   FL_TRY(fl_rw_with_number(g, before, FL_OP_EQ, size, INFINITY, &infinite));
   FL_TRY(fl_rw_add(g, before, FL_OP_WHERE, (fl_vid[]){infinite, v, bounded}, 3, NULL, &x));
-  return cast(g, before, x, g->compute, out);
+  return fl_rw_cast(g, before, x, g->compute, out);
 }
 
 static fl_status low_of(lowering *l, fl_nid before, fl_vid v, fl_vid *out) {
@@ -109,7 +103,7 @@ static fl_status full_of(lowering *l, fl_nid before, fl_vid v, fl_vid *out) {
   FL_TRY(version_of(l, v, &x));
   if (x->full == FL_NO_VALUE) {
     fl_vid made;
-    FL_TRY(cast(l->g, before, x->low, FL_F32, &made));
+    FL_TRY(fl_rw_cast(l->g, before, x->low, FL_F32, &made));
     FL_TRY(version_of(l, v, &x));
     x->full = made;
   }

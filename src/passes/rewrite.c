@@ -90,6 +90,23 @@ fl_status fl_rw_permute(fl_graph *g, fl_nid before, fl_vid v, const int64_t *per
   return fl_rw_add(g, before, FL_OP_PERMUTE, &v, 1, &attrs, out);
 }
 
+fl_status fl_rw_cast(fl_graph *g, fl_nid before, fl_vid v, fl_dtype dtype, fl_vid *out) {
+  fl_attrs attrs = {0};
+  *out = v;
+  if (fl_rw_type(g, v)->dtype == dtype) return NULL;
+  fl_attr_set_int(&attrs, "dtype", 'd', dtype);
+  return fl_rw_add(g, before, FL_OP_CAST, &v, 1, &attrs, out);
+}
+
+fl_status fl_rw_slice(fl_graph *g, fl_nid before, fl_vid v, int axis, int64_t start, int64_t stop, fl_vid *out) {
+  fl_attrs attrs = {0};
+  fl_attr_set_int(&attrs, "axis", 'i', axis);
+  fl_attr_set_int(&attrs, "start", 'i', start);
+  fl_attr_set_int(&attrs, "stop", 'i', stop);
+  fl_attr_set_int(&attrs, "step", 'i', 1);
+  return fl_rw_add(g, before, FL_OP_SLICE, &v, 1, &attrs, out);
+}
+
 static bool unused(const fl_graph *g, const fl_node *n) {
   for (int i = 0; i < n->n_outputs; i++)
     if (fl_graph_use_count(g, n->outputs[i])) return false;

@@ -24,7 +24,8 @@ bool fl_rw_with_scalar(const fl_graph *g, const fl_node *n, fl_vid *out_other, d
 /* v, aligned to the right against `rank` axes, varies along `axis` alone, which has `len` elements. */
 bool fl_rw_is_vector(const fl_graph *g, fl_vid v, int rank, int axis, int64_t len);
 
-/* New nodes, before `before`. A reshape to v's own dims gives v itself, as does the identity permutation. */
+/* New nodes, before `before`. A reshape to v's own dims gives v itself, as do the identity permutation and a cast to v's own
+ * dtype. */
 fl_status fl_rw_add(fl_graph *g, fl_nid before, fl_op op, const fl_vid *inputs, int n, const fl_attrs *attrs,
                     fl_vid *out);
 fl_status fl_rw_unary(fl_graph *g, fl_nid before, fl_op op, fl_vid x, fl_vid *out);
@@ -32,6 +33,8 @@ fl_status fl_rw_binary(fl_graph *g, fl_nid before, fl_op op, fl_vid a, fl_vid b,
 fl_status fl_rw_with_number(fl_graph *g, fl_nid before, fl_op op, fl_vid a, double number, fl_vid *out);
 fl_status fl_rw_reshape(fl_graph *g, fl_nid before, fl_vid v, int rank, const int64_t *dims, fl_vid *out);
 fl_status fl_rw_permute(fl_graph *g, fl_nid before, fl_vid v, const int64_t *perm, fl_vid *out);
+fl_status fl_rw_cast(fl_graph *g, fl_nid before, fl_vid v, fl_dtype dtype, fl_vid *out);
+fl_status fl_rw_slice(fl_graph *g, fl_nid before, fl_vid v, int axis, int64_t start, int64_t stop, fl_vid *out);
 
 /* `with` takes the place of n's only result; n goes, and with it what only n needed. */
 void fl_rw_replace(fl_graph *g, fl_nid n, fl_vid with);

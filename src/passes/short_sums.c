@@ -6,14 +6,6 @@
  * of split attention). 16-bit floats are added in f32 and rounded once, as a sum is; a product is rounded before, as it was. */
 enum { MOST_TERMS = 4 };
 
-static fl_status cast(fl_graph *g, fl_nid before, fl_vid v, fl_dtype dtype, fl_vid *out) {
-  fl_attrs attrs = {0};
-  *out = v;
-  if (fl_rw_type(g, v)->dtype == dtype) return NULL;
-  fl_attr_set_int(&attrs, "dtype", 'd', dtype);
-  return fl_rw_add(g, before, FL_OP_CAST, &v, 1, &attrs, out);
-}
-
 /* The axis that is summed, or -1. */
 static int short_axis(const fl_graph *g, const fl_node *n) {
   const fl_type *x = fl_rw_type(g, n->inputs[0]);
@@ -30,14 +22,8 @@ static int short_axis(const fl_graph *g, const fl_node *n) {
 
 /* Element i along an axis, which stays, of one element; all there is where the axis has but one. */
 static fl_status element(fl_graph *g, fl_nid before, fl_vid v, int axis, int64_t i, fl_vid *out) {
-  fl_attrs attrs = {0};
   *out = v;
-  if (axis < 0 || fl_rw_type(g, v)->dims[axis] == 1) return NULL;
-  fl_attr_set_int(&attrs, "axis", 'i', axis);
-  fl_attr_set_int(&attrs, "start", 'i', i);
-  fl_attr_set_int(&attrs, "stop", 'i', i + 1);
-  fl_attr_set_int(&attrs, "step", 'i', 1);
-  return fl_rw_add(g, before, FL_OP_SLICE, &v, 1, &attrs, out);
+  return axis < 0 || fl_rw_type(g, v)->dims[axis] == 1 ? NULL : fl_rw_slice(g, before, v, axis, i, i + 1, out);
 }
 
 /* Term i: of a product, that of its factors' elements. */
@@ -61,11 +47,11 @@ static fl_status visit(fl_graph *g, fl_nid n, bool *changed) {
   bool product = fl_rw_made_by(g, x, FL_OP_MUL) && fl_rw_used_once(g, x);
   for (int64_t i = 0; i < of.dims[axis]; i++) {
     FL_TRY(term(g, n, x, product, axis, i, &v));
-    FL_TRY(cast(g, n, v, FL_F32, &v));
+    FL_TRY(fl_rw_cast(g, n, v, FL_F32, &v));
     if (sum != FL_NO_VALUE) FL_TRY(fl_rw_binary(g, n, FL_OP_ADD, sum, v, &v));
     sum = v;
   }
-  FL_TRY(cast(g, n, sum, out.dtype, &sum));
+  FL_TRY(fl_rw_cast(g, n, sum, out.dtype, &sum));
   FL_TRY(fl_rw_reshape(g, n, sum, out.rank, out.dims, &sum));
   fl_rw_replace(g, n, sum);
   *changed = true;

@@ -49,16 +49,10 @@ static bool has_kernel(const fl_graph *g, const fl_node *n) {
   return fl_rw_type(g, n->outputs[0])->dtype == FL_BF16 && (n->op == FL_OP_MATMUL || q->dims[q->rank - 1] % 2 == 0);
 }
 
-static fl_status cast(fl_graph *g, fl_nid before, fl_vid v, fl_dtype dtype, fl_vid *out) {
-  fl_attrs attrs = {0};
-  fl_attr_set_int(&attrs, "dtype", 'd', dtype);
-  return fl_rw_add(g, before, FL_OP_CAST, &v, 1, &attrs, out);
-}
-
 /* A constant that was rounded only to be an operand is taken as it was before. */
 static fl_status widened(fl_graph *g, fl_nid before, fl_vid v, fl_vid *out) {
   const fl_node *made = fl_graph_is_const(g, v) ? fl_rw_made_by(g, v, FL_OP_CAST) : NULL;
-  if (!made || fl_rw_type(g, made->inputs[0])->dtype != FL_F32) return cast(g, before, v, FL_F32, out);
+  if (!made || fl_rw_type(g, made->inputs[0])->dtype != FL_F32) return fl_rw_cast(g, before, v, FL_F32, out);
   *out = made->inputs[0];
   return NULL;
 }
@@ -77,7 +71,7 @@ static fl_status visit(fl_graph *g, fl_nid id, bool *changed) {
     if (is_half(g, inputs[i])) FL_TRY(widened(g, id, inputs[i], &inputs[i]));
   }
   FL_TRY(fl_rw_add(g, id, op, inputs, count, &attrs, &result));
-  if (half == FL_F16 || half == FL_BF16) FL_TRY(cast(g, id, result, half, &result));
+  if (half == FL_F16 || half == FL_BF16) FL_TRY(fl_rw_cast(g, id, result, half, &result));
   *changed = true;
   fl_rw_replace(g, id, result);
   return NULL;
