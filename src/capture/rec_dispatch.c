@@ -492,7 +492,7 @@ static void record(op_call *c, fl_tnode *n, PyObject *result) {
   if (c->schema->outside && !c->schema->writes && !is_random(c))
     fl_rec_keep_results(r, result, &r->trace->nodes.data[id]);
   at = 0;
-  if (fixed && !r->gave_up && keep_fixed(c, result, n->outs, &at)) r->trace->nodes.data[id].pin = NULL;
+  if (fixed && !c->schema->outside && !r->gave_up && keep_fixed(c, result, n->outs, &at)) r->trace->nodes.data[id].pin = NULL;
   if (c->written && !r->gave_up) fl_rec_view_written(r, c->written, c->base, n);
 }
 

@@ -83,8 +83,8 @@ static void look(void *ctx, uint32_t v) {
     return;
   }
   const fl_tnode *n = x->kind == FL_TVAL_RESULT ? &s->r->trace->nodes.data[x->index] : NULL;
-  s->ok =
-      n && (!n->pin || n->schema->dynamic_shape) && !n->schema->seeded && !n->schema->norm && ++s->nodes <= MOST_NODES;
+  s->ok = n && (!n->pin || n->schema->dynamic_shape) && !n->schema->seeded && !n->schema->norm && !n->schema->outside &&
+          ++s->nodes <= MOST_NODES;
   if (s->ok) fl_tnode_each(n, look, s);
 }
 
