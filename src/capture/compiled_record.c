@@ -33,6 +33,7 @@ static bool give_up(fl_compiled *c, const fl_reason *w, fl_trace *holder) {
 static void let_go(fl_trace *t) {
   fl_guards_release(&t->guards);
   fl_weights_release(&t->weights);
+  for (size_t i = 0; i < t->nodes.len; i++) fl_tnode_forget(&t->nodes.data[i]);
   for (size_t i = 0; i < t->steps.len; i++) {
     fl_segment_destroy(t->steps.data[i].segment);
     t->steps.data[i].segment = NULL;

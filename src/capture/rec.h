@@ -158,9 +158,10 @@ const char *fl_rec_module(const fl_rec *r);
 bool fl_rec_view_write(fl_rec *r, PyObject *tensor, fl_base *out_base);
 void fl_rec_view_written(fl_rec *r, PyObject *tensor, fl_base base, const fl_tnode *by);
 
-/* rec_memory.c: whether memory made in the call is as it was made, as far as operators tell: why that ends a recording where it is
- * read. */
-bool fl_rec_is_unfilled(const fl_rec *r, PyObject *tensor, uint32_t value);
+/* rec_memory.c: whether memory made in the call is as it was made, but for as many writes. Composites in C++ make tensors from numbers by
+ * at::tensor: new memory, filled without an operator. A program's own new memory counts a version when it is filled. Why that
+ * ends a recording where it is read. */
+bool fl_rec_is_unfilled(const fl_rec *r, PyObject *tensor, uint32_t value, int64_t writes);
 extern const char fl_rec_filled_unseen[];
 /* Keeps copies of an operator's results (fl_tnode.recorded), up to a limit. */
 void fl_rec_keep_results(fl_rec *r, PyObject *result, fl_tnode *n);

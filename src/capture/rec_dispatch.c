@@ -419,14 +419,26 @@ static bool is_view_of(const op_call *c, PyObject *result, int i) {
   return fl_tensor_extent(&m, &lo, &hi) && c->tensors[i].lo < hi && lo < c->tensors[i].hi;
 }
 
+/* Arithmetic in place, which composites in C++ end with. Most of what writes in place fills. */
+static bool reads_what_it_writes(const char *name) {
+  static const char *const list[] = {"add_", "sub_", "mul_", "div_", "relu_", "clamp_", "addmm_", "addcmul_"};
+  for (size_t i = 0; i < sizeof list / sizeof *list; i++)
+    if (!strncmp(name, "aten.", 5) && !strncmp(name + 5, list[i], strlen(list[i])) && name[5 + strlen(list[i])] == '.')
+      return true;
+  return false;
+}
+
 /* Reads memory that no operator has filled. */
 static void look_at_new_memory(const op_call *c, PyObject *result) {
   const char *name = c->schema->name;
-  if (c->schema->writes || strstr(name, "_like") || strstr(name, ".new_")) return;
-  for (int i = 0; i < c->n_tensors; i++)
-    if (c->tensors[i].lo && fl_rec_is_unfilled(c->r, c->tensors[i].object, c->tensors[i].value) &&
-        !is_view_of(c, result, i))
+  bool in_place = reads_what_it_writes(name);
+  if ((c->schema->writes && !in_place) || strstr(name, "_like") || strstr(name, ".new_")) return;
+  for (int i = 0; i < c->n_tensors; i++) {
+    bool written = in_place && c->tensors[i].object == arg_of(c, 0);
+    if (c->tensors[i].lo && fl_rec_is_unfilled(c->r, c->tensors[i].object, c->tensors[i].value, written) &&
+        (written || !is_view_of(c, result, i)))
       fl_rec_give_up(c->r, fl_rec_filled_unseen, name);
+  }
 }
 
 /* A tensor whose memory becomes another one's, or a file's that others look into. */
@@ -492,7 +504,8 @@ static void record(op_call *c, fl_tnode *n, PyObject *result) {
   if (c->schema->outside && !c->schema->writes && !is_random(c))
     fl_rec_keep_results(r, result, &r->trace->nodes.data[id]);
   at = 0;
-  if (fixed && !c->schema->outside && !r->gave_up && keep_fixed(c, result, n->outs, &at)) r->trace->nodes.data[id].pin = NULL;
+  if (fixed && !c->schema->outside && !r->gave_up && keep_fixed(c, result, n->outs, &at))
+    r->trace->nodes.data[id].pin = NULL;
   if (c->written && !r->gave_up) fl_rec_view_written(r, c->written, c->base, n);
 }
 

@@ -7,15 +7,21 @@
 
 const char fl_rec_filled_unseen[] = "a tensor made without an operator";
 
-/* Composites in C++ make tensors from numbers by at::tensor: new memory, filled without an operator. A program's own new
- * memory counts a version when it is filled. */
-bool fl_rec_is_unfilled(const fl_rec *r, PyObject *tensor, uint32_t value) {
+/* A tensor without elements that has been given some. */
+static bool has_grown(const fl_rec *r, const fl_tnode *n) {
+  const fl_tval *values = r->trace->values.data;
+  return n->schema->writes && n->n_pos && n->args[0].kind == FL_TARG_VALUE &&
+         !fl_type_numel(&values[n->args[0].value].meta.type);
+}
+
+bool fl_rec_is_unfilled(const fl_rec *r, PyObject *tensor, uint32_t value, int64_t writes) {
   const fl_tval *values = r->trace->values.data;
   uint32_t base = r->storage_base.data[values[value].storage].value;
   int64_t version;
   if (base == FL_NO_TVAL || values[base].kind != FL_TVAL_RESULT) return false;
-  const fl_schema *s = r->trace->nodes.data[values[base].index].schema;
-  return s->unfilled && !s->writes && fl_tensor_version(tensor, &version) && version == 0;
+  const fl_tnode *n = &r->trace->nodes.data[values[base].index];
+  return n->schema->unfilled && (!n->schema->writes || has_grown(r, n)) && fl_tensor_version(tensor, &version) &&
+         version == writes;
 }
 
 /* A C function that gives new memory to whoever asks for it. */
@@ -34,7 +40,7 @@ static bool is_alive_unfilled(const fl_rec *r, uint32_t value) {
     const fl_live *l = &r->live.data[at];
     if (PyWeakref_GET_OBJECT(l->weak) != l->object) continue;
     const fl_type *type = &r->trace->values.data[l->value].meta.type;
-    if (fl_type_numel(type) && fl_rec_is_unfilled(r, l->object, l->value)) return true;
+    if (fl_type_numel(type) && fl_rec_is_unfilled(r, l->object, l->value, 0)) return true;
   }
   return false;
 }

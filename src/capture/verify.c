@@ -3,6 +3,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "capture/device.h"
 #include "capture/judge.h"
 #include "capture/rerun.h"
 
@@ -189,7 +190,9 @@ static int run_trace(fl_trace *t, PyObject **v) {
 }
 
 /* The whole trace on the recorded inputs: 1, 0, or -1 with an exception. */
-static int trace_is_right(fl_trace *t, const fl_judge *by, PyObject *const *inputs, PyObject *const *finals) {
+static int trace_is_right(fl_trace *t, const fl_judge *by, PyObject *const *inputs, PyObject *const *finals,
+                          const fl_build_options *o) {
+  if (t->random && o->generator && fl_generators_set(o->generator) < 0) return -1;
   PyObject **v = fl_rerun_begin(t, inputs);
   if (!v) return -1;
   float cosine = 1, max_rel = 0;
@@ -245,14 +248,15 @@ static void disable(fl_trace *t, const fl_tstep *step, fl_seg_part *p) {
 
 /* Parts that are each right may be wrong together: a score that moves by its last digit puts another element first. Engines
  * are taken out of use, from the first one on, until the answer is eager's. */
-static int verify_together(fl_trace *t, const fl_judge *by, PyObject *const *inputs, PyObject *const *finals) {
+static int verify_together(fl_trace *t, const fl_judge *by, PyObject *const *inputs, PyObject *const *finals,
+                           const fl_build_options *o) {
   int right = 0;
   for (size_t i = 0; i < t->steps.len; i++) {
     fl_tstep *step = &t->steps.data[i];
     for (int k = 0; right == 0 && step->segment && k < step->segment->n_parts; k++) {
       if (step->segment->parts[k].kind != FL_PART_ENGINE) continue;
       disable(t, step, &step->segment->parts[k]);
-      right = trace_is_right(t, by, inputs, finals);
+      right = trace_is_right(t, by, inputs, finals, o);
     }
   }
   return right;
@@ -272,31 +276,32 @@ static fl_judge judge_of(const fl_trace *t) {
 }
 
 /* Whatever the order of parts does to memory that operators share unseen, the recorded order does not. */
-static int verify_in_order(fl_trace *t, const fl_judge *by, PyObject *const *inputs, PyObject *const *finals) {
+static int verify_in_order(fl_trace *t, const fl_judge *by, PyObject *const *inputs, PyObject *const *finals,
+                           const fl_build_options *o) {
   for (size_t i = 0; i < t->steps.len; i++) {
     fl_tstep *step = &t->steps.data[i];
     if (step->segment && !fl_segment_make_eager(t, step, reason_of(t, t->cosine, t->max_rel)))
       return PyErr_NoMemory(), -1;
   }
-  return trace_is_right(t, by, inputs, finals);
+  return trace_is_right(t, by, inputs, finals, o);
 }
 
-static int verify_whole(fl_trace *t, const fl_judge *by, PyObject *const *inputs, PyObject *const *finals) {
-  int right = trace_is_right(t, by, inputs, finals);
+static int verify_whole(fl_trace *t, const fl_judge *by, PyObject *const *inputs, PyObject *const *finals,
+                        const fl_build_options *o) {
+  int right = trace_is_right(t, by, inputs, finals, o);
   if (right) return right;
   if (t->near && is_near_together(t, by, inputs, finals)) return t->verified = true;
-  if (t->random) return 0; /* the generator would have to be put back each time */
-  right = verify_together(t, by, inputs, finals);
-  return right ? right : verify_in_order(t, by, inputs, finals);
+  right = verify_together(t, by, inputs, finals, o);
+  return right ? right : verify_in_order(t, by, inputs, finals, o);
 }
 
 static int verify(fl_trace *t, PyObject *const *inputs, PyObject *const *finals, const fl_build_options *options) {
   const fl_judge by = judge_of(t);
   if (!by.pool) return fl_rerun_check(t, inputs, finals, options);
-  int right = trace_is_right(t, &by, inputs, finals);
+  int right = trace_is_right(t, &by, inputs, finals, options);
   if (right) return right < 0 ? -1 : 0;
   if (verify_parts(t, inputs, finals, options) < 0 || t->unfaithful) return PyErr_Occurred() ? -1 : 0;
-  return verify_whole(t, &by, inputs, finals) < 0 ? -1 : 0;
+  return verify_whole(t, &by, inputs, finals, options) < 0 ? -1 : 0;
 }
 
 int fl_trace_verify(fl_trace *t, PyObject *const *inputs, PyObject *const *finals, const fl_build_options *options) {
@@ -310,7 +315,7 @@ int fl_trace_verify(fl_trace *t, PyObject *const *inputs, PyObject *const *final
 static int verify_late(fl_trace *t, PyObject *const *inputs, PyObject **finals, bool stale,
                        const fl_build_options *options) {
   const fl_judge by = judge_of(t);
-  int right = !by.pool ? 1 : stale ? 0 : trace_is_right(t, &by, inputs, finals);
+  int right = !by.pool ? 1 : stale ? 0 : trace_is_right(t, &by, inputs, finals, options);
   if (right) return right < 0 ? -1 : 0;
   if (fl_rerun_answers(t, inputs, finals, stale, options) < 0) return -1;
   return t->unfaithful ? 0 : verify(t, inputs, finals, options);
