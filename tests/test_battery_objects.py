@@ -251,6 +251,129 @@ def cached_functions_that_raise_at_first(compile, call):
 
 
 @case
+def cached_functions_of_tensors(compile, call):
+    """Made in the call, an argument, a weight: who has an answer, and whose it is."""
+    weight, made = torch.arange(4.0), []
+
+    @functools.lru_cache(maxsize=2)
+    def scaled(t, k=2):
+        made.append(tuple(t.shape))
+        return t * k
+
+    def of_its_own(t):
+        return scaled(t + 1) - scaled(t - 1, k=3)
+
+    def of_an_argument(t):
+        return scaled(t) + 1, scaled(t)
+
+    def of_a_weight(t):
+        return t + scaled(weight)
+
+    def twice(t):
+        y = t + 1
+        first = scaled(y)
+        y.mul_(2)
+        return first - t, scaled(y) is first
+
+    def of_a_view(t):
+        return scaled(t[0]) + 1
+
+    for f in (of_its_own, of_an_argument, of_a_weight, twice, of_a_view):
+        fast, t = compile(f), x()
+        for k in range(6):
+            call(fast, t)
+            call.show(list(made))
+            if k == 2:
+                t.add_(1)
+                weight.add_(1)
+            if k == 3:
+                scaled.cache_clear()
+        call(fast, x())
+
+
+@case
+def cached_functions_that_forget(compile, call):
+    """Each answer drops another one: equal, but a new tensor in each call."""
+
+    @functools.lru_cache(maxsize=1)
+    def ramp(net, shape, dtype):
+        return torch.arange(shape[-1], dtype=dtype) * net.scale
+
+    class Net(nn.Module):
+        scale = 2.0
+
+        def forward(self, t):
+            return t * ramp(self, t.shape, t.dtype) + ramp(self, t.T.shape, t.dtype)[0]
+
+    net = Net()
+    fast = compile(net)
+    for k in range(12):
+        call(fast, x() if k % 3 else x(2, 4))
+        if k == 5:
+            net.scale = 3.0
+        if k == 8:
+            ramp(net, torch.Size([3, 4]), torch.float32).mul_(5)
+
+
+@case
+def cached_functions_whose_answers_leave(compile, call):
+    @functools.lru_cache(maxsize=1)
+    def ramp(n):
+        return torch.arange(n, dtype=torch.float32)
+
+    def given_back(t):
+        return ramp(3), ramp(t.shape[-1]), t * ramp(2)[0]
+
+    def written(t):
+        ramp(t.shape[0])
+        return t * ramp(t.shape[-1]).add_(1)
+
+    kept = {}
+
+    def stored(t):
+        kept["ramp"] = ramp(2)
+        return t * ramp(t.shape[-1])
+
+    for f in (given_back, written, stored):
+        fast = compile(f)
+        for _ in range(5):
+            call(fast, x())
+            call.show(kept, ramp(4))
+
+
+@case
+def cached_functions_with_another_function_named(compile, call):
+    @functools.lru_cache
+    def scaled(t):
+        return t * 2
+
+    scaled.__wrapped__ = lambda t: t * 3
+    fast = compile(lambda t: scaled(t + 1))
+    for _ in range(4):
+        call(fast, x())
+
+
+@case
+def cached_functions_that_print(compile, call):
+    said = []
+
+    @functools.lru_cache
+    def scaled(t, how):
+        said.append(how)
+        return t * 2
+
+    def f(t, how):
+        y = scaled(t + 1, how)
+        print(end="")
+        return y - scaled(t + 2, how=how)
+
+    fast = compile(f)
+    for how in ("a", "a", "b", "a", "b"):
+        call(fast, x(), how)
+        call.show(said)
+
+
+@case
 def cached_properties(compile, call):
     class Net(nn.Module):
         k = 2.0

@@ -189,7 +189,7 @@ class Collector:
             VAR.reset(token)
 
 
-def test_a_program_that_asks_is_told_only_where_that_helps():
+def test_a_program_that_asks_whether_it_is_compiled():
     collector = Collector()
     look = unknown(lambda: SEEN.append(repr(collector.get())) or 2.0)
 
@@ -200,14 +200,13 @@ def test_a_program_that_asks_is_told_only_where_that_helps():
         finally:
             collector.reset(token)
 
-    check(program, (1, 3, 2))
+    check(program)
 
     def other(x):
         token = collector.set({})
         try:
-            return LIN(x) * (2.0 if torch.compiler.is_compiling() else look(0))
+            return LIN(x) * (3.0 if torch.compiler.is_compiling() else look(0))
         finally:
             collector.reset(token)
-            SEEN.clear()
 
-    assert not check(other, (1, 3, 1)).breaks
+    assert len(check(other).breaks) == 1

@@ -238,3 +238,79 @@ def test_an_integer_that_is_used_too_is_itself_decisive():
             for n in LENGTHS * 2:
                 n = n.repeat(60)
                 torch.testing.assert_close(fast(UP, n), f(UP, n))
+
+
+def runs_of(f, xs, **options):
+    """How often graphs ran in each call, after three calls that record."""
+    ran = []
+
+    def backend(gm, inputs):
+        def call(*args):
+            ran.append(1)
+            return gm(*args)
+
+        return call
+
+    fast = framelift.compile(f, backend=backend, **options)
+    counts = []
+    with torch.no_grad():
+        for x in (UP, DOWN, UP):
+            fast(x)
+        for x in xs:
+            ran.clear()
+            torch.testing.assert_close(fast(x), f(x))
+            counts.append(len(ran))
+    assert framelift.explain(fast).recorded == 2
+    return counts
+
+
+def test_a_decision_that_came_out_otherwise_is_asked_first():
+    """Where few operators tell: no graph is computed in vain while answers change."""
+
+    def f(x):
+        return (x * 2).exp() + 1 if (x > 0).all() else (x - 1).sin()
+
+    assert runs_of(f, [DOWN, UP, DOWN, UP, UP, DOWN]) == [1] * 6
+
+
+def test_a_decision_that_comes_from_much_is_not_asked_first():
+    def f(x):
+        y = x
+        for _ in range(20):
+            y = y + 1
+        return y.exp() if (y > 20).all() else y.sin()
+
+    assert runs_of(f, [DOWN, UP, DOWN, DOWN]) == [2, 2, 2, 1]
+
+
+def test_what_was_asked_first_is_compared_in_its_place():
+    """A forecast is not relied on: here what it reads is written to by then."""
+
+    def f(x):
+        x.neg_()
+        y = x.view(2, 2)
+        return y.exp() if (y > 0).all() else y.sin()
+
+    fast = framelift.compile(f)
+    with torch.no_grad():
+        for x in (UP, DOWN, UP, DOWN, DOWN, UP):
+            mine, theirs = x.clone(), x.clone()
+            torch.testing.assert_close(fast(mine), f(theirs))
+            assert torch.equal(mine, theirs)
+
+
+def test_an_error_of_what_is_asked_first():
+    table = torch.arange(4.0)
+
+    def f(x):
+        y = (x * 3).exp()
+        return y + 1 if (table[x.long() + 1] > 1).all() else y.sin()
+
+    fast = both_ways(f)
+    with torch.no_grad():
+        for x in (UP, DOWN, UP * 9, UP, UP * 9, DOWN):
+            if x[0] > 1:
+                with pytest.raises(IndexError, match="index 10 is out of bounds"):
+                    fast(x)
+            else:
+                torch.testing.assert_close(fast(x), f(x))

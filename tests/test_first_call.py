@@ -1,4 +1,4 @@
-"""The first call: what explain() says of its time, and programs that ask whether they are being compiled."""
+"""The first call: what explain() says of its time."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_stages_are_named_and_add_up():
     assert {"weights", "run", "verify"} <= set(ready)
     for times in first, ready:
         *stages, last = times
-        assert last == "total" and not {"again", "compile", "backend"} & set(times)
+        assert last == "total" and not {"compile", "backend"} & set(times)
         assert sum(times[s] for s in stages) == pytest.approx(times["total"])
         assert all(times[s] > 0 for s in stages)
 
@@ -54,130 +54,3 @@ def test_the_report_has_a_row_for_each_trace():
     header = lines[at + 1].split()
     assert header[:2] == ["trace", "record"] and header[-1] == "total"
     assert [line.strip().split("  ")[0] for line in lines[at + 2 : at + 6]] == ["0", "0, later", "1", "1, later"]
-
-
-# --- programs that ask whether they are being compiled ---
-
-
-def asks_for_nothing(x):
-    return LINEAR(x) * 2 if torch.compiler.is_compiling() else LINEAR(x) + LINEAR(x)
-
-
-def test_who_asks_is_not_told_and_runs_once():
-    _, e = compiled(asks_for_nothing, torch.randn(4, 8))
-    assert the_shape(e) == (1, 0, 1, 0, 0, 3)
-    assert "again" not in e.traces[0].first_call_ms
-
-
-def leaves_out_a_decision(x):
-    if not torch.compiler.is_compiling() and x.isnan().any():
-        return x
-    return LINEAR(x)
-
-
-def test_who_decides_less_when_told_is_told():
-    x = torch.randn(64, 8)  # too large for a guard on its elements
-    fast, e = compiled(leaves_out_a_decision, x)
-    assert the_shape(e) == (1, 0, 1, 0, 0, 1)
-    assert e.traces[0].first_call_ms["again"] > 0
-    with torch.inference_mode():
-        fast(torch.randn(65, 8))  # from now on it is told at once, and compared with a plain call
-    e = framelift.explain(fast)
-    assert the_shape(e) == (2, 0, 2, 0, 0, 2)
-    assert all(t.first_call_ms["again"] > 0 for t in e.traces)
-
-
-def test_elements_of_arguments_that_decide_count():
-    x = torch.randn(4, 8)
-    fast, e = compiled(leaves_out_a_decision, x)
-    assert the_shape(e) == (1, 0, 1, 0, 0, 1)
-    with torch.inference_mode():
-        fast(x + 1)
-    assert framelift.explain(fast).replayed == 1
-
-
-def decides_and_answers_otherwise(x):
-    if torch.compiler.is_compiling():
-        return LINEAR(x) * 3
-    return LINEAR(x) if x.sum() < 1e9 else x
-
-
-def decides_and_raises(x):
-    if torch.compiler.is_compiling():
-        raise ValueError("not when compiled")
-    return LINEAR(x) if x.sum() < 1e9 else x
-
-
-def decides_as_much(x):
-    if torch.compiler.is_compiling():
-        return LINEAR(x) if x.sum() < 2e9 else x
-    return LINEAR(x) if x.sum() < 1e9 else x
-
-
-@pytest.mark.parametrize("fn", [decides_and_answers_otherwise, decides_and_raises, decides_as_much])
-def test_who_gains_nothing_by_being_told_is_not(fn):
-    x = torch.randn(64, 8)
-    fast, e = compiled(fn, x)
-    assert (e.recorded, e.native, len(e.checks)) == (1, 0, 1)
-    with torch.inference_mode():
-        torch.testing.assert_close(fast(x * 2), fn(x * 2))
-        fast(torch.randn(65, 8))
-    e = framelift.explain(fast)
-    assert (e.recorded, e.replayed) == (2, 1)
-    assert ["again" in t.first_call_ms for t in e.traces] == [False, True]  # the newest first: it was not tried again
-
-
-STATE = {"calls": 0}
-
-
-def decides_and_counts_when_told(x):
-    if torch.compiler.is_compiling():
-        STATE["calls"] += 1
-        return LINEAR(x)
-    return LINEAR(x) if x.sum() < 1e9 else x
-
-
-def test_what_it_did_when_told_is_taken_back():
-    STATE["calls"] = 0
-    _, e = compiled(decides_and_counts_when_told, torch.randn(64, 8))
-    assert STATE["calls"] == 0 and (e.recorded, len(e.checks)) == (1, 1)
-
-
-def says_something_unless_told(x):
-    y = LINEAR(x)
-    if not torch.compiler.is_compiling():
-        print("plainly", y.shape)
-    return y.relu()
-
-
-def test_unknown_code_runs_once_and_the_next_call_is_told(capfd):
-    x = torch.randn(4, 8)
-    fast = framelift.compile(says_something_unless_told, fallback="error")
-    with torch.inference_mode():
-        want = LINEAR(x).relu()
-        torch.testing.assert_close(fast(x), want)
-        e = framelift.explain(fast)
-        assert (e.recorded, e.native) == (0, 1) and "told in the next call" in e.native_reason
-        assert capfd.readouterr().out.count("plainly") == 1
-        torch.testing.assert_close(
-            fast(x), want
-        )  # recorded without the print, and compared with a plain call, which prints
-        assert capfd.readouterr().out.count("plainly") == 1
-    e = framelift.explain(fast)
-    assert the_shape(e) == (1, 1, 1, 0, 0, 2) and e.native_reason is None
-
-
-def writes_and_asks(x):
-    LINEAR.calls = getattr(LINEAR, "calls", 0) + (2 if torch.compiler.is_compiling() else 1)
-    return LINEAR(x)
-
-
-def test_effects_are_those_of_a_plain_call():
-    x = torch.randn(4, 8)
-    LINEAR.calls = 0
-    fast = framelift.compile(writes_and_asks)
-    with torch.inference_mode():
-        for i in range(1, 6):
-            fast(x)
-            assert LINEAR.calls == i
-    del LINEAR.calls

@@ -18,8 +18,6 @@ typedef struct fl_give_up {
   fl_trace *holder; /* owns `args`: calls that match run natively at once */
 } fl_give_up;
 
-typedef enum fl_telling { FL_TELL_IF_ASKED, FL_TELL, FL_TELL_NEVER } fl_telling; /* see compiled_record.c */
-
 typedef struct fl_compiled {
   PyObject_HEAD vectorcallfunc vectorcall;
   PyObject *target, *options, *weaklist;
@@ -37,8 +35,6 @@ typedef struct fl_compiled {
   int recorded;            /* recordings that became traces */
   int recordings;          /* all */
   bool records;            /* objects among the arguments are matched by their attributes (argspec.h) */
-  fl_trace *untold;        /* what was recorded without telling, until it is known whether telling is better, or NULL */
-  fl_telling telling;      /* whether torch.compiler.is_compiling() is true while recording */
   PyThread_type_lock lock; /* held while recording */
   char native_reason[240]; /* why the last native call was native */
   bool warned;

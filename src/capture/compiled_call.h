@@ -37,7 +37,6 @@ typedef struct fl_attempt {
   fl_trace *trace;     /* NULL when it cannot be replayed: `rec` has the reason */
   PyObject *result;    /* NULL when it raised */
   PyObject *generator; /* the generators' state before it */
-  bool told;           /* that it was being compiled */
 } fl_attempt;
 typedef PyObject *(*fl_attempt_fn)(void *ctx, fl_rec *r, int *out_native);
 

@@ -1,4 +1,4 @@
-/* Recording a call: evaluating it, deciding whether libraries are told that they are compiled, building what is kept. */
+/* Recording a call: evaluating it, building what is kept. */
 #include "capture/cpython/compat.h"
 #include "capture/compiled_call.h"
 
@@ -249,19 +249,15 @@ static void check_state(fl_rec *r) {
 
 void fl_attempt_evaluate(fl_attempt *a, fl_attempt_fn call, void *ctx) {
   fl_rec *r = a->rec;
-  int was_native = 0, flag = a->told ? fl_compiling(true) : 1;
-  a->generator = flag < 0 ? NULL : generator_state(NULL);
-  if (!a->generator || fl_dispatch_push(r->mode) < 0) {
-    if (flag == 0) (void)fl_compiling(false);
-    return;
-  }
-  r->says_compiling = flag == 0;
+  int was_native = 0;
+  a->generator = generator_state(NULL);
+  if (!a->generator || fl_dispatch_push(r->mode) < 0) return;
   fl_rec_current_set(r);
   a->result = call(ctx, r, &was_native);
   fl_rec_current_set(NULL);
   PyObject *type, *value, *tb;
   PyErr_Fetch(&type, &value, &tb);
-  if (fl_dispatch_pop() < 0 || (flag == 0 && fl_compiling(false) < 0)) PyErr_Clear();
+  if (fl_dispatch_pop() < 0) PyErr_Clear();
   if (a->result) {
     check_state(r);
     if (was_native)
@@ -286,8 +282,8 @@ static void watch_arguments(const fl_compiled *c, const fl_rec *r) {
 }
 
 /* 1, with the call evaluated; 0 when it cannot be recorded, and *why_not says why; -1 with an exception, nothing done. */
-static int try(fl_call *k, attempt *a, bool told, const char **why_not) {
-  *a = (attempt){.told = told};
+static int try(fl_call *k, attempt *a, const char **why_not) {
+  *a = (attempt){0};
   a->rec = fl_rec_begin(k->c->target, k->args, k->nargs, k->kwnames, k->c->records, NULL, why_not);
   if (!a->rec) return *why_not ? 0 : -1;
   a->rec->opaque = &k->c->opaque;
@@ -296,95 +292,13 @@ static int try(fl_call *k, attempt *a, bool told, const char **why_not) {
   return 1;
 }
 
-/* --- being told ---
- * Libraries that ask whether they are being compiled leave out decisions which would break graphs, and some then answer
- * otherwise. So nobody is told at first: what is recorded is what eager does. Where a program has asked, and what it
- * did is not one graph for all contents, it is recorded once more and told; that is kept if it is better and its answer
- * is the same. From then on its recordings are told at once, and compared with a plain call. */
-
-/* Decisions by contents, each of which is an exit. */
-static int n_decisions(const fl_trace *t) {
-  int n = 0;
-  for (size_t i = 0; i < t->steps.len; i++) n += t->steps.data[i].kind != FL_TSTEP_SEGMENT;
-  for (int i = 0; i < t->args.n_inputs; i++) n += t->args.inputs[i].content != NULL;
-  for (size_t i = 0; i < t->weights.list.len; i++) n += t->weights.list.data[i].frozen != NULL;
-  return n;
-}
-
-/* Evaluating the program again does nothing a second time. */
-static bool may_repeat(const attempt *a) {
-  const fl_rec *r = a->rec;
-  const fl_trace *t = a->trace;
-  return t && !r->effects && !r->any_effects && !r->random && !r->any_random && !t->writes.list.len && !t->breaks.len;
-}
-
-/* It raised on the way that it takes when told, where eager may not, and all it did can be taken back. Then it has been,
- * and there is no exception any more. */
-static bool fails_when_told(attempt *a) {
-  fl_rec *r = a->rec;
-  PyObject *type, *value, *tb;
-  if (!r->trace || r->trace->breaks.len) return false; /* unknown code has run */
-  if (!r->asked_compiling || r->effects || r->random || !PyErr_ExceptionMatches(PyExc_Exception)) return false;
-  PyErr_Fetch(&type, &value, &tb);
-  bool followed = !r->gave_up || (r->raised == value && !r->handles);
-  if (followed && fl_rec_take_back(r)) {
-    Py_XDECREF(type);
-    Py_XDECREF(value);
-    Py_XDECREF(tb);
-    return true;
-  }
-  PyErr_Restore(type, value, tb);
-  return false;
-}
-
-/* `a` was not told, and asked. Where being told makes it better, `a` becomes what was recorded then, with the answer it
- * had. */
-static void try_told(fl_call *k, attempt *a) {
-  fl_compiled *c = k->c;
-  attempt b;
-  const char *why_not;
-  fl_stage before = fl_stage_enter(FL_STAGE_again);
-  bool better = try(k, &b, true, &why_not) > 0 && b.trace && may_repeat(&b) &&
-                n_decisions(b.trace) < n_decisions(a->trace) &&
-                fl_answers_agree(c->pool, c->precision, b.result, a->result);
-  PyErr_Clear();
-  if (!better && b.rec) {
-    (void)fl_rec_take_back(b.rec);
-    PyErr_Clear();
-  }
-  c->telling = better ? FL_TELL : FL_TELL_NEVER;
-  if (better) {
-    attempt plain = *a;
-    *a = b;
-    b = plain;
-  }
-  fl_attempt_drop(&b);
-  fl_stage_enter(before);
-}
-
-static const char untold[] = "it asks whether it is being compiled, and is told in the next call";
-
-/* What was told and recorded answers as the program does by itself. Then the plain answer is *plain, or NULL where a second call
- * would do something a second time, and nothing is compared. */
-static bool answers_plainly(fl_call *k, const attempt *a, PyObject **plain) {
-  fl_compiled *c = k->c;
-  *plain = NULL;
-  if (!a->rec->asked_compiling || !c->verify || !may_repeat(a)) return true;
-  fl_stage before = fl_stage_enter(FL_STAGE_again);
-  *plain = fl_call_target(k);
-  bool same = *plain && fl_answers_agree(c->pool, c->precision, a->result, *plain);
-  PyErr_Clear();
-  fl_stage_enter(before);
-  return same;
-}
-
 /* --- what is kept --- */
 
 enum { MOST_TACTIC_MS = 200 };
 
 /* As asked for; else what does not make the first call much longer. */
 static double tactic_ms(const fl_call *k) {
-  const double *ms = k->clock->times.ms, share = 0.1 * (ms[FL_STAGE_record] + ms[FL_STAGE_again]);
+  const double *ms = k->clock->times.ms, share = 0.1 * ms[FL_STAGE_record];
   if (k->c->tactic_ms >= 0) return k->c->tactic_ms;
   return share < MOST_TACTIC_MS ? share : MOST_TACTIC_MS;
 }
@@ -405,20 +319,6 @@ bool fl_attempt_build(fl_call *k, fl_attempt *a) {
   return ok && fl_sites_find(t) && fl_weights_watch_alike(t);
 }
 
-/* Unknown code has run, and must not again in this call. What was recorded waits for what will be. */
-static bool put_off(fl_call *k, attempt *a) {
-  fl_compiled *c = k->c;
-  if (a->trace && !a->trace->breaks.len) return false;
-  if (a->trace && (a->trace = fl_attempt_refuse_empty(a->rec, a->trace)) && fl_attempt_build(k, a) &&
-      !a->trace->unfaithful) {
-    fl_trace_retain(a->trace);
-    c->untold = a->trace;
-  }
-  c->telling = FL_TELL;
-  snprintf(c->native_reason, sizeof c->native_reason, "%s", untold);
-  return k->put_off = true;
-}
-
 static bool add_trace(fl_call *k, fl_trace *t) {
   fl_compiled *c = k->c;
   while (c->traces.len >= FL_MAX_TRACES) evict(c, k->stale);
@@ -426,23 +326,7 @@ static bool add_trace(fl_call *k, fl_trace *t) {
   fl_trace_retain(t);
   fl_compiled_move_to_front(c, c->traces.len - 1);
   c->recorded++;
-  if (!strcmp(c->native_reason, untold)) c->native_reason[0] = 0;
   return true;
-}
-
-static int n_cuts(const fl_trace *t) { return n_decisions(t) + (int)t->breaks.len; }
-
-/* Told, it was recorded again (`a`). Where that made it no better, what was recorded before is kept, and nobody is told
- * any more: what was put off begins again untold. */
-static void settle_untold(fl_call *k, const attempt *a) {
-  fl_compiled *c = k->c;
-  fl_trace *t = c->untold;
-  c->untold = NULL;
-  if (t ? !a->trace || n_cuts(a->trace) >= n_cuts(t) : a->rec->keeps_own) {
-    c->telling = FL_TELL_NEVER;
-    k->put_off = !t || add_trace(k, t);
-  }
-  fl_trace_release(t);
 }
 
 /* The trace becomes the callable's newest; or the reason why it cannot is noted. */
@@ -479,25 +363,11 @@ static PyObject *record(fl_call *k, fl_trace **kept) {
   fl_compiled *c = k->c;
   attempt a;
   const char *why_not = NULL;
-  PyObject *plain = NULL;
-  bool told = c->telling == FL_TELL;
-  int tried = try(k, &a, told, &why_not);
+  int tried = try(k, &a, &why_not);
   if (tried <= 0) return tried < 0 ? NULL : fl_call_native(k, why_not, false);
-  if (told && (a.result ? !answers_plainly(k, &a, &plain) : fails_when_told(&a))) {
-    Py_XDECREF(plain);
-    fl_attempt_drop(&a);
-    c->telling = FL_TELL_NEVER;
-    fl_trace_release(c->untold);
-    c->untold = NULL;
-    fl_stage_enter(FL_STAGE_again);
-    return record(k, kept);
-  }
-  bool asked = a.result && c->telling == FL_TELL_IF_ASKED && a.rec->asked_compiling;
-  if (asked && !put_off(k, &a) && may_repeat(&a) && n_decisions(a.trace)) try_told(k, &a);
-  if (told && a.result) settle_untold(k, &a);
-  if (a.result && !k->put_off) keep(k, &a);
+  if (a.result) keep(k, &a);
   bool native = a.result && (!a.trace || k->put_off);
-  PyObject *result = plain ? plain : Py_XNewRef(a.result);
+  PyObject *result = Py_XNewRef(a.result);
   if (!native && a.trace) {
     fl_trace_retain(a.trace);
     *kept = a.trace;
@@ -513,13 +383,12 @@ static PyObject *record(fl_call *k, fl_trace **kept) {
 
 PyObject *fl_call_record(fl_call *k) {
   fl_clock clock;
-  fl_trace *t = NULL, *waiting = k->c->untold;
+  fl_trace *t = NULL;
   k->c->recordings++;
   k->clock = &clock;
   fl_clock_start(&clock, FL_STAGE_record);
   PyObject *result = record(k, &t);
   fl_clock_stop(&clock);
-  if (k->c->untold && k->c->untold != waiting) k->c->untold->times = clock.times;
   if (t) t->times = clock.times;
   fl_trace_release(t);
   return result;

@@ -74,16 +74,12 @@ void fl_compiled_reset(fl_compiled *c) {
   fl_opaque_entry *opaque = c->opaque.data;
   fl_trace **traces = c->traces.data;
   fl_give_up *g = c->give_ups.data;
-  fl_trace *untold = c->untold;
   memset(&c->traces, 0, sizeof c->traces);
-  c->untold = NULL;
   memset(&c->give_ups, 0, sizeof c->give_ups);
   memset(&c->opaque, 0, sizeof c->opaque);
   c->recordings = 0;
-  c->telling = FL_TELL_IF_ASKED;
   c->native_reason[0] = 0;
   for (size_t i = 0; i < n; i++) fl_trace_release(traces[i]);
-  fl_trace_release(untold);
   for (size_t i = 0; i < m; i++) {
     fl_free(g[i].reason);
     fl_free(g[i].detail);
@@ -102,7 +98,6 @@ void fl_compiled_reset(fl_compiled *c) {
 
 void fl_compiled_refresh(fl_compiled *c) {
   for (size_t i = 0; i < c->traces.len; i++) fl_trace_touch(c->traces.data[i]);
-  if (c->untold) fl_trace_touch(c->untold);
 }
 
 static int compiled_traverse(fl_compiled *c, visitproc visit, void *arg) {
@@ -111,10 +106,6 @@ static int compiled_traverse(fl_compiled *c, visitproc visit, void *arg) {
   Py_VISIT(c->options);
   Py_VISIT(c->misses);
   for (size_t i = 0; i < c->opaque.len; i++) Py_VISIT(c->opaque.data[i].callable);
-  if (c->untold) {
-    int rc = fl_trace_traverse(c->untold, visit, arg);
-    if (rc) return rc;
-  }
   for (size_t i = 0; i < c->traces.len; i++) {
     int rc = fl_trace_traverse(c->traces.data[i], visit, arg);
     if (rc) return rc;

@@ -256,11 +256,48 @@ static PyObject *call_c(fl_rec *r, const fl_call_args *c) {
   }
 }
 
+/* No cache has an answer for a tensor that this call made, but one that it got in this call: what is found, and what runs, is
+ * the same in each call. What it keeps of it nobody else finds. */
+static bool is_given_own(fl_rec *r, const fl_call_args *c) {
+  for (size_t i = 0; i < c->npos + c->nkw; i++)
+    if (fl_ccall_is_tensor(Py_TYPE(c->args[i])) && fl_rec_made_lately(r, c->args[i])) return true;
+  return false;
+}
+
+/* What frames it enters are evaluated, but for the ids that it asks of tensors itself. */
+static PyObject *call_cached_own(fl_rec *r, const fl_call_args *c) {
+  uses_args(r, c);
+  for (size_t i = 0; i < c->npos + c->nkw; i++)
+    if (fl_ccall_is_tensor(Py_TYPE(c->args[i])))
+      fl_eval_here->hash = _PyType_Lookup(Py_TYPE(c->args[i]), fl_n.__hash__);
+  PyObject *v = fl_call_natively(c);
+  fl_eval_here->hash = NULL;
+  return v;
+}
+
+/* Sizes, and the like: equal is as good as the same. */
+static bool is_plain(PyObject *o, int depth) {
+  if (!PyTuple_Check(o))
+    return o == Py_None || PyLong_CheckExact(o) || PyFloat_CheckExact(o) || PyUnicode_CheckExact(o);
+  bool plain = depth < 4 && (PyTuple_CheckExact(o) || !_PyObject_GetDictPtr(o));
+  for (Py_ssize_t i = 0; plain && i < PyTuple_GET_SIZE(o); i++) plain = is_plain(PyTuple_GET_ITEM(o, i), depth + 1);
+  return plain;
+}
+
+/* Another one in each call, or one that has no place of its own. */
+static bool is_passing_tensor(fl_rec *r, PyObject *o) {
+  return fl_ccall_is_tensor(Py_TYPE(o)) && fl_rec_is_passing(r, o);
+}
+
 /* A cached function's result is state of its own: asked again on a replay, where it comes from the cache. What makes it runs
  * once, not in each call: unseen, so that the trace neither does it again nor takes the result for the call's own. */
 static PyObject *call_cached(fl_rec *r, const fl_call_args *c) {
+  bool own = is_given_own(r, c);
+  if (!fl_rec_may_cache(r, c->callable, own))
+    fl_rec_give_up(r, "cached function", "of tensors from here and elsewhere");
+  if (own) return call_cached_own(r, c);
   for (size_t i = 0; i < c->npos + c->nkw; i++)
-    if (fl_rec_is_fresh(r, c->args[i]) || fl_ccall_is_tensor(Py_TYPE(c->args[i]))) {
+    if ((fl_rec_is_fresh(r, c->args[i]) && !is_plain(c->args[i], 0)) || is_passing_tensor(r, c->args[i])) {
       fl_rec_give_up(r, "cached function", Py_TYPE(c->args[i])->tp_name);
       break;
     }
@@ -270,11 +307,10 @@ static PyObject *call_cached(fl_rec *r, const fl_call_args *c) {
   fl_eval_pause(0);
   PyErr_Fetch(&type, &value, &tb);
   fl_rec_return(r);
-  if (!v || fl_rec_is_fresh(r, v) || fl_rec_made_tensor(r, v))
-    fl_rec_give_up(r, "cached function", v ? Py_TYPE(v)->tp_name : "it raised");
+  if (!v || fl_rec_is_own(r, v)) fl_rec_give_up(r, "cached function", v ? Py_TYPE(v)->tp_name : "it raised");
   PyErr_Restore(type, value, tb);
   uses_args(r, c);
-  if (v) fl_tell(r, fl_rec_read_query(r, c->callable, c->args, c->npos, c->kwnames, v));
+  if (v) fl_tell(r, fl_rec_read_cached(r, c->callable, c->args, c->npos, c->kwnames, v));
   return v;
 }
 

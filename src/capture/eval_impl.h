@@ -59,7 +59,8 @@ typedef struct fl_eval_state {
   PyObject *entry;              /* the same for the frame just entered */
   PyObject *driving;            /* a generator whose next item the frame waits for; borrowed */
   bool direct;                  /* evaluated code is about to enter a function itself */
-  PyObject *modes[FL_MODES];    /* borrowed: __torch_function__ of the function modes that were pushed, as functions */
+  PyObject *hash; /* __hash__ of tensors, called for a cache's key until another frame is entered; borrowed */
+  PyObject *modes[FL_MODES]; /* borrowed: __torch_function__ of the function modes that were pushed, as functions */
   int n_modes;
 } fl_eval_state;
 /* From here on this thread's frames are evaluated and reported to `r`, until fl_eval_end. False where that is not possible. */
@@ -85,8 +86,6 @@ bool fl_eval_rehook(void); /* after foreign code: the frame hook is in its place
 /* Runs the frame, and all below it, without the hook where only this thread's door needs it. */
 struct _PyInterpreterFrame;
 PyObject *fl_eval_unhooked(PyThreadState *ts, struct _PyInterpreterFrame *f, int throwflag);
-/* Whether a frame that reads the global `name` asks for one that must not be told that it is being compiled. */
-bool fl_eval_is_not_told(struct _PyInterpreterFrame *asks, PyObject *globals, PyObject *name);
 
 /* Runs a report; out of memory in it ends the recording, not the program. */
 static inline void fl_tell(fl_rec *r, int rc) {

@@ -45,6 +45,8 @@ typedef struct fl_descr_guard {
 } fl_descr_guard;
 typedef struct fl_query_guard {
   PyObject *callable, *args, *kwnames, *value; /* args: positional, then keyword values */
+  bool cached;   /* asked in each call where the program asks, and never besides: what it keeps is changed by asking */
+  bool elements; /* the value is a tensor; one like it with the same elements does as well */
 } fl_query_guard;
 
 typedef struct fl_guards {
@@ -70,6 +72,9 @@ int fl_guards_add_function(fl_guards *g, PyObject *func);
 int fl_guards_add_cell(fl_guards *g, PyObject *cell, PyObject *value, bool *changed);
 int fl_guards_add_contents(fl_guards *g, PyObject *container);
 int fl_guards_add_descr(fl_guards *g, PyObject *descr, PyObject *obj, PyObject *value);
+/* Of functions that keep what they gave. */
+int fl_guards_add_cached(fl_guards *g, PyObject *callable, PyObject *const *args, size_t nargs, PyObject *kwnames,
+                         PyObject *value, bool elements);
 int fl_guards_add_query(fl_guards *g, PyObject *callable, PyObject *const *args, size_t nargs, PyObject *kwnames,
                         PyObject *value);
 

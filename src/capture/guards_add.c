@@ -140,18 +140,15 @@ static bool same_call(const fl_query_guard *q, PyObject *callable, PyObject *con
   return true;
 }
 
-int fl_guards_add_query(fl_guards *g, PyObject *callable, PyObject *const *args, size_t nargs, PyObject *kwnames,
-                        PyObject *value) {
-  size_t n = nargs + (kwnames ? (size_t)PyTuple_GET_SIZE(kwnames) : 0);
-  for (size_t i = 0; i < g->query.len; i++)
-    if (same_call(&g->query.data[i], callable, args, n, kwnames)) return 0;
+static int push_query(fl_guards *g, PyObject *callable, PyObject *const *args, size_t n, PyObject *kwnames,
+                      PyObject *value, bool cached, bool elements) {
   PyObject *t = PyTuple_New((Py_ssize_t)n);
   if (!t) {
     PyErr_Clear();
     return -1;
   }
   for (size_t i = 0; i < n; i++) PyTuple_SET_ITEM(t, (Py_ssize_t)i, Py_NewRef(args[i]));
-  fl_query_guard q = {callable, t, kwnames, value};
+  fl_query_guard q = {callable, t, kwnames, value, cached, elements};
   if (!FL_PUSH(&g->query, q)) {
     Py_DECREF(t);
     return -1;
@@ -160,6 +157,23 @@ int fl_guards_add_query(fl_guards *g, PyObject *callable, PyObject *const *args,
   Py_XINCREF(kwnames);
   Py_INCREF(value);
   return 0;
+}
+
+static size_t n_args(size_t nargs, PyObject *kwnames) {
+  return nargs + (kwnames ? (size_t)PyTuple_GET_SIZE(kwnames) : 0);
+}
+
+int fl_guards_add_query(fl_guards *g, PyObject *callable, PyObject *const *args, size_t nargs, PyObject *kwnames,
+                        PyObject *value) {
+  size_t n = n_args(nargs, kwnames);
+  for (size_t i = 0; i < g->query.len; i++)
+    if (same_call(&g->query.data[i], callable, args, n, kwnames)) return 0;
+  return push_query(g, callable, args, n, kwnames, value, false, false);
+}
+
+int fl_guards_add_cached(fl_guards *g, PyObject *callable, PyObject *const *args, size_t nargs, PyObject *kwnames,
+                         PyObject *value, bool elements) {
+  return push_query(g, callable, args, n_args(nargs, kwnames), kwnames, value, true, elements);
 }
 
 /* --- what the call itself changes --- */

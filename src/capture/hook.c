@@ -7,7 +7,6 @@
 #include "capture/cpython/compat.h"
 #include "capture/door.h"
 #include "capture/eval_impl.h"
-#include "capture/interop.h"
 
 _Thread_local fl_eval_state *fl_eval_here;
 static _Thread_local fl_eval_counts counts;
@@ -159,7 +158,9 @@ static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
   if (&here < st->stack_floor) return run_unhooked(ts, f, throwflag);
   if (fl_door_is_disabled(fl_cpy_code(f))) return run_disabled(ts, f, throwflag);
   fl_rec *r = st->r && !fl_rec_gave_up(st->r) ? st->r : NULL;
-  if (r && (fl_cpy_collecting(ts) || fl_ccall_is_lazy_code((PyObject *)fl_cpy_code(f)))) {
+  bool hashes = st->hash && st->hash == fl_cpy_func(f);
+  if (!hashes) st->hash = NULL;
+  if (r && (hashes || fl_cpy_collecting(ts) || fl_ccall_is_lazy_code((PyObject *)fl_cpy_code(f)))) {
     st->paused++;
     PyObject *v = fl_cpy_native(ts, f, throwflag);
     st->paused--;
@@ -382,18 +383,6 @@ PyObject *fl_eval_blame(void) {
     if (!library && best) return best;
   }
   return e && !is_library_frame(e) ? best : object;
-}
-
-/* nn.TransformerEncoder, told, leaves out the nested tensors by which positions that are padded become zeros. Contents without
- * padding do not show that: answers that agree once do not make it the same. */
-bool fl_eval_is_not_told(fl_frame *asks, PyObject *globals, PyObject *name) {
-  if (globals != fl_compiling_dict() || PyUnicode_CompareWithASCIIString(name, "_is_compiling_flag")) return false;
-  fl_frame *asker = fl_cpy_below(asks);
-  PyCodeObject *code = asker ? fl_cpy_code(asker) : NULL;
-  if (!code || PyUnicode_CompareWithASCIIString(code->co_qualname, "TransformerEncoder.forward")) return false;
-  const char *file = PyUnicode_AsUTF8(code->co_filename);
-  if (!file) PyErr_Clear();
-  return file && fl_eval_is_library(file);
 }
 
 int fl_eval_init(void) {

@@ -45,7 +45,6 @@ static struct {
   PyObject *set_grad, *grad_on, *inference_on, *autocast_on, *default_dtype, *function_depth, *dispatch_depth;
   PyObject *function_on, *deterministic, *functorch_peek, *tracing, *is_tracing;
   PyObject *push, *pop, *threads, *tf32_matmul, *tf32_conv, *cuda_device;
-  PyObject *compiler_dict, *compiling_name;
   PyObject *storage_name, *id_name, *hold_name,
       *let_go; /* let_go: NULL in a torch without weak references to storages */
 } T;
@@ -110,7 +109,7 @@ int fl_interop_init(void) {
   if (T.dl) return 0;
   PyObject *torch = PyImport_ImportModule("torch");
   if (!torch) return -1;
-  PyObject *base = NULL, *compiler = NULL, *buffer = NULL;
+  PyObject *base = NULL, *buffer = NULL;
   static const struct {
     PyObject **to;
     const char *from;
@@ -148,22 +147,17 @@ int fl_interop_init(void) {
   buffer = path(torch, "nn.Buffer");
   if (!buffer) PyErr_Clear();
   T.buffer = (PyTypeObject *)buffer;
-  if (!(compiler = PyImport_ImportModule("torch.compiler"))) goto fail;
-  T.compiler_dict = PyModule_GetDict(compiler);
-  if (!(T.compiling_name = PyUnicode_InternFromString("_is_compiling_flag"))) goto fail;
   if (!(T.empty_kwnames = Py_BuildValue("(s)", "dtype"))) goto fail;
   if (!(T.cuda_kwnames = Py_BuildValue("(ss)", "dtype", "device"))) goto fail;
   if (!(base = path(torch, "_C.TensorBase"))) goto fail;
   if (!(T.requires_grad = getset_of(base, "requires_grad")) || !(T.version = getset_of(base, "_version"))) goto fail;
   if (init_dtypes(torch) < 0 || init_dlpack() < 0 || init_storages(torch) < 0) goto fail;
   Py_DECREF(base);
-  Py_DECREF(compiler);
   Py_DECREF(torch);
   return 0;
 fail:
   T.dl = NULL;
   Py_XDECREF(base);
-  Py_XDECREF(compiler);
   Py_DECREF(torch);
   return -1;
 }
@@ -513,21 +507,6 @@ bool fl_torch_state_covers(PyObject *c) {
   }
   return false;
 }
-
-int fl_compiling(bool on) {
-  /* Recordings of several threads overlap: the first sets it, the last puts it back. */
-  static int depth;
-  static bool before;
-  if (on ? depth > 0 : depth > 1) return depth += on ? 1 : -1, 0;
-  PyObject *old = PyDict_GetItemWithError(T.compiler_dict, T.compiling_name);
-  if (!old && PyErr_Occurred()) return -1;
-  if (on) before = old == Py_True;
-  if (PyDict_SetItem(T.compiler_dict, T.compiling_name, on || before ? Py_True : Py_False) < 0) return -1;
-  depth += on ? 1 : -1;
-  return 0;
-}
-
-PyObject *fl_compiling_dict(void) { return T.compiler_dict; }
 
 int fl_dispatch_push(PyObject *mode) {
   PyObject *r = PyObject_CallOneArg(T.push, mode);

@@ -81,8 +81,6 @@ int fl_grad_set(bool enabled); /* 0 or -1 */
 int fl_torch_threads(void);    /* torch.get_num_threads(); at least 1 */
 /* True for C functions whose answer fl_torch_state already guards (torch.is_grad_enabled ...). */
 bool fl_torch_state_covers(PyObject *callable);
-int fl_compiling(bool on);            /* torch.compiler._is_compiling_flag while anything is recorded; -1 on error */
-PyObject *fl_compiling_dict(void);    /* borrowed: the dict that flag lies in */
 int fl_dispatch_push(PyObject *mode); /* 0 or -1 */
 int fl_dispatch_pop(void);
 bool fl_dispatch_take_off(PyObject *mode); /* pops it if it is the last one pushed */

@@ -162,43 +162,6 @@ bool fl_judge_pair(const fl_judge *j, PyObject *got, PyObject *want, float *cosi
   return good(&s, b.type.dtype, j->precision, j->loose);
 }
 
-/* --- two answers of the program --- */
-
-static bool same_answers(const fl_judge *j, PyObject *a, PyObject *b, int depth);
-
-static bool same_dicts(const fl_judge *j, PyObject *a, PyObject *b, int depth) {
-  Py_ssize_t pos = 0;
-  PyObject *k, *v;
-  if (PyDict_GET_SIZE(a) != PyDict_GET_SIZE(b)) return false;
-  while (PyDict_Next(a, &pos, &k, &v)) {
-    PyObject *other = PyDict_GetItemWithError(b, k);
-    if (!other || !same_answers(j, v, other, depth)) return PyErr_Clear(), false;
-  }
-  return true;
-}
-
-static bool same_answers(const fl_judge *j, PyObject *a, PyObject *b, int depth) {
-  float cosine = 1, max_rel = 0;
-  if (a == b || depth > 16) return true;
-  if (Py_TYPE(a) != Py_TYPE(b)) return false;
-  if (fl_tensor_check(a)) return fl_judge_pair(j, a, b, &cosine, &max_rel);
-  if (PyTuple_Check(a) || PyList_Check(a)) {
-    if (PySequence_Fast_GET_SIZE(a) != PySequence_Fast_GET_SIZE(b)) return false;
-    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(a); i++)
-      if (!same_answers(j, PySequence_Fast_GET_ITEM(a, i), PySequence_Fast_GET_ITEM(b, i), depth + 1)) return false;
-    return true;
-  }
-  if (PyDict_Check(a)) return same_dicts(j, a, b, depth + 1);
-  if (PyLong_Check(a) || PyUnicode_Check(a) || PyBytes_Check(a)) return fl_const_equal(a, b);
-  PyObject **x = _PyObject_GetDictPtr(a), **y = _PyObject_GetDictPtr(b);
-  return !x || !y || !*x || !*y || same_dicts(j, *x, *y, depth + 1);
-}
-
-bool fl_answers_agree(fl_pool *pool, fl_dtype precision, PyObject *got, PyObject *want) {
-  fl_judge j = {pool, precision, true};
-  return same_answers(&j, got, want, 0);
-}
-
 /* --- where rounding grows --- */
 
 /* How far `got` is from the exact answer. False when that cannot be told. */

@@ -163,6 +163,13 @@ static bool is_alike(PyObject *old, PyObject *now, const fl_tensor_meta *meta, b
          fl_tensor_version(now, &version) != unversioned && same_offset(old, now);
 }
 
+bool fl_rebind_is_alike(PyObject *old, PyObject *now) {
+  fl_tensor_meta m;
+  int64_t version;
+  fl_tensor_read(old, &m);
+  return m.has_data && is_alike(old, now, &m, !fl_tensor_version(old, &version));
+}
+
 static bool fits(const rebind *b, size_t k) {
   const swap *s = &b->swaps[k];
   const fl_weights *w = &b->t->weights;

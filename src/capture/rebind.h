@@ -13,4 +13,7 @@
  * weight runs. */
 bool fl_trace_rebind(fl_trace *t, PyObject *const *inputs);
 
+/* Whether a tensor may take another's place, as far as one can tell without its elements. No exception. */
+bool fl_rebind_is_alike(PyObject *old, PyObject *now);
+
 #endif

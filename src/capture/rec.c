@@ -350,6 +350,7 @@ static fl_trace *take_trace(fl_rec *r) {
   for (size_t i = 0; broken && t->effects && i < t->steps.len; i++)
     if (!t->steps.data[i].eager_reason) t->steps.data[i].eager_reason = "the call writes to tensors that outlive it";
   fl_rec_end_stretch(r);
+  fl_rec_settle_cached(r, t);
   r->trace = NULL;
   return t;
 }
@@ -398,6 +399,7 @@ void fl_rec_free(fl_rec *r) {
   fl_free(r->pending.data);
   fl_free(r->decisions.data);
   fl_free(r->draws.data);
+  fl_free(r->caches.data);
   fl_free(r->module_names.data);
   fl_free(r->module_stack.data);
   fl_free(r->why.reason);
@@ -406,7 +408,6 @@ void fl_rec_free(fl_rec *r) {
   Py_XDECREF(r->why.blame);
   fl_free(r->unknown.data);
   Py_XDECREF(r->mode);
-  Py_XDECREF(r->raised);
   fl_trace_release(r->trace);
   fl_free(r);
 }

@@ -69,6 +69,12 @@ typedef struct fl_final {
   PyObject *tensor; /* strong */
 } fl_final;
 
+/* A cached function that was called, with tensors of the call's own or without. */
+typedef struct fl_cache {
+  PyObject *callable; /* kept by the trace */
+  bool own;
+} fl_cache;
+
 struct fl_rec {
   fl_trace *trace; /* owned */
   fl_rec *outer;   /* recording of an outer call of this thread (ours does not nest: NULL) */
@@ -89,15 +95,11 @@ struct fl_rec {
   FL_VEC(fl_draw) draws; /* since the last break */
   fl_ptrmap drawn;       /* the numbers, and what was calculated from them; kept by the trace */
   PyObject *drew;        /* what drew the last one; kept by the trace */
-  fl_decision number;    /* that is about to be compared; answer NULL: none */
+  FL_VEC(fl_cache) caches;
+  fl_decision number; /* that is about to be compared; answer NULL: none */
   PyObject *inputs[FL_MAX_INPUTS];
   bool effects; /* something happened since the last break that must not happen twice */
   bool random;
-  PyObject *raised;             /* what an operator raised, which ended the recording; strong */
-  bool handles;                 /* the program has handled it, doing things that nobody has seen */
-  bool says_compiling;          /* torch.compiler.is_compiling() is true */
-  bool keeps_own;               /* no break was possible: an object of the call's own lies where others find it */
-  bool asked_compiling;         /* the program looked at torch.compiler.is_compiling() */
   bool any_effects, any_random; /* before it */
   bool changes_inference;       /* the call has been in inference mode and out of it */
   bool rewrites;                /* since the last break a tensor made before it was written to */
@@ -225,8 +227,8 @@ void fl_rec_stop(fl_rec *r);
 bool fl_rec_written(fl_rec *r, PyObject *container, PyObject *key);
 /* The contents of a container are being looked at. True when it was written to before: that needs no guard, or another. */
 bool fl_rec_reads_written(fl_rec *r, PyObject *container);
-/* Puts back what the places written to held before the call; no exception may be set. False when some cannot be. */
-bool fl_rec_take_back(fl_rec *r);
+/* At the end: of cached functions' answers those that leave the call, or are written to, must be the same objects. */
+void fl_rec_settle_cached(fl_rec *r, fl_trace *t);
 /* At the end: writes become the trace's effects. The call's result, or a tuple of it and the effects' values (new
  * reference); NULL after giving up. */
 PyObject *fl_rec_settle_writes(fl_rec *r, PyObject *result);

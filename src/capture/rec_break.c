@@ -284,7 +284,6 @@ static bool describe(fl_rec *r, fl_break *b, PyObject *callable, PyObject *const
   for (Py_ssize_t i = 1; b->writes.list.len && i < PyTuple_GET_SIZE(all); i++)
     if ((*detail = own_object(r, PyTuple_GET_ITEM(all, i), 0))) {
       Py_DECREF(all);
-      r->keeps_own = true;
       return *why = "an object made by the call was kept before it", false;
     }
   fl_rec_find_witnesses(r);
@@ -415,16 +414,9 @@ static bool change_modes(fl_rec *r, bool push) {
 bool fl_rec_hide(fl_rec *r) { return r && !r->gave_up && !r->paused && change_modes(r, false); }
 void fl_rec_show(fl_rec *r) { change_modes(r, true); }
 
-bool fl_rec_leave(fl_rec *r) {
-  if (!r || r->paused || !fl_dispatch_take_off(r->mode)) return false;
-  if (r->says_compiling && fl_compiling(false) < 0) PyErr_Clear();
-  return true;
-}
+bool fl_rec_leave(fl_rec *r) { return r && !r->paused && fl_dispatch_take_off(r->mode); }
 
-void fl_rec_return(fl_rec *r) {
-  if (r->says_compiling && fl_compiling(true) < 0) PyErr_Clear();
-  change_modes(r, true);
-}
+void fl_rec_return(fl_rec *r) { change_modes(r, true); }
 
 /* Outside the recording: nothing is seen of what happens. */
 static PyObject *call_outside(fl_rec *r, fl_break *b, PyObject *callable, PyObject *const *args, size_t nargsf,
@@ -436,7 +428,6 @@ static PyObject *call_outside(fl_rec *r, fl_break *b, PyObject *callable, PyObje
     (void)fl_vars_watch_end(&vars);
     return NULL;
   }
-  if (r->says_compiling && fl_compiling(false) < 0) PyErr_Clear();
   PyObject *modes = fl_contexts_now(fl_eval_here);
   PyErr_Clear();
   fl_eval_pause(1);
@@ -452,7 +443,6 @@ static PyObject *call_outside(fl_rec *r, fl_break *b, PyObject *callable, PyObje
     fl_rec_give_up(r, "unknown code raised", b->detail);
   else
     take(r, b, result, vars_why ? vars_why : modes_why);
-  if (r->says_compiling && fl_compiling(true) < 0) PyErr_Clear();
   if (!fl_eval_rehook()) fl_rec_give_up(r, "another frame hook or a tracer was set", b->detail);
   if (fl_dispatch_push(r->mode) < 0) {
     PyErr_Clear();

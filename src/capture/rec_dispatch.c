@@ -562,19 +562,6 @@ static bool of_a_number(const op_call *c, PyObject *result) {
          fl_tensor_check(result);
 }
 
-static void note_raised(fl_rec *r, const fl_schema *s) {
-  PyObject *type, *value, *tb;
-  if (r->gave_up) return;
-  PyErr_Fetch(&type, &value, &tb);
-  PyErr_NormalizeException(&type, &value, &tb);
-  r->raised = Py_XNewRef(value);
-  PyErr_Restore(type, value, tb);
-  fl_rec_give_up(r, "an operator raised", s->name);
-}
-
-bool fl_rec_has_raised(const fl_rec *r) { return r->raised != NULL; }
-void fl_rec_handles(fl_rec *r) { r->handles |= r->raised != NULL; }
-
 PyObject *fl_rec_operator(fl_rec *r, const fl_schema *s, PyObject *args, PyObject *kwargs) {
   op_call c = {.r = r, .schema = s, .args = args, .kwargs = kwargs};
   fl_tnode n = {.schema = s, .module = fl_rec_module(r)};
@@ -586,7 +573,7 @@ PyObject *fl_rec_operator(fl_rec *r, const fl_schema *s, PyObject *args, PyObjec
   PyObject *result = PyObject_Call(s->op, args, kwargs);
   r->paused--;
   if (!result)
-    note_raised(r, s);
+    fl_rec_give_up(r, "an operator raised", s->name);
   else if (ok && !r->gave_up && (!of_a_number(&c, result) || copy_constant(&c, &n, result)))
     record(&c, &n, result);
   return result;

@@ -49,21 +49,6 @@ static fl_pending *find(fl_rec *r, PyObject *container, PyObject *key) {
 
 bool fl_rec_written(fl_rec *r, PyObject *container, PyObject *key) { return find(r, container, key) != NULL; }
 
-bool fl_rec_take_back(fl_rec *r) {
-  if (r->draws.len) return false;
-  for (size_t i = 0; i < r->pending.len; i++)
-    if (r->pending.data[i].whole || r->pending.data[i].moved) return false;
-  for (size_t i = r->pending.len; i-- > 0;) {
-    const fl_pending *p = &r->pending.data[i];
-    if (now_in(p) == p->original) continue;
-    int rc = p->kind == FL_WRITE_CELL ? PyCell_Set(p->obj, p->original)
-             : p->original            ? PyDict_SetItem(p->container, p->key, p->original)
-                                      : PyDict_DelItem(p->container, p->key);
-    if (rc < 0) return PyErr_Clear(), false;
-  }
-  return true;
-}
-
 static void effect(fl_rec *r, PyObject *obj, PyObject *key, bool method) {
   char detail[160];
   const char *s = key && PyUnicode_Check(key) ? PyUnicode_AsUTF8(key) : "";

@@ -60,9 +60,6 @@ static int done(fl_rec *r, int rc, bool changed, PyObject *key) {
 int fl_rec_read_item(fl_rec *r, PyObject *dict, PyObject *key, PyObject *value) {
   bool changed = false;
   if (fl_rec_is_off(r) || !PyDict_Check(dict) || skip(r, dict)) return 0;
-  if (dict == fl_compiling_dict() && PyUnicode_CheckExact(key) &&
-      PyUnicode_CompareWithASCIIString(key, "_is_compiling_flag") == 0)
-    return r->asked_compiling = true, 0;
   if (r->pending.len && fl_rec_written(r, dict, key)) return 0;
   if (value && r->trace->breaks.len && fl_rec_reads_place(r, dict, key, value)) return 0;
   fl_rec_note_known(r, value);
@@ -102,6 +99,27 @@ bool fl_rec_made_tensor(fl_rec *r, PyObject *tensor) {
   uint32_t v;
   if (fl_rec_is_off(r) || !fl_tensor_check(tensor) || !fl_rec_find(r, tensor, &v)) return false;
   return r->storage_kind.data[r->trace->values.data[v].storage] == FL_TVAL_RESULT;
+}
+
+bool fl_rec_is_own(fl_rec *r, PyObject *obj) {
+  if (!fl_tensor_check(obj)) return fl_rec_is_fresh(r, obj);
+  bool made = fl_rec_made_tensor(r, obj);
+  if (!made && fl_rec_is_fresh(r, obj)) fl_rec_gone(r, obj);
+  return made;
+}
+
+bool fl_rec_made_lately(fl_rec *r, PyObject *tensor) {
+  uint32_t v;
+  return fl_rec_made_tensor(r, tensor) && fl_rec_find(r, tensor, &v) &&
+         r->trace->values.data[v].storage >= r->first_storage;
+}
+
+bool fl_rec_may_cache(fl_rec *r, PyObject *callable, bool own) {
+  if (fl_rec_is_off(r)) return true;
+  for (size_t i = 0; i < r->caches.len; i++)
+    if (r->caches.data[i].callable == callable) return r->caches.data[i].own == own;
+  fl_cache c = {callable, own};
+  return fl_rec_keep(r, callable) && FL_PUSH(&r->caches, c);
 }
 
 int fl_rec_read_type(fl_rec *r, PyTypeObject *type, PyObject *name, PyObject *value) {
@@ -211,6 +229,46 @@ int fl_rec_read_query(fl_rec *r, PyObject *callable, PyObject *const *args, size
   fl_rec_note_known(r, result);
   int rc = fl_guards_add_query(r->guards, callable, args, nargs, kwnames, result);
   return done(r, rc, false, NULL);
+}
+
+int fl_rec_read_cached(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargs, PyObject *kwnames,
+                       PyObject *result) {
+  uint32_t v;
+  bool first = !fl_rec_is_off(r) && fl_tensor_check(result) && !fl_rec_knows(r, result) && !fl_rec_find(r, result, &v);
+  if (fl_rec_is_off(r) || !result) return 0;
+  fl_rec_note_known(r, result);
+  return done(r, fl_guards_add_cached(r->guards, callable, args, nargs, kwnames, result, first), false, NULL);
+}
+
+typedef struct kept_storages {
+  const fl_trace *t;
+  uint32_t storage;
+  bool found;
+} kept_storages;
+
+static void note_storage(void *ctx, uint32_t value) {
+  kept_storages *k = ctx;
+  k->found |= k->t->values.data[value].storage == k->storage;
+}
+
+static bool is_kept(fl_rec *r, const fl_trace *t, PyObject *tensor) {
+  kept_storages k = {.t = t};
+  uint32_t v;
+  if (!fl_rec_find(r, tensor, &v)) return false;
+  k.storage = t->values.data[v].storage;
+  fl_trace_each_kept(t, note_storage, &k);
+  return k.found;
+}
+
+void fl_rec_settle_cached(fl_rec *r, fl_trace *t) {
+  bool never = t->effects || t->writes_weights || t->identified;
+  for (size_t k = 0; k <= t->breaks.len; k++) {
+    const fl_guards *g = k ? &t->breaks.data[k - 1]->guards : &t->guards;
+    for (size_t i = 0; i < g->query.len; i++) {
+      fl_query_guard *q = &g->query.data[i];
+      q->elements = q->elements && !never && !is_kept(r, t, q->value);
+    }
+  }
 }
 
 /* --- objects and writes --- */

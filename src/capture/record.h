@@ -51,8 +51,19 @@ bool fl_rec_is_passing(fl_rec *r, PyObject *obj);
 int fl_rec_read_query(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargs, PyObject *kwnames,
                       PyObject *result);
 
+/* A cached function is called, with tensors of this call's `own` or without. False where it was called the other way before: what
+ * each finds in the cache is left by both. */
+bool fl_rec_may_cache(fl_rec *r, PyObject *callable, bool own);
+/* What a cached function gave, which is asked again likewise. A tensor that nobody had before may be another object then. */
+int fl_rec_read_cached(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargs, PyObject *kwnames,
+                       PyObject *result);
+
 /* A tensor that operators of this call computed, in memory of its own. */
 bool fl_rec_made_tensor(fl_rec *r, PyObject *tensor);
+/* Such a one, in memory made since the last break: unknown code has not seen it. */
+bool fl_rec_made_lately(fl_rec *r, PyObject *tensor);
+/* Something that this call made. A tensor of others may lie where one of the call's own was. */
+bool fl_rec_is_own(fl_rec *r, PyObject *obj);
 /* The elements of a tensor are given out. True when a guard promises that they are the same on each replay. */
 bool fl_rec_read_elements(fl_rec *r, PyObject *tensor);
 
@@ -99,8 +110,7 @@ bool fl_rec_must_be_opaque(fl_rec *r, PyObject *callable, const char **reason, c
 /* The recorder's dispatch mode is taken off torch's stack (false: it is not), and put back. Exceptions stay as they are. */
 bool fl_rec_hide(fl_rec *r);
 void fl_rec_show(fl_rec *r);
-/* For code that minds what a recording does to torch, be it given up or not: the mode is taken off, and is_compiling() is
- * false. False where nothing was to be done. */
+/* For code that minds the mode, be the recording given up or not. False where nothing was to be done. */
 bool fl_rec_leave(fl_rec *r);
 void fl_rec_return(fl_rec *r);
 /* The program goes on according to this value: if unknown code gave it (or an item of this tuple), the trace holds only
@@ -109,9 +119,6 @@ void fl_rec_uses(fl_rec *r, PyObject *value);
 /* Whether it is an object that unknown code gave, of which nothing is known; `plain`: or a number, a string. */
 bool fl_rec_is_unknown(fl_rec *r, PyObject *value, bool plain);
 
-/* An operator raised, which ended the recording; and the program has begun to handle what it raised, unseen. */
-bool fl_rec_has_raised(const fl_rec *r);
-void fl_rec_handles(fl_rec *r);
 /* The call sets autocast: its trace holds where autocast keeps no casts of weights from before. */
 void fl_rec_uses_autocast(fl_rec *r);
 

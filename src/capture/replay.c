@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "capture/ask_first.h"
 #include "capture/engine_error.h"
 #include "capture/fx.h"
 #include "capture/make.h"
@@ -318,6 +319,8 @@ int fl_decision_run(const fl_trace *t, const fl_tstep *step, PyObject **values, 
 
 /* --- the trace --- */
 
+static const char other_answer[] = "value: a number out of a tensor";
+
 static bool same_shapes(const fl_trace *t, const fl_tnode *n, PyObject *const *values) {
   for (int i = 0; i < n->n_out; i++) {
     fl_tensor_meta m;
@@ -351,11 +354,11 @@ static int compare(const fl_compare *c, PyObject **result) {
   return v ? 0 : -1;
 }
 
-static int run_decision(const fl_trace *t, const fl_tstep *step, PyObject **values, const char **miss) {
+int fl_decision_compare(const fl_trace *t, const fl_tstep *step, PyObject **values, const char **miss) {
   const fl_tnode *n = &t->nodes.data[step->first];
   PyObject *result = NULL;
   if (fl_decision_run(t, step, values, &result) < 0 || compare(&step->compare, &result) < 0) return -1;
-  if (step->kind == FL_TSTEP_SCALAR && !same_answer(result, step->scalar)) *miss = "value: a number out of a tensor";
+  if (step->kind == FL_TSTEP_SCALAR && !same_answer(result, step->scalar)) *miss = other_answer;
   if (step->kind == FL_TSTEP_SHAPE && (count_results(result) != n->n_out || !same_shapes(t, n, values)))
     *miss = "value: a shape that depends on data";
   Py_DECREF(result);
@@ -364,7 +367,7 @@ static int run_decision(const fl_trace *t, const fl_tstep *step, PyObject **valu
 
 static int run_step(fl_trace *t, size_t i, PyObject **values, const char **miss, bool engines) {
   const fl_tstep *step = &t->steps.data[i];
-  if (step->kind != FL_TSTEP_SEGMENT) return run_decision(t, step, values, miss);
+  if (step->kind != FL_TSTEP_SEGMENT) return fl_decision_compare(t, step, values, miss);
   if (i && t->writes_weights && !fl_weights_check(&t->weights)) {
     PyErr_SetString(PyExc_RuntimeError, "framelift: a weight changed its shape during the call");
     return -1;
@@ -401,7 +404,8 @@ static int run_steps(fl_run *run, const char **miss, bool engines, PyObject **ou
     }
     if (i == t->steps.len) break;
     if (run_step(t, i, run->values, miss, engines) < 0) {
-      if (!*miss && is_undecided(t, i, k)) *miss = "value: a number out of a tensor";
+      if (!*miss && is_undecided(t, i, k)) *miss = other_answer;
+      if (*miss == other_answer && !run->last) fl_ask_first_begin(t);
       if (*miss) PyErr_Clear();
       return run->last ? leave(run, miss) : -1;
     }
@@ -466,6 +470,7 @@ PyObject *fl_trace_run_to_exit(fl_trace *t, PyObject *const *inputs, const fl_ca
   t->running++;
   int rc = put_containers(t, call, values);
   if (rc == 0 && entry && (*miss = fl_entry_match(t, entry, values))) rc = -1;
+  if (rc == 0 && fl_ask_first(t, values)) *miss = other_answer, rc = -1;
   if (rc == 0) rc = run_steps(&run, miss, engines, &out);
   if (rc == 0) out = finish(t, fl_result_build(&t->result, values), miss);
   fl_run_end(&run);

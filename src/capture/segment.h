@@ -76,6 +76,8 @@ FL_MUST_USE fl_status fl_segment_graph(fl_trace *t, uint32_t step, fl_device dev
 int fl_segment_run(fl_trace *t, const fl_tstep *step, PyObject **values, bool eager, bool keep);
 /* The operator of a decision, in its mode; as fl_node_run. */
 int fl_decision_run(const fl_trace *t, const fl_tstep *step, PyObject **values, PyObject **out_result);
+/* *miss where it comes out otherwise: then, or with an exception, -1. */
+int fl_decision_compare(const fl_trace *t, const fl_tstep *step, PyObject **values, const char **miss);
 int fl_node_run(const fl_trace *t, const fl_tnode *n, PyObject **values, PyObject **out_result);
 /* Runs an engine part. FL_OK, or FL_INVALID when the operators must run eagerly to raise their error, -1 with an
  * exception. */
@@ -90,9 +92,6 @@ int fl_trace_verify(fl_trace *t, PyObject *const *inputs, PyObject *const *final
  * answers differ, the operators say what is right now: `finals` then gets their results. */
 int fl_trace_verify_late(fl_trace *t, PyObject *const *inputs, PyObject **finals, bool stale,
                          const fl_build_options *options);
-
-/* Two answers of one program: the same structure, and tensors as close as an engine's must be. Leaves no exception. */
-bool fl_answers_agree(fl_pool *pool, fl_dtype precision, PyObject *got, PyObject *want);
 
 /* *miss of a run that raised after effects had begun. */
 #define FL_RUN_NOT_TWICE "effects were done"

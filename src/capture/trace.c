@@ -31,6 +31,7 @@ void fl_trace_release(fl_trace *t) {
     fl_free(site);
   }
   fl_free(t->sites.data);
+  fl_free(t->asks.data);
   Py_XDECREF(t->entered);
   for (size_t i = 0; i < t->steps.len; i++) fl_segment_destroy(t->steps.data[i].segment);
   for (size_t i = 0; i < t->breaks.len; i++) {

@@ -162,6 +162,12 @@ typedef struct fl_break {
   PyObject *recorded; /* what it gave at recording, until the trace is built */
 } fl_break;
 
+/* A late decision, and the few operators that it comes from (ask_first.h). */
+typedef struct fl_ask {
+  uint32_t step, *nodes;
+  int n;
+} fl_ask;
+
 typedef struct fl_trace {
   int refs;
   fl_arena arena;
@@ -195,6 +201,9 @@ typedef struct fl_trace {
   bool open;      /* it ends at its last break, which is left whatever it gives (rec_open.c) */
   bool effects;   /* running it twice is not running it once: it writes to arguments, buffers, parameters */
   bool random;
+  FL_VEC(fl_ask) asks; /* once looked for: knows_asks */
+  int ask_first;       /* for so many more runs */
+  bool knows_asks;
   bool writes_weights;        /* weights are checked again before each segment */
   bool idle;                  /* being measured: engines do not run, their results hold anything */
   bool identified;            /* the program knows which tensors its weights are: by id, as keys of a dictionary */

@@ -397,7 +397,6 @@
       TOP() = old ? old : Py_NewRef(Py_None);
       PUSH(Py_NewRef(value));
       ts->exc_info->exc_value = value;
-      if (st->r) note_handler(st->r, code, (int)(ip - first), f->f_globals);
       continue;
     }
     case POP_EXCEPT: {
@@ -412,7 +411,6 @@
       int match = fl_exc_check_type(right) < 0 ? -1 : PyErr_GivenExceptionMatches(TOP(), right);
       Py_DECREF(right);
       if (match < 0) goto error;
-      if (match && st->r && !is_of_torch(f->f_globals)) fl_rec_handles(st->r);
       PUSH(Py_NewRef(match ? Py_True : Py_False));
       continue;
     }
@@ -444,7 +442,6 @@
       continue;
     }
     case WITH_EXCEPT_START: {
-      if (st->r) note_exit(st->r, PEEK(4));
       IN_CALL(0);
       PyObject *v = with_exit(r, PEEK(4), TOP());
       CALLED();

@@ -21,7 +21,6 @@ static PyObject *load_global(fl_rec *r, fl_frame *f, PyObject *name) {
   int found = namespace_get(f->f_globals, name, &v);
   if (found < 0) return NULL;
   if (r) fl_tell(r, fl_rec_read_item(r, f->f_globals, name, v));
-  if (r && v == Py_True && fl_eval_is_not_told(f, f->f_globals, name)) Py_SETREF(v, Py_NewRef(Py_False));
   if (found) return v;
   found = namespace_get(f->f_builtins, name, &v);
   if (found < 0) return NULL;
@@ -186,34 +185,6 @@ static PyObject *with_exit(fl_rec *r, PyObject *exit, PyObject *value) {
   res = fl_call(r, exit, args + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
   Py_XDECREF(tb);
   return res;
-}
-
-/* Torch's own code puts back what it has changed when an exception passes through it, and does nothing else. */
-static bool is_of_torch(PyObject *globals) {
-  PyObject *name = PyDict_GetItemString(globals, "__name__");
-  const char *s = name && PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
-  if (!s) PyErr_Clear();
-  return s && !strncmp(s, "torch", 5) && (!s[5] || s[5] == '.');
-}
-
-/* The handler that begins before unit `at`: one that asks for the exception's type first, or leaves a context, is noted there. */
-static void note_handler(fl_rec *r, PyCodeObject *code, int at, PyObject *globals) {
-  if (!fl_rec_has_raised(r) || is_of_torch(globals)) return;
-  PyObject *units = PyCode_GetCode(code);
-  const unsigned char *p = units ? (const unsigned char *)PyBytes_AS_STRING(units) : NULL;
-  int op = RERAISE, n = units ? (int)(PyBytes_GET_SIZE(units) / 2) : 0;
-  for (; at < n; at++) {
-    op = p[2 * at];
-    if (op == CHECK_EXC_MATCH || op == WITH_EXCEPT_START || op == RERAISE || op == POP_EXCEPT) break;
-  }
-  Py_XDECREF(units);
-  PyErr_Clear();
-  if (op != CHECK_EXC_MATCH && op != WITH_EXCEPT_START) fl_rec_handles(r);
-}
-
-static void note_exit(fl_rec *r, PyObject *exit) {
-  PyObject *f = PyMethod_Check(exit) ? PyMethod_GET_FUNCTION(exit) : exit;
-  if (PyFunction_Check(f) && !is_of_torch(PyFunction_GET_GLOBALS(f))) fl_rec_handles(r);
 }
 
 /* A context manager's bound __enter__, and its __exit__ in *exit. */
