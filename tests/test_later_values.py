@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import framelift
+from framelift import _C
 
 INF = float("inf")
 SPECIAL = [0.0, -0.0, 1.0, -1.0, INF, -INF, float("nan"), 0.5, -0.5, 2.5, -2.5, 20.7, -20.7, -45.0, 100.0, -1e4]
@@ -140,3 +141,17 @@ def test_squares_that_overflow(name, dtype):
         for large in (3e19, 1e30, -3e38, INF, float("nan"), 1e200, 0.25):
             t = _rows(dtype, large)
             torch.testing.assert_close(fast(t), f(t), rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("heads", [(4, 2, 4), (8, 4, 1), (6, 2, 3)])
+def test_attention_with_fewer_keys_than_values(heads, causal):
+    """Heads of keys and values are repeated each for itself, where eager takes them."""
+    fast = framelift.compile(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True))
+    g = torch.Generator().manual_seed(4)
+    with torch.inference_mode():
+        for _ in range(3):
+            q, k, v = (torch.randn(2, h, 7, 16, generator=g) for h in heads)
+            want = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
+            torch.testing.assert_close(fast(q, k, v), want, rtol=2e-5, atol=2e-5)
+    assert framelift.explain(fast).engines == 1 and "attention" in _C.graph_text(fast)

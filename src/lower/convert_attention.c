@@ -25,13 +25,28 @@ static fl_vid as_mask(fl_cv *c, fl_vid mask, int rank, int64_t batch) {
   return fl_cv_reshape(c, mask, 4, (int64_t[]){own, inner[0], inner[1], inner[2]});
 }
 
-static void check_shapes(fl_cv *c, fl_vid q, fl_vid k, fl_vid v) {
-  fl_type a = fl_cv_type(c, q), b = fl_cv_type(c, k), d = fl_cv_type(c, v);
+/* [B, H, S, D] with each head `by` times in a row, as grouped queries meet it. */
+static fl_vid repeat_heads(fl_cv *c, fl_vid x, int64_t by) {
+  const fl_type t = fl_cv_type(c, x);
+  if (by == 1 || !fl_cv_ok(c)) return x;
+  x = fl_cv_expand(c, fl_cv_unsqueeze(c, x, 2), 5, (int64_t[]){t.dims[0], t.dims[1], by, t.dims[2], t.dims[3]});
+  return fl_cv_reshape(c, x, 4, (int64_t[]){t.dims[0], t.dims[1] * by, t.dims[2], t.dims[3]});
+}
+
+/* Keys and values of the same number of heads, which divides that of the queries. */
+static void group_heads(fl_cv *c, fl_vid qkv[3]) {
   if (!fl_cv_ok(c)) return;
-  if (a.dims[0] != b.dims[0] || a.dims[0] != d.dims[0])
+  const fl_type q = fl_cv_type(c, qkv[0]), k = fl_cv_type(c, qkv[1]), v = fl_cv_type(c, qkv[2]);
+  const int64_t hq = q.dims[1], hk = k.dims[1], hv = v.dims[1], most = hk > hv ? hk : hv;
+  if (q.dims[0] != k.dims[0] || q.dims[0] != v.dims[0])
     fl_cv_decline(c, "query and key of different batches");
-  else if (b.dims[1] != d.dims[1] || b.dims[1] == 0 || a.dims[1] % b.dims[1])
-    fl_cv_decline(c, "%lld query heads for %lld key heads", (long long)a.dims[1], (long long)b.dims[1]);
+  else if (hk == 0 || hv == 0 || hq % hk || hq % hv)
+    fl_cv_decline(c, "%lld query heads for %lld key heads and %lld of values", (long long)hq, (long long)hk,
+                  (long long)hv);
+  if (!fl_cv_ok(c)) return;
+  const int64_t all = most % hk || most % hv ? hq : most;
+  qkv[1] = repeat_heads(c, qkv[1], all / hk);
+  qkv[2] = repeat_heads(c, qkv[2], all / hv);
 }
 
 /* bool, the operands' type, or f32 beside smaller ones (-1e9 must not become minus infinity). */
@@ -42,10 +57,10 @@ static fl_vid mask_of_type(fl_cv *c, fl_vid mask, fl_dtype t) {
 }
 
 /* [B, H, S, D] each; mask: NO_VALUE if none. */
-static fl_vid attend(fl_cv *c, const fl_vid qkv[3], fl_vid mask, bool causal) {
+static fl_vid attend(fl_cv *c, fl_vid qkv[3], fl_vid mask, bool causal) {
   fl_type t = fl_cv_type(c, qkv[0]);
   if (fl_cv_float(c, "dropout_p", 0) != 0) fl_cv_decline(c, "attention with dropout is random");
-  check_shapes(c, qkv[0], qkv[1], qkv[2]);
+  group_heads(c, qkv);
   if (!fl_cv_ok(c)) return FL_NO_VALUE;
   /* PyTorch's flash kernel counts from the last query and key, all others (and the engine) from the first. */
   if (causal && c->param && t.dims[2] != fl_cv_type(c, qkv[1]).dims[2])

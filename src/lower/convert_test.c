@@ -408,6 +408,16 @@ FL_TEST(attention_variants) {
               "custom_mask_type=0, compute_log_sumexp=False, scale=1.0, seqlen_k=None, window_size=None) : "
               "f16[2,8,6,16], f32[2,6,8], i64[], i64[], i64[], i64[]\nreturn r\n",
               "attention(|%2) scale=1|perm=[0,2,1,3]");
+  /* Fewer heads of keys than of values: repeated. */
+  check_graph("q = input f32[2,8,5,16]\nk = input f32[2,2,7,16]\nv = input f32[2,4,7,16]\n"
+              "r = aten.scaled_dot_product_attention.default(query=q, key=k, value=v, attn_mask=None, dropout_p=0.0, "
+              "is_causal=False, scale=None, enable_gqa=True) : f32[2,8,5,16]\nreturn r\n",
+              "dims=[2,2,1,7,16]|dims=[2,2,2,7,16]|dims=[2,4,7,16]|attention(%0, %5, %2) scale=0.25");
+  check_declined(
+      "q = input f32[2,8,5,16]\nk = input f32[2,3,7,16]\nv = input f32[2,4,7,16]\n"
+      "r = aten.scaled_dot_product_attention.default(query=q, key=k, value=v, attn_mask=None, dropout_p=0.0, "
+      "is_causal=False, scale=None, enable_gqa=True) : f32[2,8,5,16]\nreturn r\n",
+      "8 query heads for 3 key heads and 4 of values");
   check_declined("q = input f16[2,6,8,16]\nk = input f16[2,6,9,16]\n"
                  "r, l = aten._scaled_dot_product_flash_attention.default(query=q, key=k, value=k, dropout_p=0.0, "
                  "is_causal=True, return_debug_mask=False, scale=None) : f16[2,6,8,16], f32[2,6,8]\nreturn r\n",
