@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "capture/make.h"
+#include "capture/shared.h"
 #include "plan/view.h"
 
 enum { MOST_BYTES = 32 << 20 }; /* of the copies */
@@ -56,22 +57,10 @@ static bool copy_all(fl_later *l, PyObject *const *inputs, PyObject *const *fina
   return true;
 }
 
-/* Of a few elements of each weight: one that was changed unseen is not mistaken for a fault of the recording. */
-static uint64_t hash_elements(const fl_trace *t) {
-  enum { PLACES = 8 };
-  uint64_t h = 0, word;
-  for (size_t i = 0; i < t->weights.list.len; i++) {
-    const fl_tensor_meta *m = &t->weights.list.data[i].meta;
-    const char *lo, *hi;
-    if (m->device_type != FL_DEVICE_CPU || !fl_tensor_extent(m, &lo, &hi)) continue;
-    size_t bytes = (size_t)(hi - lo), n = bytes < sizeof word ? bytes : sizeof word;
-    for (size_t k = 0; k < PLACES; k++) {
-      word = 0;
-      memcpy(&word, lo + (bytes - n) / (PLACES - 1) * k, n);
-      h = (h ^ word) * 0x9E3779B97F4A7C15u;
-      h ^= h >> 32;
-    }
-  }
+/* One that was changed unseen is not mistaken for a fault of the recording. */
+static uint64_t hash_weights(const fl_trace *t) {
+  uint64_t h = 0;
+  for (size_t i = 0; i < t->weights.list.len; i++) h = fl_memory_hash(&t->weights.list.data[i].meta, h);
   return h;
 }
 
@@ -82,7 +71,7 @@ bool fl_later_take(fl_trace *t, PyObject *const *inputs, PyObject *const *finals
   *l = (fl_later){
       .n_inputs = (size_t)t->args.n_inputs, .n_values = t->values.len, .epoch = t->weights.epoch, .options = *options};
   l->options.generator = NULL;
-  l->elements = hash_elements(t);
+  l->elements = hash_weights(t);
   l->inputs = fl_calloc(l->n_inputs + 1, sizeof *l->inputs);
   l->finals = fl_calloc(l->n_values + 1, sizeof *l->finals);
   if (!l->inputs || !l->finals || !copy_all(l, inputs, finals)) return fl_later_free(l), false;
@@ -101,7 +90,7 @@ static void leave_to_pytorch(fl_trace *t) {
 static void verify_without_grad(fl_trace *t, fl_later *l) {
   int grad = fl_grad_enabled();
   if (grad > 0) (void)fl_grad_set(false);
-  bool stale = l->epoch != t->weights.epoch || l->elements != hash_elements(t);
+  bool stale = l->epoch != t->weights.epoch || l->elements != hash_weights(t);
   if (PyErr_Occurred() || fl_trace_verify_late(t, l->inputs, l->finals, stale, &l->options) < 0) leave_to_pytorch(t);
   PyErr_Clear();
   if (grad > 0) (void)fl_grad_set(true);

@@ -270,6 +270,7 @@ fl_rec *fl_rec_begin(PyObject *target, PyObject *const *args, size_t n_pos, PyOb
     if (add_value(r, &v, r->inputs[i]) == FL_NO_TVAL) *why_not = "out of memory";
   }
   if (*why_not || !(r->mode = fl_rec_mode_new())) goto fail;
+  r->elements = fl_rec_hash_inputs(r);
   r->first_storage = at ? r->storage_head.len : 0;
   if (at && !fl_rec_enter(r, at)) *why_not = "what unknown code gave";
   if (*why_not) goto fail;
@@ -361,6 +362,8 @@ fl_trace *fl_rec_end(fl_rec *r, PyObject *result) {
   char why[200] = "";
   const char *detail = NULL, *bad = NULL;
   fl_rec_not_compared(r);
+  fl_rec_look_at_results(r);
+  fl_rec_look_at_inputs(r);
   PyObject *all = r->gave_up ? NULL : fl_rec_settle_writes(r, result);
   if (!r->gave_up) fl_rec_decide(r);
   if (!r->gave_up) fl_rec_find_witnesses(r);

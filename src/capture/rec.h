@@ -98,7 +98,8 @@ struct fl_rec {
   FL_VEC(fl_cache) caches;
   fl_decision number; /* that is about to be compared; answer NULL: none */
   PyObject *inputs[FL_MAX_INPUTS];
-  bool effects; /* something happened since the last break that must not happen twice */
+  uint64_t elements; /* a hash of some of theirs, before the call */
+  bool effects;      /* something happened since the last break that must not happen twice */
   bool random;
   bool any_effects, any_random; /* before it */
   bool changes_inference;       /* the call has been in inference mode and out of it */
@@ -167,6 +168,13 @@ bool fl_rec_is_unfilled(const fl_rec *r, PyObject *tensor, uint32_t value, int64
 extern const char fl_rec_filled_unseen[];
 /* Keeps copies of an operator's results (fl_tnode.recorded), up to a limit. */
 void fl_rec_keep_results(fl_rec *r, PyObject *result, fl_tnode *n);
+/* Gives up where an operator is about to read such a result, or the program goes on without the recording, and it is no longer
+ * what it was. */
+void fl_rec_look_at_result(fl_rec *r, PyObject *tensor, uint32_t value);
+void fl_rec_look_at_results(fl_rec *r);
+/* A hash of some elements of the arguments, which only operators and unknown code may write to. */
+uint64_t fl_rec_hash_inputs(const fl_rec *r);
+void fl_rec_look_at_inputs(fl_rec *r);
 
 /* rec_values.c: true when guards, which this adds, promise that the tensor holds the same elements on each replay. An
  * argument's elements are guarded for this only where `input` says so. */

@@ -358,6 +358,7 @@ static fl_break *begin(fl_rec *r, PyObject *callable, PyObject *const *args, siz
   bool same = same_state(r);
   if (fl_dispatch_push(r->mode) < 0) PyErr_Clear();
   if (!same) return *why = "torch's global state is another one than at the call's begin", NULL;
+  fl_rec_look_at_results(r);
   fl_break *b = fl_arena_alloc(&t->arena, sizeof *b);
   if (!b || !FL_PUSH(&t->breaks, b)) return fl_rec_give_up(r, "out of memory", "while recording"), NULL;
   fl_rec_decide(r);

@@ -76,6 +76,7 @@ static bool take_arg(op_call *c, PyObject *o, fl_targ *out) {
   if (fl_tensor_check(o)) {
     out->kind = FL_TARG_VALUE;
     out->value = fl_rec_value_of(c->r, o, c->schema);
+    if (out->value != FL_NO_TVAL) fl_rec_look_at_result(c->r, o, out->value);
     return out->value != FL_NO_TVAL && note_tensor(c, o, out->value);
   }
   if (has_tensor(o)) return take_items(c, o, out);

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "capture/rec.h"
+#include "capture/shared.h"
 
 /* --- memory that no operator has filled --- */
 
@@ -85,4 +86,55 @@ void fl_rec_keep_results(fl_rec *r, PyObject *result, fl_tnode *n) {
   r->paused--;
   if (!ok) fl_tnode_forget(n);
   PyErr_Clear();
+}
+
+/* Elements that were written since, without an operator. What cannot be compared at no cost was not. */
+static bool was_written(const fl_rec *r, PyObject *tensor, uint32_t value) {
+  const fl_tval *v = &r->trace->values.data[value];
+  const fl_tnode *n = v->kind == FL_TVAL_RESULT ? &r->trace->nodes.data[v->index] : NULL;
+  fl_tensor_meta now, then;
+  if (!n || !n->recorded || r->storage_kind.data[v->storage] != FL_TVAL_RESULT) return false;
+  for (int i = 0; i < n->n_out; i++) {
+    if (n->outs[i] != value || !n->recorded[i]) continue;
+    fl_tensor_read(tensor, &now);
+    fl_tensor_read(n->recorded[i], &then);
+    return fl_tensor_meta_equal(&now, &then) && now.device_type == FL_DEVICE_CPU &&
+           fl_is_dense(&now.type, now.strides) && memcmp(now.data, then.data, fl_type_bytes(&now.type));
+  }
+  return false;
+}
+
+/* The fault is that of who wrote, not of who reads. */
+static void note_written(fl_rec *r, uint32_t value) {
+  const fl_tval *v = &r->trace->values.data[value];
+  fl_rec_give_up(r, "memory written without an operator", r->trace->nodes.data[v->index].schema->name);
+  Py_CLEAR(r->why.blame);
+}
+
+void fl_rec_look_at_result(fl_rec *r, PyObject *tensor, uint32_t value) {
+  if (was_written(r, tensor, value)) note_written(r, value);
+}
+
+void fl_rec_look_at_results(fl_rec *r) {
+  for (size_t i = 0; r->copied && !r->gave_up && i < r->live.len; i++) {
+    const fl_live *l = &r->live.data[i];
+    if (PyWeakref_GET_OBJECT(l->weak) == l->object) fl_rec_look_at_result(r, l->object, l->value);
+  }
+}
+
+uint64_t fl_rec_hash_inputs(const fl_rec *r) {
+  uint64_t hash = 0;
+  for (int i = 0; i < r->trace->args.n_inputs; i++) {
+    fl_tensor_meta m;
+    fl_tensor_read(r->inputs[i], &m);
+    hash = fl_memory_hash(&m, hash);
+  }
+  return hash;
+}
+
+void fl_rec_look_at_inputs(fl_rec *r) {
+  if (r->gave_up || r->effects || r->any_effects || r->trace->breaks.len || fl_rec_hash_inputs(r) == r->elements)
+    return;
+  fl_rec_give_up(r, "memory written without an operator", "an argument's");
+  Py_CLEAR(r->why.blame);
 }
