@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, find, given, seed, settings
 
 import framelift
-from program_gen import Program, compare, programs
+from program_gen import Program, programs
+from program_run import compare
 
 SECONDS = float(os.environ.get("FRAMELIFT_FUZZ_SECONDS", "120"))
 SEED = int(os.environ.get("FRAMELIFT_FUZZ_SEED", "0"))
