@@ -98,6 +98,10 @@ static int fits(fl_call *k, fl_trace *t, PyObject **inputs) {
     k->stale = t;
     return 0;
   }
+  if (!fl_trace_take_answers(t, inputs)) {
+    snprintf(k->why, sizeof k->why, "a cached function's answer is another object");
+    return 0;
+  }
   if (!t->breaks.len || fl_inputs_watch_shared(t, inputs, k->c->traces.data, k->c->traces.len)) return 1;
   snprintf(k->why, sizeof k->why, "memory: an argument shares it with a weight");
   return 0;

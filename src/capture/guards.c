@@ -219,8 +219,14 @@ static bool check_query(fl_query_guard *g, char *why, size_t size) {
   Py_ssize_t kw = g->kwnames ? PyTuple_GET_SIZE(g->kwnames) : 0, n = PyTuple_GET_SIZE(g->args);
   PyObject **args = n ? &PyTuple_GET_ITEM(g->args, 0) : NULL;
   PyObject *have = PyObject_Vectorcall(g->callable, args, (size_t)(n - kw), g->kwnames);
-  bool same = g->elements && have && have != g->value && same_elements(have, g->value);
-  if (same) Py_SETREF(have, Py_NewRef(g->value));
+  Py_CLEAR(g->now);
+  if (g->elements && have && have != g->value && same_elements(have, g->value)) {
+    if (g->leaves)
+      g->now = have;
+    else
+      Py_DECREF(have);
+    return true;
+  }
   if (same_answer(have, g->value)) return true;
   say(why, size, "query", g->callable, NULL);
   return false;

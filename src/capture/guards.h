@@ -47,6 +47,8 @@ typedef struct fl_query_guard {
   PyObject *callable, *args, *kwnames, *value; /* args: positional, then keyword values */
   bool cached;   /* asked in each call where the program asks, and never besides: what it keeps is changed by asking */
   bool elements; /* the value is a tensor; one like it with the same elements does as well */
+  bool leaves;   /* then the call gives it away: the new one takes its place (rebind.h) */
+  PyObject *now; /* that one, until it does; NULL: none */
 } fl_query_guard;
 
 typedef struct fl_guards {

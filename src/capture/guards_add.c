@@ -148,7 +148,8 @@ static int push_query(fl_guards *g, PyObject *callable, PyObject *const *args, s
     return -1;
   }
   for (size_t i = 0; i < n; i++) PyTuple_SET_ITEM(t, (Py_ssize_t)i, Py_NewRef(args[i]));
-  fl_query_guard q = {callable, t, kwnames, value, cached, elements};
+  fl_query_guard q = {
+      .callable = callable, .args = t, .kwnames = kwnames, .value = value, .cached = cached, .elements = elements};
   if (!FL_PUSH(&g->query, q)) {
     Py_DECREF(t);
     return -1;

@@ -24,6 +24,7 @@ static int visit_cont(const fl_cont_guard *x, visitproc visit, void *arg) { VISI
 static int visit_descr(const fl_descr_guard *x, visitproc visit, void *arg) { VISIT3(x->descr, x->obj, x->value); }
 static int visit_query(const fl_query_guard *x, visitproc visit, void *arg) {
   Py_VISIT(x->kwnames);
+  Py_VISIT(x->now);
   VISIT3(x->callable, x->args, x->value);
 }
 
@@ -48,7 +49,7 @@ static void drop_list(fl_list_guard *x) { Py_DECREF(x->list), Py_DECREF(x->snaps
 static void drop_cont(fl_cont_guard *x) { Py_DECREF(x->obj), Py_DECREF(x->snapshot); }
 static void drop_descr(fl_descr_guard *x) { Py_DECREF(x->descr), Py_DECREF(x->obj), Py_XDECREF(x->value); }
 static void drop_query(fl_query_guard *x) {
-  Py_DECREF(x->callable), Py_DECREF(x->args), Py_XDECREF(x->kwnames), Py_DECREF(x->value);
+  Py_DECREF(x->callable), Py_DECREF(x->args), Py_XDECREF(x->kwnames), Py_DECREF(x->value), Py_XDECREF(x->now);
 }
 
 void fl_guards_release(fl_guards *g) {

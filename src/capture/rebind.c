@@ -364,3 +364,56 @@ bool fl_trace_rebind(fl_trace *t, PyObject *const *inputs) {
   rebind_free(&b);
   return ok;
 }
+
+/* --- answers of cached functions --- */
+
+static bool is_among(const fl_trace *t, PyObject *const *inputs, PyObject *tensor) {
+  for (size_t i = 0; i < t->weights.list.len; i++)
+    if (t->weights.list.data[i].tensor == tensor) return true;
+  for (int i = 0; i < t->args.n_inputs; i++)
+    if (inputs[i] == tensor) return true;
+  return false;
+}
+
+static PyObject *answer_now(const fl_query_guard *q) { return q->now ? q->now : q->value; }
+
+/* Which of them are one object is as it was, and no new one is anything else. */
+static bool may_take(const fl_trace *t, PyObject *const *inputs, size_t k) {
+  const fl_query_guard *q = t->guards.query.data;
+  if (t->running || is_among(t, inputs, q[k].now)) return false;
+  for (size_t i = 0; i < t->guards.query.len; i++)
+    if ((q[i].value == q[k].value) != (answer_now(&q[i]) == q[k].now)) return false;
+  return true;
+}
+
+static void put_answer(fl_trace *t, fl_query_guard *q, fl_replacement *by) {
+  fl_weights *w = &t->weights;
+  PyObject *old = q->value;
+  uint32_t k = 0;
+  while (k < w->list.len && w->list.data[k].tensor != old) k++;
+  if (k < w->list.len) fl_weights_replace(w, k, by);
+  q->value = q->now;
+  q->now = old;
+}
+
+bool fl_trace_take_answers(fl_trace *t, PyObject *const *inputs) {
+  fl_query_guard *q = t->guards.query.data;
+  size_t n = t->guards.query.len, any = 0;
+  for (size_t k = 0; k < n; k++) any += q[k].now != NULL;
+  if (!any) return true;
+  fl_replacement *by = fl_calloc(n, sizeof *by);
+  bool ok = by != NULL;
+  for (size_t k = 0; ok && k < n; k++)
+    if (q[k].now) fl_replacement_take(q[k].now, &by[k]);
+  for (size_t k = 0; ok && k < n; k++) ok = !q[k].now || may_take(t, inputs, k);
+  for (size_t k = 0; ok && k < n; k++)
+    if (q[k].now) put_answer(t, &q[k], &by[k]);
+  for (uint32_t v = 0; ok && v < t->values.len; v++)
+    if (t->values.data[v].kind == FL_TVAL_WEIGHT) t->start[v] = t->weights.list.data[t->values.data[v].index].tensor;
+  for (size_t k = 0; k < n; k++) {
+    if (by) fl_replacement_free(&by[k]);
+    Py_CLEAR(q[k].now); /* of what was there before, if it was taken */
+  }
+  fl_free(by);
+  return ok;
+}

@@ -13,6 +13,10 @@
  * weight runs. */
 bool fl_trace_rebind(fl_trace *t, PyObject *const *inputs);
 
+/* After the guards have held: what cached functions gave anew, and the call gives away, takes the place of what they gave
+ * before. False where that is not possible, and nothing has changed. */
+bool fl_trace_take_answers(fl_trace *t, PyObject *const *inputs);
+
 /* Whether a tensor may take another's place, as far as one can tell without its elements. No exception. */
 bool fl_rebind_is_alike(PyObject *old, PyObject *now);
 

@@ -266,7 +266,9 @@ void fl_rec_settle_cached(fl_rec *r, fl_trace *t) {
     const fl_guards *g = k ? &t->breaks.data[k - 1]->guards : &t->guards;
     for (size_t i = 0; i < g->query.len; i++) {
       fl_query_guard *q = &g->query.data[i];
-      q->elements = q->elements && !never && !is_kept(r, t, q->value);
+      if (!q->elements) continue;
+      q->leaves = is_kept(r, t, q->value);
+      q->elements = !never && (!q->leaves || (!t->breaks.len && !t->entry));
     }
   }
 }
