@@ -49,6 +49,22 @@ static int read_arg(PyObject *a, fl_schema_arg *out) {
   return 0;
 }
 
+/* Element by element, unless it divides; and what moves, casts, joins or adds up. */
+static bool is_total(const char *name, bool pointwise) {
+  static const char *const divides[] = {"div", "remainder", "fmod", "pow"};
+  static const char *const list[] = {
+      "aten.to.",      "aten._to_copy.", "aten.clone.",    "aten.contiguous.", "aten.cat.",    "aten.stack.",
+      "aten.sum.",     "aten.any.",      "aten.all.",      "aten.amax.",       "aten.amin.",   "aten.cumsum.",
+      "aten.arange.",  "aten.full",      "aten.zeros",     "aten.ones",        "aten.new_",    "aten.expand.",
+      "aten.view.",    "aten.reshape.",  "aten.flatten.",  "aten.slice.",      "aten.select.", "aten.unsqueeze.",
+      "aten.squeeze.", "aten.permute.",  "aten.transpose", "aten.t.",          "aten.tril.",   "aten.triu."};
+  for (size_t i = 0; pointwise && i < sizeof divides / sizeof *divides; i++)
+    if (strstr(name, divides[i])) return false;
+  for (size_t i = 0; !pointwise && i < sizeof list / sizeof *list; i++)
+    if (!strncmp(name, list[i], strlen(list[i]))) return true;
+  return pointwise && !strncmp(name, "aten.", 5);
+}
+
 static int read_tags(PyObject *overload, fl_schema *s) {
   PyObject *tags = PyObject_GetAttrString(overload, "tags");
   PyObject *text = tags ? PyObject_Str(tags) : NULL;
@@ -56,6 +72,7 @@ static int read_tags(PyObject *overload, fl_schema *s) {
   if (!text) return -1;
   s->seeded = type_has(text, "nondeterministic_seeded");
   s->dynamic_shape = type_has(text, "dynamic_output_shape");
+  s->total = is_total(s->name, type_has(text, "pointwise"));
   Py_DECREF(text);
   return 0;
 }

@@ -31,6 +31,7 @@ typedef struct fl_schema {
   bool metadata;      /* a result that is not a tensor depends on shapes alone */
   bool unfilled;      /* gives memory that it does not fill */
   bool outside;       /* of a library that is not PyTorch's own */
+  bool total;         /* no integer makes it fail: none is an index, or divides */
   bool norm;          /* batch and instance norm: write running statistics in training, unseen by the schema */
 } fl_schema;
 

@@ -364,3 +364,33 @@ def test_statistics_that_training_wrote():
         for _ in range(2):
             close(fast(x), model(x))
     assert not framelift.explain(fast).native
+
+
+def test_what_waits_for_a_decision():
+    """Only operators whose integers may be no index, or a divisor of zero, are held back until it is certain."""
+    table, x = torch.randn(10, 4, device="cuda"), torch.randn(3, 4, device="cuda")
+    mask, ids = torch.ones(3, dtype=torch.bool, device="cuda"), torch.tensor([1, 2, 3], device="cuda")
+
+    def decided(x, mask):
+        return x + 1 if mask.all() else x - 1
+
+    def arithmetic(x, mask, ids):
+        y = decided(x, mask)
+        return y * mask.to(torch.int64)[:, None].expand(3, 4).float(), (ids + 1) * 2
+
+    def known_indexes(x, mask, ids):
+        y, rows = decided(x, mask), torch.arange(3, device="cuda")
+        return y[rows.flip(0)]
+
+    def indexes(x, mask, ids):
+        return decided(x, mask) + table[ids]
+
+    def divisors(x, mask, ids):
+        return decided(x, mask) + (12 // ids)[:, None]
+
+    for f, segments in ((arithmetic, 1), (known_indexes, 1), (indexes, 2), (divisors, 2)):
+        fast = framelift.compile(f)
+        with torch.inference_mode():
+            for m in (mask, mask, ~mask, mask):
+                torch.testing.assert_close(fast(x, m, ids), f(x, m, ids))
+        assert framelift.explain(fast).traces[0].segments == segments, f.__name__
