@@ -140,7 +140,7 @@ def test_no_hidden_state_is_leaked():
     before = len(gc.get_objects())
     many()
     gc.collect()
-    assert abs(len(gc.get_objects()) - before) < 20
+    assert len(gc.get_objects()) - before < 20
 
 
 def test_threads():
