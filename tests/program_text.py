@@ -2,6 +2,11 @@
 
 TENSORS = ("x", "y", "a", "b", "c", "G")
 UNARY = (
+    "cached({0} + 1)",
+    "cached({0}, n)",
+    "cached(W).sum() + {0}",
+    "{0} + ramp({0}.shape[1])",
+    "{0} * ramp({0}.shape[0])[0]",
     "torch.relu({0})",
     "{0}.tanh()",
     "{0} * 2.0",
@@ -141,6 +146,8 @@ EFFECTS = (
     "ROWS.append({0}[0]); del ROWS[:-2]",
 )
 CONDITIONS = (
+    "not torch.compiler.is_compiling() and ({0} > 1).any()",
+    "torch.compiler.is_compiling()",
     "n > 2",
     "flag",
     "not flag",
@@ -282,6 +289,8 @@ BREAKS = (
     "q = {0}.view(4, 3); operator.imul(q, 2.0)",
 )
 RESULTS = (
+    "ramp(4), {0}",
+    "cached({0}), cached({1}, 3)",
     "{0}",
     "({0}, {1})",
     "[{0}, n]",
@@ -313,7 +322,7 @@ RESULTS = (
 )
 
 PRELUDE = """
-import contextlib, contextvars, copy, heapq, io, itertools, math, operator, os, random, sys, time, weakref
+import contextlib, contextvars, copy, functools, heapq, io, itertools, math, operator, os, random, sys, time, weakref
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
 import numpy as np
@@ -367,6 +376,15 @@ def helper(t, k=3):
     def inner(u):
         return u * k + K
     return inner(t) if t.shape[0] == 3 else t
+
+@functools.lru_cache(maxsize=2)
+def cached(t, k=2):
+    print("cached", k, file=LOG)
+    return t * k
+
+@functools.lru_cache(maxsize=1)
+def ramp(n):
+    return torch.arange(n, dtype=torch.float32) * K
 
 class Obj:
     def __init__(self):
