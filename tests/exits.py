@@ -1,6 +1,7 @@
 """What the tests of breaks share: a call through C, inputs, and how answers are compared."""
 
 import operator
+import threading
 
 import torch
 
@@ -28,3 +29,22 @@ def assert_same(got, want):
             torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
         else:
             assert a == b
+
+
+def differing_in_threads(fast, f, calls):
+    """(thread, call) wherever four threads at once do not get f's answer to x."""
+    wrong = []
+
+    def work(n):
+        with torch.no_grad():
+            for k in range(calls):
+                t = x(1000 * n + k)
+                if not torch.allclose(fast(t), f(t), rtol=1e-4, atol=1e-5):
+                    wrong.append((n, k))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    return wrong

@@ -4,13 +4,12 @@ import gc
 import io
 import random
 import sys
-import threading
 
 import torch
 
 import framelift
 from branching import LIN, STATE, UNKNOWN, branches, close, fresh, left  # noqa: F401  (fresh: a fixture of every test)
-from exits import DO, x
+from exits import DO, differing_in_threads, x
 
 
 def test_tensors_that_share_memory_across_a_break():
@@ -182,20 +181,7 @@ def test_threads_grow_and_take_branches():
         return y
 
     fast = framelift.compile(f)
-    wrong = []
-
-    def work(n):
-        with torch.no_grad():
-            for k in range(60):
-                t = x(1000 * n + k)
-                if not torch.allclose(fast(t), f(t), rtol=1e-4, atol=1e-5):
-                    wrong.append((n, k))
-
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    wrong = differing_in_threads(fast, f, 60)
     assert not wrong and framelift.explain(fast).native == 0
 
 

@@ -5,7 +5,6 @@ import io
 import logging
 import random
 import sys
-import threading
 import traceback
 import warnings
 
@@ -14,7 +13,7 @@ import pytest
 import torch
 
 import framelift
-from exits import DO, x
+from exits import DO, differing_in_threads, x
 
 LIN = torch.nn.Linear(4, 4).eval()
 STATE = {"scale": 1.0, "log": []}
@@ -406,20 +405,7 @@ def test_threads_meet_in_breaks():
         return y.relu() + (1 if t.sum().item() > 0 else 2)
 
     fast = framelift.compile(f)
-    wrong = []
-
-    def work(n):
-        with torch.no_grad():
-            for k in range(100):
-                t = x(1000 * n + k)
-                if not torch.allclose(fast(t), f(t), rtol=1e-4, atol=1e-5):
-                    wrong.append((n, k))
-
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    wrong = differing_in_threads(fast, f, 100)
     e = framelift.explain(fast)
     assert not wrong and (e.native, e.recorded + e.replayed) == (0, 400) and exits(fast) > 0
 

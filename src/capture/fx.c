@@ -1,6 +1,7 @@
 #include "capture/fx.h"
 #include "capture/modes.h"
 #include "capture/replay_break.h"
+#include "capture/rerun.h"
 
 #include <string.h>
 
@@ -266,20 +267,9 @@ static int take_answer(fl_trace *t, fl_tstep *step, const border *b, PyObject *a
   return 0;
 }
 
-static PyObject **values_of(const fl_trace *t, PyObject *const *inputs) {
-  PyObject **v = fl_calloc(t->values.len + 1, sizeof *v);
-  for (size_t i = 0; v && i < t->borrowed.len; i++) {
-    const fl_tval *x = &t->values.data[t->borrowed.data[i]];
-    v[t->borrowed.data[i]] =
-        Py_NewRef(x->kind == FL_TVAL_INPUT ? inputs[x->index] : t->weights.list.data[x->index].tensor);
-  }
-  if (!v) PyErr_NoMemory();
-  return v;
-}
-
 int fl_fx_build(fl_trace *t, PyObject *backend, PyObject *const *inputs) {
   if (t->effects) return 0;
-  PyObject **values = values_of(t, inputs);
+  PyObject **values = fl_rerun_begin(t, inputs);
   int rc = values ? 0 : -1;
   for (size_t i = 0; rc == 0 && i < t->steps.len; i++) {
     fl_tstep *step = &t->steps.data[i];
@@ -297,8 +287,7 @@ int fl_fx_build(fl_trace *t, PyObject *backend, PyObject *const *inputs) {
       rc = fl_node_run(t, &t->nodes.data[step->first + k], values, NULL);
     fl_inference_end(guard);
   }
-  for (size_t i = 0; values && i < t->values.len; i++) Py_XDECREF(values[i]);
-  fl_free(values);
+  fl_rerun_end(t, values);
   return rc;
 }
 

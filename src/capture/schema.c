@@ -49,6 +49,13 @@ static int read_arg(PyObject *a, fl_schema_arg *out) {
   return 0;
 }
 
+#define BEGINS_WITH(name, list) begins_with(name, list, sizeof(list) / sizeof *(list))
+static bool begins_with(const char *name, const char *const *list, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    if (!strncmp(name, list[i], strlen(list[i]))) return true;
+  return false;
+}
+
 /* Element by element, unless it divides; and what moves, casts, joins or adds up. */
 static bool is_total(const char *name, bool pointwise) {
   static const char *const divides[] = {"div", "remainder", "fmod", "pow"};
@@ -60,9 +67,7 @@ static bool is_total(const char *name, bool pointwise) {
       "aten.squeeze.", "aten.permute.",  "aten.transpose", "aten.t.",          "aten.tril.",   "aten.triu."};
   for (size_t i = 0; pointwise && i < sizeof divides / sizeof *divides; i++)
     if (strstr(name, divides[i])) return false;
-  for (size_t i = 0; !pointwise && i < sizeof list / sizeof *list; i++)
-    if (!strncmp(name, list[i], strlen(list[i]))) return true;
-  return pointwise && !strncmp(name, "aten.", 5);
+  return pointwise ? !strncmp(name, "aten.", 5) : BEGINS_WITH(name, list);
 }
 
 static int read_tags(PyObject *overload, fl_schema *s) {
@@ -91,11 +96,7 @@ static bool is_untagged(const fl_schema *s) {
                                       "torchvision.deform_conv2d"};
   for (size_t i = 0; i < sizeof list / sizeof *list; i++)
     if (!strcmp(s->name, list[i])) return true;
-  for (size_t i = 0; i < sizeof tagged / sizeof *tagged; i++)
-    if (!strncmp(s->name, tagged[i], strlen(tagged[i]))) return false;
-  for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
-    if (!strncmp(s->name, fixed[i], strlen(fixed[i]))) return false;
-  return !s->writes;
+  return !BEGINS_WITH(s->name, tagged) && !BEGINS_WITH(s->name, fixed) && !s->writes;
 }
 
 static bool is_metadata(const char *name) {
@@ -104,9 +105,7 @@ static bool is_metadata(const char *name) {
       "aten.is_complex",     "aten.dim.",    "aten.numel.",      "aten.is_contiguous",     "aten.storage_offset",
       "prim.layout",         "prim.device",  "aten.is_signed",   "aten._fused_sdp_choice", "aten.is_inference",
       "aten._use_cudnn_ctc", "aten.is_leaf", "aten.result_type", "aten.can_cast",          "aten._has_compatible"};
-  for (size_t i = 0; i < sizeof list / sizeof *list; i++)
-    if (!strncmp(name, list[i], strlen(list[i]))) return true;
-  return false;
+  return BEGINS_WITH(name, list);
 }
 
 static bool is_norm(const char *name) {
@@ -122,16 +121,12 @@ static bool is_unfilled(const char *name) {
   static const char *const list[] = {"aten.empty.",          "aten.empty_like.",      "aten.empty_strided.",
                                      "aten.empty_permuted.", "aten.new_empty.",       "aten.new_empty_strided.",
                                      "aten.resize_.",        "aten._resize_output_.", "aten.resize_as_."};
-  for (size_t i = 0; i < sizeof list / sizeof *list; i++)
-    if (!strncmp(name, list[i], strlen(list[i]))) return true;
-  return false;
+  return BEGINS_WITH(name, list);
 }
 
 static bool is_outside(const char *name) {
   static const char *const own[] = {"aten.", "prim.", "prims.", "quantized.", "onednn.", "mkldnn.", "torchvision."};
-  for (size_t i = 0; i < sizeof own / sizeof *own; i++)
-    if (!strncmp(name, own[i], strlen(own[i]))) return false;
-  return true;
+  return !BEGINS_WITH(name, own);
 }
 
 static fl_schema *read_schema(PyObject *overload) {

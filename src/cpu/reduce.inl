@@ -188,9 +188,10 @@ FL_INLINE void reduce_unit(fl_op op, const params *q, float *y, const float *x, 
 static bool has_overflowed(const params *q, const float *y, const float *x, int64_t left) {
   const int64_t width = left < COLUMNS ? left : COLUMNS;
   for (int64_t c = 0; c < width && (float)q->n > q->correction; c++) {
-    int64_t k = isfinite(y[c]) ? 0 : q->n;
-    while (k > 0 && isfinite(x[(k - 1) * q->inner + c])) k--;
-    if (k == 0 && !isfinite(y[c])) return true;
+    int64_t k = 0;
+    if (isfinite(y[c])) continue;
+    while (k < q->n && isfinite(x[k * q->inner + c])) k++;
+    if (k == q->n) return true;
   }
   return false;
 }

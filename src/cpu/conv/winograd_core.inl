@@ -133,7 +133,7 @@ FL_INLINE void output_tile(const int m, const fl_winograd *w, int64_t tile, int6
     vf_store_mask(bad_here, lanes, here); /* what lies behind the last channel is anything */
     bad = vf_add(bad, vf_load(bad_here));
   }
-  if (w->fault && is_any(bad)) __atomic_store_n(w->fault, 1, __ATOMIC_RELAXED);
+  if (is_any(bad)) fl_set_fault(w->fault);
   if (w->epilogue.act <= FL_ACT_CLAMP) return;
   for (int i = 0; i < rows; i++)
     for (int j = 0; j < columns; j++) {
