@@ -124,7 +124,8 @@ gpu-build:
 	@cmake --build $(BUILD)/gpu -j $(JOBS)
 
 gpu-test: ## kernels and models on a CUDA device (ALLOW_NO_GPU=1 passes without one)
-	@$(WITH_GPU) $(MAKE) --no-print-directory gpu-build; $(BUILD)/gpu/cuda_test; $(BUILD)/gpu/flash_test; \
+	@$(WITH_GPU) $(MAKE) --no-print-directory gpu-build; $(BUILD)/gpu/cuda_test; $(BUILD)/gpu/conv_cuda_test; \
+	$(BUILD)/gpu/flash_test; \
 	PYTHONPATH=python $(GPU_PYTHON) -m pytest tests/gpu $(ARGS)
 
 gpu-bench: ## models of TorchBench on a CUDA device, beside eager and torch.compile (DTYPE=fp16, ARGS=...)

@@ -68,6 +68,7 @@ def test_a_row(stand_in_gpu, monkeypatch, dtype):
     assert row["eager_channels_last_mib"] == 3, "a copy has its weights where it was made"
     assert row["peer_errors"] == {"compile": "RuntimeError: cannot"} and row["compile_ms"] is None
     assert ("cosine_fp32" in row) == (dtype == "fp16") and row["first_call_warm_s"] > 0
+    assert row["first_call_warm_ms"]["record"] > 0
     json.dumps(row)
 
 
@@ -75,6 +76,33 @@ def test_first_calls(stand_in_gpu, monkeypatch):
     seconds, stages = gpu.first_call(TINY, "fp32", None)
     assert 0 < stages["record"] < stages["total"] and stages["run"] > 0
     assert stages["total"] == pytest.approx(sum(stages.values()) / 2) and 0 < seconds < 30
+
+
+def test_medians_of_first_calls(monkeypatch):
+    """N processes' of each kind in turns, the measuring one among them, and one more of eager's before."""
+    times = {"eager_first_call": [9.0, 1.0, 3.0, 2.0, 8.0], "first_call": [(5.0, {}), (7.0, {"a": 7}), (6.0, {"a": 6})]}
+    ran = []
+
+    def call(function, *, timeout, environment, **what):
+        ran.append(function.__name__)
+        if function is gpu.measure:
+            return {"first_call_warm_s": 4.0, "first_call_warm_ms": {"a": 4}}
+        return times[function.__name__].pop(0)
+
+    monkeypatch.setattr(apart, "call", call)
+    row = gpu.measure_apart("m", timeout=60, first_calls=3, dtype="fp16", batch=None, against=[], rounds=1)
+    assert (
+        ran
+        == ["eager_first_call", "first_call", "eager_first_call", "measure"]
+        + ["eager_first_call"]
+        + [
+            "first_call",
+            "eager_first_call",
+        ]
+        * 2
+    )
+    assert (row["first_call_s"], row["first_call_warm_s"], row["first_call_warm_ms"]) == (5.0, 6.0, {"a": 6})
+    assert row["eager_first_call_s"] == 2.5, "of 1, 3, 2 and 8: the first of all read the libraries"
 
 
 def test_nonfinite_outputs_are_counted():

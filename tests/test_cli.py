@@ -49,6 +49,7 @@ def test_help(capsys, command):
         (["bench", "--dtype", "fp8"], "invalid choice: 'fp8'"),
         (["bench", "--dtype", "bf16", "--against", "openvino"], "on the CPU in bf16 the peers are eager, compile"),
         (["bench", "--compile-ahead", "2"], "--compile-ahead: is for --device cuda"),
+        (["bench", "--first-calls", "2"], "--first-calls: is for --device cuda"),
         (["explain"], "required: NAME"),
     ],
 )

@@ -93,6 +93,12 @@ def _add_bench(commands):
         help="on cuda, let torch.compile compile the models beforehand, N at a time, and measure it from its caches",
     )
     bench.add_argument(
+        "--first-calls",
+        type=_positive,
+        metavar="N",
+        help="on cuda, the median of N processes' first calls with warm caches, and of N + 1 of eager's (1)",
+    )
+    bench.add_argument(
         "--suite",
         choices=["torchvision", "timm", "transformers"],
         help="capture every model of a suite at its smallest size instead, and compare answers; with --json FILE, "
@@ -176,6 +182,8 @@ def _measurement(args):
     against = args.against
     if args.compile_ahead and args.device == "cpu":
         raise _WrongUse("--compile-ahead: is for --device cuda")
+    if args.first_calls and (args.device == "cpu" or args.in_process):
+        raise _WrongUse("--first-calls: is for --device cuda, and processes of their own")
     if args.device == "cpu":
         against = [p for p in run.available_peers() if p in known] if against is None else against
         options = {"batch": args.batch, "against": against, "rounds": args.rounds, "threads": args.threads}
@@ -201,7 +209,8 @@ def _measurement(args):
     def measure_on_gpu(name, progress, compiled=None):
         if args.in_process:
             return {"model": name, "device": "cuda", "dtype": args.dtype, **gpu.measure(name, **options)}
-        return gpu.measure_apart(name, timeout=args.timeout, compiled=compiled, **options)
+        calls = args.first_calls or 1
+        return gpu.measure_apart(name, timeout=args.timeout, compiled=compiled, first_calls=calls, **options)
 
     return measure_on_gpu, against
 

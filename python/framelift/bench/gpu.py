@@ -73,8 +73,11 @@ def compile_first_call(name, dtype, batch):
     return seconds
 
 
-def measure_apart(name, *, timeout, compiled=None, **options):
-    """The row of a model: see docs/benchmarks.md for its keys. "error" when it did not finish."""
+def measure_apart(name, *, timeout, compiled=None, first_calls=1, **options):
+    """The row of a model: see docs/benchmarks.md for its keys. "error" when it did not finish.
+
+    `first_calls`: how many processes' first calls with warm caches are measured, each followed by one of eager's.
+    """
     start = time.monotonic()
     row = {"model": name, "device": DEVICE, "dtype": options["dtype"]}
     try:
@@ -86,12 +89,17 @@ def measure_apart(name, *, timeout, compiled=None, **options):
             # so that nobody measured is the first to read libraries from disk
             apart.call(eager_first_call, timeout=timeout, environment=environment, **what)
             cold = apart.call(first_call, timeout=timeout, environment=environment, **what)
-            eager = [apart.call(eager_first_call, timeout=timeout, environment=environment, **what)]
+            eager, warm = [apart.call(eager_first_call, timeout=timeout, environment=environment, **what)], []
             left = timeout - (time.monotonic() - start)
             row |= apart.call(measure, timeout=max(left, 1), environment=environment, name=name, **options)
+            warm.append((row["first_call_warm_s"], row["first_call_warm_ms"]))
             eager.append(apart.call(eager_first_call, timeout=timeout, environment=environment, **what))
+            for _ in range(first_calls - 1):
+                warm.append(apart.call(first_call, timeout=timeout, environment=environment, **what))
+                eager.append(apart.call(eager_first_call, timeout=timeout, environment=environment, **what))
             row["first_call_s"], row["first_call_ms"] = cold
-            row["eager_first_call_s"] = statistics.mean(eager)
+            row["first_call_warm_s"], row["first_call_warm_ms"] = _median_call(warm)
+            row["eager_first_call_s"] = statistics.median(eager)
             if compiled and "compile_ms" in row:
                 row["compile_first_call_s"] = compiled.seconds.get(name)
     except apart.Failed as error:
@@ -103,11 +111,21 @@ def measure_apart(name, *, timeout, compiled=None, **options):
 def first_call(name, dtype, batch):
     """Seconds until the engine of a compiled model answers, in this process (see _first_call), and its stages' ms."""
     fast, seconds, _ = _first_call(_entry(name, dtype, batch))
+    return seconds, _stages(fast)
+
+
+def _stages(fast):
+    """Milliseconds of each stage of all recordings, as `explain` has them."""
     stages = collections.Counter()
     for trace in framelift.explain(fast).traces:
         stages.update(trace.first_call_ms)
         stages.update(trace.ready_ms)
-    return seconds, dict(stages)
+    return dict(stages)
+
+
+def _median_call(calls):
+    """Of (seconds, stages): the call that has as many below as above it, or one more above."""
+    return sorted(calls, key=lambda call: call[0])[(len(calls) - 1) // 2]
 
 
 def eager_first_call(name, dtype, batch):
@@ -122,6 +140,7 @@ def measure(name, *, dtype, batch=None, against=(), rounds=10):
     entry = _entry(name, dtype, batch)
     row = {"batch": _batch(entry), **machine()}
     fast, row["first_call_warm_s"], answer = _first_call(entry)
+    row["first_call_warm_ms"] = _stages(fast)
     torch.backends.cudnn.benchmark = True  # eager's best; what was recorded above ran without
     with torch.inference_mode():
         reference = entry.model(*entry.args, **entry.kwargs)
