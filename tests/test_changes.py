@@ -10,6 +10,7 @@ import framelift
 from conftest import assert_close
 
 FACTOR = 2.0
+ONE = torch.tensor(1)
 
 
 class Block(torch.nn.Module):
@@ -121,6 +122,18 @@ def edit_in_place(net):
     return back
 
 
+def edit_data(net):
+    weight = net.second.linear.weight
+    weight.data += 0.5
+    return lambda: weight.data.sub_(0.5)
+
+
+def edit_by_numpy(net):
+    array = net.first.linear.bias.data.numpy()
+    array += 1.0
+    return lambda: array.__isub__(1.0)
+
+
 def edit_batch_norm(net):
     net.first.norm.running_mean.add_(0.5)
     return lambda: net.first.norm.running_mean.sub_(0.5)
@@ -176,6 +189,8 @@ CHANGES = [
     assign_parameter,
     assign_data,
     edit_in_place,
+    edit_data,
+    edit_by_numpy,
     edit_batch_norm,
     edit_epsilon,
     load_weights,
@@ -274,6 +289,30 @@ def test_data_that_is_another_view_of_the_memory(rank, gap):
         for data in view, first:
             model.weight.data = data
             assert_close(fast(x), x * data)
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.uint8], ids=str)
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 2), (5, 7), (64, 33), "strided", "channels_last"], ids=str)
+def test_edits_that_count_no_version(shape, dtype, calls):
+    """Of all elements, of the first ones, of the last ones: by `.data`, without a version, nor a new place."""
+    numbers = torch.randint(1, 9, (4, 6, 3, 5) if isinstance(shape, str) else shape).to(dtype)
+    weight = {"strided": lambda t: t[1:, ::2], "channels_last": lambda t: t.to(memory_format=torch.channels_last)}.get(
+        shape, lambda t: t
+    )(numbers)
+    fast = framelift.compile(lambda t: weight * 3 + t)
+    edits = [
+        lambda t: t.mul_(2),
+        lambda t: t.view(-1)[:4].add_(1),
+        lambda t: t.view(-1)[-4:].add_(1),
+        lambda t: t.fill_(7),
+    ]
+    for edit in edits[:1] + edits[-1:] if isinstance(shape, str) else edits:
+        for _ in range(calls):
+            assert torch.equal(fast(ONE), weight * 3 + 1)
+        edit(weight.data)
+    assert torch.equal(fast(ONE), weight * 3 + 1)
+    assert framelift.explain(fast).recorded == 1
 
 
 def test_many_edits_in_a_row(net, watch):

@@ -77,9 +77,9 @@ def reset(compiled=None):
 def refresh(compiled):
     """Makes the engines read all weights again on the next call.
 
-    Needed only after an edit that PyTorch itself does not see, such as `p.data.add_(1)`, or a write through numpy to
-    memory that a weight shares; in-place operations, load_state_dict, `p.data = t` and replaced parameters take effect
-    without it.
+    Needed only after an edit that PyTorch itself does not see, such as `p.data[7] = 1`, or a write through numpy to
+    memory that a weight shares, where it leaves the first, middle and last elements as they are or the weight is on a
+    GPU; in-place operations, load_state_dict, `p.data = t` and replaced parameters take effect without it.
     """
     _C.refresh(_compiled("refresh", compiled))
 

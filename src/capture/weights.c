@@ -6,6 +6,47 @@
 
 enum { WORD = sizeof(uint64_t), MAX_COMPARED = 16384 };
 
+/* --- a few elements --- */
+
+/* Other processes and inference mode change weights that are looked at in other ways. */
+static bool is_sampled(const fl_weight *x) {
+  return !x->own && !x->unversioned && !x->shared && x->meta.ok && x->meta.device_type == FL_DEVICE_CPU &&
+         x->meta.data && fl_type_bytes(&x->meta.type);
+}
+
+static fl_sample sample_of(const fl_weight *x) {
+  fl_sample s = {.taken = is_sampled(x)};
+  size_t bytes = fl_type_bytes(&x->meta.type), last = bytes - 2 * WORD;
+  if (!s.taken) return s;
+  if (bytes < 2 * WORD || !fl_is_dense(&x->meta.type, x->meta.strides)) {
+    s.word[0] = fl_memory_hash(&x->meta, 0);
+    return s;
+  }
+  for (size_t i = 0; i < FL_SAMPLE_PLACES; i++) {
+    s.at[i] = (const char *)x->meta.data + last * i / (FL_SAMPLE_PLACES - 1);
+    memcpy(s.word + 2 * i, s.at[i], 2 * WORD);
+  }
+  return s;
+}
+
+static void take_sample(fl_weight *x) { x->sample = sample_of(x); }
+
+/* True when they are other elements than before, which is remembered then. */
+static bool sample_changed(fl_weight *x) {
+  fl_sample now = sample_of(x);
+  bool changed = x->sample.taken && memcmp(now.word, x->sample.word, sizeof now.word) != 0;
+  x->sample = now;
+  return changed;
+}
+
+static bool watch_sample(fl_weights *w, const fl_weight *x) {
+  for (size_t i = 0; i < FL_SAMPLE_PLACES; i++) {
+    fl_watch_pair pair = {x->sample.at[i], {x->sample.word[2 * i], x->sample.word[2 * i + 1]}};
+    if (!FL_PUSH(&w->elements, pair)) return false;
+  }
+  return true;
+}
+
 const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *out_index) {
   fl_weight n = {.tensor = tensor, .epoch = w->epoch};
   if (!fl_tensor_is_plain(tensor)) return "a tensor subclass";
@@ -18,6 +59,7 @@ const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *
   n.own = own;
   n.shared = !own && fl_tensor_is_shared(tensor, &n.meta);
   n.witness = -1;
+  take_sample(&n);
   fl_impl_take(tensor, n.meta.ndim, &n.seen);
   if (!FL_PUSH(&w->list, n)) return "out of memory";
   Py_INCREF(tensor);
@@ -125,8 +167,11 @@ static bool watch_elements(fl_weights *w, const fl_weight *x) {
 static bool watch_weight(fl_weights *w, uint32_t i) {
   const fl_weight *x = &w->list.data[i];
   bool words = x->own || fl_bodies_can(&x->seen), contents = !x->copy || (x->witness >= 0 && can_watch_elements(x));
-  if (!words || !contents || (x->shared && (x->copy || x->frozen))) return FL_PUSH(&w->loose, i);
-  return (x->own || fl_bodies_add(&w->bodies, x->tensor, &x->seen)) && (!x->copy || watch_elements(w, x));
+  bool sampled = !x->copy && x->sample.taken;
+  if (!words || !contents || (x->shared && (x->copy || x->frozen)) || (sampled && !x->sample.at[0]))
+    return FL_PUSH(&w->loose, i);
+  return (x->own || fl_bodies_add(&w->bodies, x->tensor, &x->seen)) && (!x->copy || watch_elements(w, x)) &&
+         (!sampled || watch_sample(w, x));
 }
 
 /* All is as the list says now. False when it cannot be told that quickly. */
@@ -213,6 +258,7 @@ static bool check_weight(fl_weights *w, uint32_t i, bool *changed) {
   fl_weight *x = &w->list.data[i];
   bool other = false;
   if (!look_at(x, &other)) return false;
+  if (!x->copy && sample_changed(x)) other = true;
   if ((other || x->unversioned || x->shared) && !still_frozen(x)) return false;
   if (!contents_changed(x) && !other) return true;
   x->epoch = w->epoch + 1;
@@ -304,6 +350,7 @@ void fl_weights_replace(fl_weights *w, uint32_t index, fl_replacement *by) {
   x->version = by->version;
   x->seen = by->seen;
   if (x->copy) take_contents(x, by->data);
+  take_sample(x);
   x->epoch = ++w->epoch;
   w->watched = false;
 }

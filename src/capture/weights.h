@@ -13,6 +13,16 @@
 #include "capture/interop.h"
 #include "capture/watch.h"
 
+/* A few elements: what changes a weight without counting a version (`p.data.mul_(2)`, a merged adapter) mostly changes all of
+ * them. */
+enum { FL_SAMPLE_PLACES = 3 };
+typedef struct fl_sample {
+  const char
+      *at[FL_SAMPLE_PLACES]; /* pairs of words; NULL: `word[0]` is a hash of what is too small or scattered for them */
+  uint64_t word[2 * FL_SAMPLE_PLACES];
+  bool taken;
+} fl_sample;
+
 typedef struct fl_weight {
   PyObject *tensor;
   fl_tensor_meta meta; /* at recording; meta.data is the address now in use */
@@ -22,10 +32,11 @@ typedef struct fl_weight {
   bool shared;      /* in memory that others may write to unseen (shared.h): likewise */
   fl_impl_snapshot seen;
   uint64_t storage; /* held, so that another at the same address is told apart; 0 = cannot be told */
-  void *copy;       /* its contents, where the version counter does not tell of changes; or NULL */
-  void *frozen;     /* its contents at recording, on which the trace depends; or NULL */
-  int witness;      /* which of the witnesses changes with it, or -1 */
-  uint64_t epoch;   /* grows with each change seen; engines remember the epoch they have */
+  fl_sample sample;
+  void *copy;     /* its contents, where the version counter does not tell of changes; or NULL */
+  void *frozen;   /* its contents at recording, on which the trace depends; or NULL */
+  int witness;    /* which of the witnesses changes with it, or -1 */
+  uint64_t epoch; /* grows with each change seen; engines remember the epoch they have */
 } fl_weight;
 
 /* A tensor that is written whenever another is, and counts its versions. */
