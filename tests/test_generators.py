@@ -381,3 +381,42 @@ def test_nothing_is_leaked():
     many(40)
     gc.collect()
     assert abs(len(gc.get_objects()) - before) < 50
+
+
+class Adapted(torch.nn.Module):
+    """As peft calls its models: keyword arguments go through context managers within context managers."""
+
+    def __init__(self):
+        super().__init__()
+        self.base = torch.nn.Linear(4, 4)
+        self.names = ()
+
+    @contextlib.contextmanager
+    def base_hooks(self, *args, **kwargs):
+        names = kwargs.pop("names", None)
+        if names is None:
+            yield
+            return
+        self.names = names
+        yield
+        self.names = ()
+
+    @contextlib.contextmanager
+    def hooks(self, *args, **kwargs):
+        with self.base_hooks(*args, **kwargs):
+            yield
+
+    def forward(self, *args, **kwargs):
+        with self.hooks(*args, **kwargs):
+            kwargs = {k: v for k, v in kwargs.items() if k != "names"}
+            return self.base(*args, **kwargs) * (1 + len(self.names))
+
+
+def test_keywords_that_generators_are_given_are_the_calls_own():
+    model = Adapted()
+    fast = framelift.compile(model)
+    for k in range(3):
+        assert torch.equal(fast(input=x(k)), model(input=x(k)))
+        assert torch.equal(fast(x(k), names=("a",)), model(x(k), names=("a",)))
+    e = framelift.explain(fast)
+    assert e.recorded == 2 and e.replayed == 4 and not e.breaks

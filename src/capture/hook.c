@@ -108,6 +108,13 @@ static PyObject *frame_self(fl_frame *f, PyCodeObject *code) {
   return PyUnicode_CompareWithASCIIString(name, "self") == 0 ? fl_cpy_locals(f)[0] : NULL;
 }
 
+/* The dict of ** arguments was made for this frame, which begins. */
+static void note_kwargs(fl_rec *r, fl_frame *f) {
+  PyCodeObject *code = fl_cpy_code(f);
+  int at = code->co_argcount + code->co_kwonlyargcount + !!(code->co_flags & CO_VARARGS);
+  if ((code->co_flags & CO_VARKEYWORDS) && fl_cpy_locals(f)[at]) fl_tell(r, fl_rec_fresh(r, fl_cpy_locals(f)[at]));
+}
+
 static PyObject *evaluate(PyThreadState *ts, fl_frame *f, int throwflag, fl_rec *r, PyObject *entry) {
   fl_eval_state *st = fl_eval_here;
   PyCodeObject *code = fl_cpy_code(f);
@@ -117,11 +124,7 @@ static PyObject *evaluate(PyThreadState *ts, fl_frame *f, int throwflag, fl_rec 
     PyObject *func = fl_cpy_func(f);
     if (func) fl_tell(r, fl_rec_read_function(r, func));
     if (on_frame && (self = Py_XNewRef(frame_self(f, code)))) tell = true;
-    /* The dict of ** arguments was made for this frame. */
-    if ((code->co_flags & CO_VARKEYWORDS) && fl_cpy_kind(f) == FL_FRAME_PLAIN) {
-      int at = code->co_argcount + code->co_kwonlyargcount + !!(code->co_flags & CO_VARARGS);
-      if (fl_cpy_locals(f)[at]) fl_tell(r, fl_rec_fresh(r, fl_cpy_locals(f)[at]));
-    }
+    if (fl_cpy_kind(f) == FL_FRAME_PLAIN) note_kwargs(r, f);
   }
   counts.evaluated++;
   st->frames++;
@@ -179,6 +182,7 @@ static PyObject *hook(PyThreadState *ts, fl_frame *f, int throwflag) {
   case FL_FRAME_ASYNC: return run_natively(ts, f, throwflag, "async");
   case FL_FRAME_MAKES_GEN: {
     if (r && fl_cpy_func(f)) fl_tell(r, fl_rec_read_function(r, fl_cpy_func(f)));
+    if (r) note_kwargs(r, f);
     PyObject *gen = fl_cpy_native(ts, f, throwflag);
     if (r && gen) fl_tell(r, fl_rec_fresh(r, gen));
     return gen;
