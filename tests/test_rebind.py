@@ -361,28 +361,45 @@ def call(fast, n):
 
 def test_the_trace_used_longest_ago_makes_room():
     fast = framelift.compile(lambda x: x + 1)
-    for n in range(1, 12):
+    for n in range(1, 65):
         call(fast, n)
-    assert framelift.explain(fast).recorded == 11
-    for n in range(4, 12):
+    for n in range(1, 65):
         call(fast, n)
     e = framelift.explain(fast)
-    assert (e.recorded, e.replayed, e.native, len(e.traces)) == (11, 8, 0, 8)
+    assert (e.recorded, e.replayed, e.native, len(e.traces)) == (64, 64, 0, 64)
+    call(fast, 65)
+    call(fast, 2)  # 1 made room
+    e = framelift.explain(fast)
+    assert (e.recorded, e.replayed, len(e.traces)) == (65, 65, 64)
     call(fast, 1)
-    call(fast, 5)  # 4 made room
-    e = framelift.explain(fast)
-    assert (e.recorded, e.replayed) == (12, 9)
+    assert framelift.explain(fast).recorded == 66
+
+
+def test_large_traces_make_room_sooner():
+    """Eight are kept whatever their engines hold, more of them only within 512 MiB."""
+    fast, x, kept = framelift.compile(lambda x, n: (x + n).softmax(1).amax(1)), torch.zeros(4, 1 << 22), []
+    with torch.inference_mode():
+        for n in range(1, 11):
+            for _ in range(2):
+                assert_close(fast(x, n), torch.full((4,), 2.0**-22))
+            e = framelift.explain(fast)
+            kept.append(len(e.traces))
+    assert e.memory["arena"] >> 20 == 8 * 64
+    assert kept == [1, 2, 3, 4, 5, 6, 7, 8, 8, 8]
 
 
 def test_recordings_are_bounded_by_the_calls_they_answer():
     fast = framelift.compile(lambda x: x + 1)
-    for n in range(1, 41):
+    for n in range(1, 73):
         call(fast, n)
     e = framelift.explain(fast)
-    assert (e.recorded, e.native) == (32, 8) and "too many recordings" in e.native_reason
-    for _ in range(16):
-        call(fast, 32)
-    call(fast, 50)
-    call(fast, 51)
+    assert (e.recorded, e.native) == (64, 8) and "too many recordings" in e.native_reason
+    for _ in range(8):
+        call(fast, 64)
+    call(fast, 80)
+    call(fast, 81)
     e = framelift.explain(fast)
-    assert (e.recorded, e.native, e.replayed) == (33, 9, 16)
+    assert (e.recorded, e.native, e.replayed) == (65, 9, 8), "one more for 16 calls, answered or not"
+    for n in range(100, 133):
+        call(fast, n)
+    assert framelift.explain(fast).recorded == 67, "of calls that are ever new, few are recorded"

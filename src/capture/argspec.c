@@ -243,7 +243,10 @@ static bool match_tensor(matcher *m, const fl_spec *s, PyObject *o) {
   for (int i = 0; i < m->n_inputs; i++)
     if (m->inputs[i] == o) return m->why = "argument: one object given twice", false;
   void **data = &m->data[m->n_inputs];
-  if (!fl_impl_like(o, &in->seen, &autograd, data) && !match_meta(m, in, o, data)) return false;
+  if (!fl_impl_like(o, &in->seen, &autograd, data)) {
+    if (fl_impl_other_sizes(o, &in->seen)) return m->why = "argument: sizes", false;
+    if (!match_meta(m, in, o, data)) return false;
+  }
   int rg = autograd ? fl_tensor_requires_grad(o) : 0;
   if (rg < 0) PyErr_Clear();
   if (rg != in->requires_grad) return m->why = "argument: requires_grad", false;

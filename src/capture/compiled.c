@@ -13,14 +13,20 @@
 
 /* --- finding a trace --- */
 
-static void count_miss(fl_compiled *c, const char *guard) {
-  PyObject *key = PyUnicode_DecodeUTF8(guard, (Py_ssize_t)strlen(guard), "replace");
-  PyObject *old = key && PyDict_GET_SIZE(c->misses) < 200 ? PyDict_GetItemWithError(c->misses, key) : NULL;
-  PyObject *n = PyLong_FromLongLong(old ? PyLong_AsLongLong(old) + 1 : 1);
-  if (key && n && (old || PyDict_GET_SIZE(c->misses) < 200)) PyDict_SetItem(c->misses, key, n);
-  Py_XDECREF(key);
-  Py_XDECREF(n);
-  PyErr_Clear();
+enum { MAX_MISSES = 200 };
+
+static bool is_miss(const fl_miss *m, const char *guard, bool fixed) {
+  return (fixed && m->fixed == guard) || !strcmp(m->text, guard);
+}
+
+static void count_miss(fl_compiled *c, const char *guard, bool fixed) {
+  for (size_t i = 0; i < c->misses.len; i++)
+    if (is_miss(&c->misses.data[i], guard, fixed)) {
+      c->misses.data[i].count++;
+      return;
+    }
+  fl_miss m = {fixed ? guard : NULL, c->misses.len < MAX_MISSES ? fl_strdup(guard) : NULL, 1};
+  if (m.text && !FL_PUSH(&c->misses, m)) fl_free(m.text);
 }
 
 static int know_state(fl_call *k) {
@@ -56,7 +62,7 @@ bool fl_sources_find(const fl_trace *t, PyObject **inputs, char *why, size_t siz
 static bool holds(fl_call *k, fl_trace *t) {
   if (!fl_guards_check(&t->guards, k->why, sizeof k->why)) return false;
   if (fl_weights_check(&t->weights)) return true;
-  snprintf(k->why, sizeof k->why, "weight: dtype, sizes, strides or device");
+  k->miss = "weight: dtype, sizes, strides or device";
   return false;
 }
 
@@ -66,7 +72,7 @@ static int fits(fl_call *k, fl_trace *t, PyObject **inputs) {
   void *data[FL_MAX_INPUTS];
   if (!fl_argspec_match(&t->args, k->args, k->nargs, k->kwnames, inputs, data, &why)) {
     if (why == fl_argspec_other_object) k->c->records = true;
-    snprintf(k->why, sizeof k->why, "%s", why);
+    k->miss = why;
     return 0;
   }
   if (know_state(k) < 0) return -1;
@@ -79,15 +85,15 @@ static int fits(fl_call *k, fl_trace *t, PyObject **inputs) {
     return 0;
   }
   if (t->autocast && fl_autocast_is_nested()) {
-    snprintf(k->why, sizeof k->why, "global state: inside an autocast that may keep casts of weights");
+    k->miss = "global state: inside an autocast that may keep casts of weights";
     return 0;
   }
   if (t->handles && fl_cpy_handled(PyThreadState_Get())) {
-    snprintf(k->why, sizeof k->why, "the caller is handling an exception");
+    k->miss = "the caller is handling an exception";
     return 0;
   }
   if (t->cuda_state >= 0 && fl_torch_cuda_state() != t->cuda_state) {
-    snprintf(k->why, sizeof k->why, "global state: TF32 or current device of GPUs");
+    k->miss = "global state: TF32 or current device of GPUs";
     return 0;
   }
   if (!fl_sources_find(t, inputs, k->why, sizeof k->why)) {
@@ -99,11 +105,11 @@ static int fits(fl_call *k, fl_trace *t, PyObject **inputs) {
     return 0;
   }
   if (!fl_trace_take_answers(t, inputs)) {
-    snprintf(k->why, sizeof k->why, "a cached function's answer is another object");
+    k->miss = "a cached function's answer is another object";
     return 0;
   }
   if (!t->breaks.len || fl_inputs_watch_shared(t, inputs, k->c->traces.data, k->c->traces.len)) return 1;
-  snprintf(k->why, sizeof k->why, "memory: an argument shares it with a weight");
+  k->miss = "memory: an argument shares it with a weight";
   return 0;
 }
 
@@ -119,6 +125,7 @@ static fl_trace *find(fl_call *k, size_t *from, PyObject **inputs) {
   for (size_t i = *from; i < c->traces.len; i++) {
     fl_trace *t = c->traces.data[i];
     k->why[0] = 0;
+    k->miss = k->why;
     fl_trace_retain(t); /* guards may run Python code, which may reset us */
     int fit = fits(k, t, inputs);
     bool still = i < c->traces.len && c->traces.data[i] == t;
@@ -130,7 +137,7 @@ static fl_trace *find(fl_call *k, size_t *from, PyObject **inputs) {
     if (k->stale == t && !still) k->stale = NULL;
     fl_trace_release(t);
     if (fit < 0 || k->wants_grad || !still) return NULL;
-    count_miss(c, k->why);
+    count_miss(c, k->miss, k->miss != k->why);
   }
   return NULL;
 }
@@ -208,6 +215,7 @@ bool fl_compiled_make_ready(fl_compiled *c, fl_trace *t) {
   if (t->later) fl_later_verify(t);
   if (t->unfaithful) fl_compiled_refuse(c, t);
   PyThread_release_lock(c->lock);
+  fl_compiled_trim(c, 0, NULL);
   return true;
 }
 
@@ -260,14 +268,15 @@ static PyObject *try_traces(fl_call *k) {
       PyErr_Clear();
       return fl_call_native(k, "an operator raised", false);
     }
-    count_miss(k->c, miss ? miss : "?");
+    count_miss(k->c, miss ? miss : "?", false);
   }
   return NULL;
 }
 
-/* A program whose every call is new runs natively after some recordings; one that comes back to what it did may go on. */
+/* A program whose every call is new runs natively after some recordings, but for one call in so many, which costs it little; one
+ * that comes back to what it did goes on. */
 static bool may_record(const fl_compiled *c) {
-  return (uint64_t)c->recordings < FL_FREE_RECORDINGS + c->replayed / FL_CALLS_PER_RECORDING;
+  return (uint64_t)c->recordings < FL_FREE_RECORDINGS + (c->replayed + c->declined) / FL_CALLS_PER_RECORDING;
 }
 
 static PyObject *record_locked(fl_call *k) {
@@ -302,8 +311,11 @@ PyObject *fl_compiled_call(PyObject *self, PyObject *const *args, size_t nargsf,
   if (why) return fl_call_native(&k, why, false);
   if (fl_call_gave_up_before(&k)) return fl_call_native(&k, c->native_reason, false);
   if (c->give_ups.len >= 4) return fl_call_native(&k, c->native_reason, false);
-  if (!may_record(c)) return fl_call_native(&k, "too many recordings for the calls that they answered", false);
   if (!fl_eval_supported()) return fl_call_native(&k, fl_eval_why_not(), false);
   if (fl_device_is_capturing()) return fl_call_native(&k, "a CUDA graph is being captured", false);
+  if (!may_record(c)) {
+    c->declined++;
+    return fl_call_native(&k, "too many recordings for the calls that they answered", false);
+  }
   return record_locked(&k);
 }

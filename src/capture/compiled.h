@@ -5,10 +5,14 @@
 #include "capture/rec.h"
 #include "capture/segment.h"
 
-#define FL_MAX_TRACES          8  /* of one callable; the one used longest ago makes room */
+/* Traces of one callable: so many in any case, more as long as engines of all of them hold no more memory than this. The one
+ * used longest ago makes room. */
+#define FL_MIN_TRACES          8
+#define FL_MAX_TRACES          64
+#define FL_TRACES_BYTES        ((size_t)512 << 20)
 #define FL_MAX_STATES          3  /* traces that change the same thing they rely on */
 #define FL_MAX_OPAQUE          16 /* callables left to CPython because something in them could not be recorded */
-#define FL_FREE_RECORDINGS     32 /* of one callable; more only as its traces answer calls: */
+#define FL_FREE_RECORDINGS     64 /* of one callable; one more for so many calls: */
 #define FL_CALLS_PER_RECORDING 16
 
 typedef struct fl_give_up {
@@ -17,6 +21,13 @@ typedef struct fl_give_up {
   uint64_t count;
   fl_trace *holder; /* owns `args`: calls that match run natively at once */
 } fl_give_up;
+
+/* How often a guard failed, by what it says of itself. */
+typedef struct fl_miss {
+  const char *fixed; /* the text where that is static, or NULL */
+  char *text;
+  uint64_t count;
+} fl_miss;
 
 typedef struct fl_compiled {
   PyObject_HEAD vectorcallfunc vectorcall;
@@ -30,8 +41,9 @@ typedef struct fl_compiled {
   FL_VEC(fl_trace *) traces; /* most recently used first */
   FL_VEC(fl_give_up) give_ups;
   fl_opaque_set opaque;
-  PyObject *misses; /* dict: guard text -> count */
+  FL_VEC(fl_miss) misses;
   uint64_t calls, replayed, native;
+  uint64_t declined;       /* of the native ones: that might have been recorded */
   int recorded;            /* recordings that became traces */
   int recordings;          /* all */
   bool records;            /* objects among the arguments are matched by their attributes (argspec.h) */
@@ -53,6 +65,10 @@ fl_trace *fl_compiled_find(fl_compiled *c, PyObject *const *args, size_t nargs, 
 /* The engines of a trace whose guards and weights were just checked may run: verified, where that was put off. False
  * while another call holds the lock. */
 bool fl_compiled_make_ready(fl_compiled *c, fl_trace *t);
+
+/* Lets go of the traces used longest ago, `stale` before them, where there are too many beside `room` more. Releasing may run
+ * Python code, and other threads. */
+void fl_compiled_trim(fl_compiled *c, size_t room, const fl_trace *stale);
 
 /* A trace of its own that is unfaithful answers no call any more, and the reason is noted. Its caller holds it too. */
 void fl_compiled_refuse(fl_compiled *c, fl_trace *t);

@@ -11,10 +11,11 @@ typedef struct fl_call {
   PyObject *kwnames;
   fl_torch_state state;
   bool state_known;
-  fl_trace *stale; /* its arguments fit, its guards did not */
-  bool put_off;    /* what could not be recorded this time will be recorded another way in the next call */
-  bool wants_grad; /* an argument requires grad while grad mode is on */
-  fl_clock *clock; /* while it is recorded */
+  fl_trace *stale;  /* its arguments fit, its guards did not */
+  bool put_off;     /* what could not be recorded this time will be recorded another way in the next call */
+  bool wants_grad;  /* an argument requires grad while grad mode is on */
+  fl_clock *clock;  /* while it is recorded */
+  const char *miss; /* why the last trace did not fit: static, or `why` */
   char why[200];
 } fl_call;
 

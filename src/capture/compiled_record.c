@@ -226,6 +226,17 @@ static void evict(fl_compiled *c, const fl_trace *stale) {
   fl_trace_release(gone);
 }
 
+static size_t bytes_held(const fl_compiled *c) {
+  size_t bytes = 0;
+  for (size_t i = 0; i < c->traces.len; i++) bytes += fl_trace_bytes(c->traces.data[i]);
+  return bytes;
+}
+
+void fl_compiled_trim(fl_compiled *c, size_t room, const fl_trace *stale) {
+  while (c->traces.len + room > FL_MAX_TRACES) evict(c, stale);
+  while (c->traces.len + room > FL_MIN_TRACES && bytes_held(c) > FL_TRACES_BYTES) evict(c, stale);
+}
+
 /* --- attempts --- */
 
 typedef fl_attempt attempt;
@@ -321,7 +332,7 @@ bool fl_attempt_build(fl_call *k, fl_attempt *a) {
 
 static bool add_trace(fl_call *k, fl_trace *t) {
   fl_compiled *c = k->c;
-  while (c->traces.len >= FL_MAX_TRACES) evict(c, k->stale);
+  fl_compiled_trim(c, 1, k->stale);
   if (!FL_PUSH(&c->traces, t)) return false;
   fl_trace_retain(t);
   fl_compiled_move_to_front(c, c->traces.len - 1);

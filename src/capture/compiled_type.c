@@ -58,11 +58,10 @@ PyObject *fl_compiled_new(PyObject *target, PyObject *options) {
   c->tactic_ms = ms;
   c->threads = fl_pool_threads(pool);
   c->pool = pool;
-  c->misses = PyDict_New();
   c->lock = PyThread_allocate_lock();
   PyObject_GC_Track(c);
   fl_eval_prepare();
-  if (!c->misses || !c->lock) {
+  if (!c->lock) {
     Py_DECREF(c);
     return PyErr_NoMemory();
   }
@@ -78,6 +77,7 @@ void fl_compiled_reset(fl_compiled *c) {
   memset(&c->give_ups, 0, sizeof c->give_ups);
   memset(&c->opaque, 0, sizeof c->opaque);
   c->recordings = 0;
+  c->declined = 0;
   c->native_reason[0] = 0;
   for (size_t i = 0; i < n; i++) fl_trace_release(traces[i]);
   for (size_t i = 0; i < m; i++) {
@@ -104,7 +104,6 @@ static int compiled_traverse(fl_compiled *c, visitproc visit, void *arg) {
   Py_VISIT(c->target);
   Py_VISIT(c->segment_backend);
   Py_VISIT(c->options);
-  Py_VISIT(c->misses);
   for (size_t i = 0; i < c->opaque.len; i++) Py_VISIT(c->opaque.data[i].callable);
   for (size_t i = 0; i < c->traces.len; i++) {
     int rc = fl_trace_traverse(c->traces.data[i], visit, arg);
@@ -119,10 +118,12 @@ static int compiled_traverse(fl_compiled *c, visitproc visit, void *arg) {
 
 static int compiled_clear(fl_compiled *c) {
   fl_compiled_reset(c);
+  for (size_t i = 0; i < c->misses.len; i++) fl_free(c->misses.data[i].text);
+  fl_free(c->misses.data);
+  memset(&c->misses, 0, sizeof c->misses);
   Py_CLEAR(c->target);
   Py_CLEAR(c->segment_backend);
   Py_CLEAR(c->options);
-  Py_CLEAR(c->misses);
   return 0;
 }
 

@@ -100,4 +100,15 @@ static inline bool fl_impl_like(PyObject *tensor, const fl_impl_shape *s, bool *
   return true;
 }
 
+/* True only if the tensor certainly has other sizes than the one the shape was taken of. */
+static inline bool fl_impl_other_sizes(PyObject *tensor, const fl_impl_shape *s) {
+  const fl_impl_layout *l = &fl_impl_at;
+  size_t rank;
+  if (!s->ok) return false;
+  const char *body = fl_impl_pointer((const char *)tensor + l->impl);
+  if (fl_impl_pointer(body + l->extra)) return false; /* they may be told by something else */
+  memcpy(&rank, body + l->rank, sizeof rank);
+  return rank != s->rank || memcmp(body + l->sizes, s->sizes, s->bytes);
+}
+
 #endif

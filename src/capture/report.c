@@ -237,10 +237,13 @@ static PyObject *give_ups_of(const fl_compiled *c) {
 }
 
 static PyObject *misses_of(const fl_compiled *c) {
-  PyObject *list = PyList_New(0), *k, *v;
-  Py_ssize_t pos = 0;
-  while (list && PyDict_Next(c->misses, &pos, &k, &v))
-    if (add(list, Py_BuildValue("{sOsO}", "guard", k, "count", v)) < 0) Py_CLEAR(list);
+  PyObject *list = PyList_New(0);
+  for (size_t i = 0; list && i < c->misses.len; i++) {
+    const fl_miss *m = &c->misses.data[i];
+    PyObject *guard = PyUnicode_DecodeUTF8(m->text, (Py_ssize_t)strlen(m->text), "replace");
+    if (add(list, guard ? Py_BuildValue("{sNsK}", "guard", guard, "count", (unsigned long long)m->count) : NULL) < 0)
+      Py_CLEAR(list);
+  }
   return list;
 }
 

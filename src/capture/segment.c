@@ -388,3 +388,21 @@ bool fl_trace_build(fl_trace *t, const fl_build_options *o) {
   if (last) fl_device_trim(last->backend, last->device); /* before arenas are made */
   return true;
 }
+
+static size_t engine_bytes(fl_engine *e) {
+  fl_engine_memory m = fl_engine_memory_of(e);
+  return m.constants + m.arenas + m.stages + m.workspaces + m.programs_bytes;
+}
+
+size_t fl_trace_bytes(const fl_trace *t) {
+  size_t bytes = 0;
+  for (size_t i = 0; i < t->steps.len; i++) {
+    const fl_segment *s = t->steps.data[i].segment;
+    for (int k = 0; s && k < s->n_parts; k++)
+      if (s->parts[k].engine) bytes += engine_bytes(s->parts[k].engine);
+  }
+  for (size_t i = 0; i < t->sites.len; i++)
+    for (size_t k = 0; k < t->sites.data[i]->branches.len; k++)
+      bytes += fl_trace_bytes(t->sites.data[i]->branches.data[k]);
+  return bytes;
+}
