@@ -294,10 +294,19 @@ static PyObject *record_locked(fl_call *k) {
   return out;
 }
 
+static bool wants_grad(const fl_call *k) {
+  return requires_grad(k->args, k->nargs + (k->kwnames ? (size_t)PyTuple_GET_SIZE(k->kwnames) : 0), 0);
+}
+
+/* Part of an outer recording; one that has given up goes on as plain Python, in which this call runs without grad too. */
+static PyObject *call_in_recording(fl_call *k, const fl_rec *outer) {
+  return !fl_rec_gave_up(outer) || wants_grad(k) ? fl_call_target(k) : under_no_grad(k, fl_call_target);
+}
+
 PyObject *fl_compiled_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
   fl_compiled *c = (fl_compiled *)self;
   fl_call k = {.c = c, .args = args, .nargs = (size_t)PyVectorcall_NARGS(nargsf), .kwnames = kwnames};
-  if (fl_rec_current()) return fl_call_target(&k); /* part of an outer recording */
+  if (fl_rec_current()) return call_in_recording(&k, fl_rec_current());
   c->calls++;
   PyObject *out = try_traces(&k);
   if (out || PyErr_Occurred()) return out;
@@ -305,8 +314,7 @@ PyObject *fl_compiled_call(PyObject *self, PyObject *const *args, size_t nargsf,
   if (know_state(&k) < 0) return NULL;
   int grad = k.state.inference ? 0 : fl_grad_enabled();
   if (grad < 0) return NULL;
-  if (grad && requires_grad(args, k.nargs + (kwnames ? (size_t)PyTuple_GET_SIZE(kwnames) : 0), 0))
-    return native_with_grad(&k);
+  if (grad && wants_grad(&k)) return native_with_grad(&k);
   const char *why = fl_torch_state_why_not(&k.state);
   if (why) return fl_call_native(&k, why, false);
   if (fl_call_gave_up_before(&k)) return fl_call_native(&k, c->native_reason, false);

@@ -58,6 +58,11 @@ PyObject *fl_compiled_call(PyObject *self, PyObject *const *args, size_t nargsf,
 PyObject *fl_compiled_new(PyObject *target, PyObject *options);
 void fl_compiled_reset(fl_compiled *c);
 void fl_compiled_refresh(fl_compiled *c);
+/* What a compiled callable stands for; NULL where `o` is none. Borrowed. */
+PyObject *fl_compiled_target(PyObject *o);
+/* A recording that calls this compiled callable may call its target instead: no option asks for more than that. */
+bool fl_compiled_is_as_its_target(PyObject *o);
+bool fl_compiled_is_target_attr(PyObject *name); /* not an attribute of its own */
 /* Finds the trace that fits these arguments now, guards checked. Borrowed; `inputs` has room for FL_MAX_INPUTS. NULL
  * when none does (no exception), or with one. */
 fl_trace *fl_compiled_find(fl_compiled *c, PyObject *const *args, size_t nargs, PyObject *kwnames, PyObject **inputs);

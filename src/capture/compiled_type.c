@@ -147,6 +147,8 @@ static bool own_first(PyObject *name) {
   return true;
 }
 
+bool fl_compiled_is_target_attr(PyObject *name) { return PyUnicode_Check(name) && !own_first(name); }
+
 static PyObject *compiled_getattro(PyObject *self, PyObject *name) {
   fl_compiled *c = (fl_compiled *)self;
   if (own_first(name)) {
@@ -179,6 +181,37 @@ static PyObject *compiled_reduce(fl_compiled *c, PyObject *unused) {
   return r;
 }
 
+PyObject *fl_compiled_target(PyObject *o) {
+  return Py_IS_TYPE(o, &fl_compiled_type) ? ((fl_compiled *)o)->target : NULL;
+}
+
+bool fl_compiled_is_as_its_target(PyObject *o) {
+  const fl_compiled *c = (const fl_compiled *)o;
+  return !c->segment_backend && !c->backend_eager && !c->fallback_error && c->verify && c->precision == FL_F32;
+}
+
+static bool is_module(PyObject *o) {
+  static PyObject *module_type;
+  if (!module_type) {
+    PyObject *nn = PyImport_ImportModule("torch.nn");
+    module_type = nn ? PyObject_GetAttrString(nn, "Module") : NULL;
+    Py_XDECREF(nn);
+    if (!module_type) return PyErr_Clear(), false;
+  }
+  return PyType_Check(module_type) && PyObject_TypeCheck(o, (PyTypeObject *)module_type);
+}
+
+/* As other objects that stand for one: isinstance() takes a compiled module for a module, so that it may be another one's
+ * submodule. */
+static PyObject *compiled_class(fl_compiled *c, void *unused) {
+  (void)unused;
+  return Py_NewRef((PyObject *)(is_module(c->target) ? Py_TYPE(c->target) : &fl_compiled_type));
+}
+
+static PyGetSetDef compiled_getset[] = {
+    {"__class__", (getter)compiled_class, NULL, "the target's, where that is a module", NULL},
+    {NULL, NULL, NULL, NULL, NULL}};
+
 static PyMethodDef compiled_methods[] = {
     {"__reduce__", (PyCFunction)compiled_reduce, METH_NOARGS, "copies and pickles compile their own target"},
     {NULL, NULL, 0, NULL}};
@@ -204,4 +237,5 @@ PyTypeObject fl_compiled_type = {
     .tp_descr_get = compiled_descr_get,
     .tp_methods = compiled_methods,
     .tp_members = compiled_members,
+    .tp_getset = compiled_getset,
 };

@@ -7,6 +7,7 @@
 
 #include "capture/cpython/compat.h"
 #include "capture/ccalls.h"
+#include "capture/compiled.h"
 #include "capture/eval_impl.h"
 
 /* CPython's own slot functions for classes that define __getattr__ / __getattribute__ / __setattr__ in Python. */
@@ -83,8 +84,8 @@ static PyObject *descr_get(fl_rec *r, PyObject *descr, PyObject *obj, PyObject *
       get == PyClassMethod_Type.tp_descr_get || get == PyStaticMethod_Type.tp_descr_get ||
       get == PyClassMethodDescr_Type.tp_descr_get || get == PyGetSetDescr_Type.tp_descr_get ||
       get == PyMemberDescr_Type.tp_descr_get || get == PyInstanceMethod_Type.tp_descr_get ||
-      get == PyMethod_Type.tp_descr_get || get == PySuper_Type.tp_descr_get || fl_ccall_is_cached(descr) ||
-      fl_ccall_type_class(dt) == FL_CC_TYPE) /* a named tuple's field */
+      get == PyMethod_Type.tp_descr_get || get == PySuper_Type.tp_descr_get || get == fl_compiled_type.tp_descr_get ||
+      fl_ccall_is_cached(descr) || fl_ccall_type_class(dt) == FL_CC_TYPE) /* a named tuple's field */
     return get(descr, obj, type);
   fl_rec_give_up(r, "unknown C descriptor", dt->tp_name);
   return get(descr, obj, type);
@@ -283,13 +284,16 @@ static int find_by(fl_rec *r, getattrofunc fn, PyObject *obj, PyObject *name, Py
   if (fn == slot_getattr_hook || fn == slot_getattro) return hooked_find(r, obj, name, out);
   if (fn == PyModule_Type.tp_getattro && PyModule_Check(obj)) return module_find(r, obj, name, out);
   if (fn == PyType_Type.tp_getattro && PyType_Check(obj)) return type_find(r, obj, name, out);
+  PyObject *target = fl_compiled_target(obj);
+  if (target) fl_tell(r, fl_rec_read_instance(r, target));
+  if (target && fl_compiled_is_target_attr(name)) return find_by(r, Py_TYPE(target)->tp_getattro, target, name, out);
   if (fn == PySuper_Type.tp_getattro)
     saw_super(r, obj, name);
   else if (fn == PyMethod_Type.tp_getattro) {
     /* What the method's own type lacks is asked of its function. */
     if (!type_lookup(r, Py_TYPE(obj), name))
       return find_by(r, Py_TYPE(PyMethod_GET_FUNCTION(obj))->tp_getattro, PyMethod_GET_FUNCTION(obj), name, out);
-  } else if (!fl_ccall_known_type(Py_TYPE(obj))) {
+  } else if (!target && !fl_ccall_known_type(Py_TYPE(obj))) {
     fl_rec_give_up(r, "attribute of an unknown C type", Py_TYPE(obj)->tp_name);
   }
   *out = fn(obj, name);
@@ -399,6 +403,8 @@ static int set_by_object(fl_rec *r, PyObject *obj, PyObject *name, PyObject *val
 }
 
 int fl_attr_set(fl_rec *r, PyObject *obj, PyObject *name, PyObject *value) {
+  PyObject *target = r ? fl_compiled_target(obj) : NULL;
+  if (target) return fl_attr_set(r, target, name, value);
   fl_rec_uses(r, obj);
   setattrofunc fn = Py_TYPE(obj)->tp_setattro;
   if (r && fn == PyObject_GenericSetAttr && PyUnicode_CheckExact(name)) {

@@ -1,6 +1,7 @@
 /* Builtins that the evaluator does itself, or reports more of than that they were called. */
 #include "capture/cpython/compat.h"
 
+#include "capture/compiled.h"
 #include "capture/eval_call.h"
 
 void fl_call_saw_args(fl_rec *r, const fl_call_args *c, size_t from) {
@@ -148,6 +149,8 @@ static PyObject *do_other(fl_rec *r, fl_cc cls, const builtin *b, bool *done) {
   case FL_CC_ISSUBCLASS:
     if (n != 2) break;
     if (cls == FL_CC_ISINSTANCE) fl_tell(r, fl_rec_read_instance(r, c->args[0]));
+    if (cls == FL_CC_ISINSTANCE && fl_compiled_target(c->args[0]))
+      fl_tell(r, fl_rec_read_instance(r, fl_compiled_target(c->args[0])));
     fl_call_saw_class_check(r, c->args[1], cls == FL_CC_ISINSTANCE ? fl_n.__instancecheck__ : fl_n.__subclasscheck__);
     return fl_call_natively(c);
   case FL_CC_ITER:

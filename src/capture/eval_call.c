@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "capture/ccalls.h"
+#include "capture/compiled.h"
 #include "capture/eval_call.h"
 
 static ternaryfunc slot_call; /* CPython's tp_call of classes with __call__ */
@@ -451,6 +452,11 @@ static PyObject *call_object(fl_rec *r, const fl_call_args *c) {
     v = fl_call(r, func, c->args, c->nargsf, c->kwnames);
     Py_DECREF(func);
     return v;
+  }
+  PyObject *target = fl_compiled_target(c->callable);
+  if (target && fl_compiled_is_as_its_target(c->callable) && fl_grad_enabled() == 0) {
+    fl_eval_here->tail = c->tail;
+    return fl_call(r, target, c->args, c->nargsf, c->kwnames);
   }
   if (!c->nkw && !any_unknown(r, c, true) && fl_numpy_computes(c->callable, c->args, c->npos))
     return fl_numpy_computed(r, fl_call_natively(c));

@@ -1,6 +1,7 @@
 /* Operators, iteration, subscripts, truth: the plain CPython call, after reporting what it looks into. */
 #include "capture/cpython/compat.h"
 #include "capture/ccalls.h"
+#include "capture/compiled.h"
 #include "capture/eval_impl.h"
 
 /* --- what C code may look into --- */
@@ -61,6 +62,8 @@ static void saw(fl_rec *r, PyObject *o, int depth) {
   } else if (tp == &PyDictProxy_Type) {
     /* One made in this call was looked into when it was made. */
     if (!fl_rec_is_fresh(r, o)) fl_rec_give_up(r, "view of a namespace", tp->tp_name);
+  } else if (fl_compiled_target(o)) {
+    saw(r, fl_compiled_target(o), depth);
   } else if (!fl_ccall_known_type(tp)) {
     fl_rec_give_up(r, "object of an unknown C type", tp->tp_name);
   }
