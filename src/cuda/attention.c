@@ -2,11 +2,13 @@
  * tiles). This file chooses tiles and writes what the kernels want to know. */
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "cuda/nvrtc.h"
 #include "cuda/ops.h"
 #include "cuda/sources.h"
+#include "cuda/writer.h"
 
 enum { MAX_HEAD = 256, MAX_ROW_HEAD = 1024, MAX_ROW_KEYS = 40000, MAX_SPLITS = 64 };
 enum { MASK_NONE, MASK_ADDED, MASK_KEPT };
@@ -96,11 +98,15 @@ static const char *keep_tiling(const shape *s, const tiling *t, fl_arena *arena,
   return NULL;
 }
 
-/* Blocks that share the keys of a row tile: enough for `wanted` blocks, each with `least` keys or more. */
+/* Blocks that share the keys of a row tile: enough for `wanted` blocks, each with `least` keys or more. A kernel knows their number,
+ * so few are used. */
 static int splits_of(const shape *s, int64_t tiles, int64_t wanted, int64_t least) {
+  static const int numbers[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_SPLITS};
   int64_t blocks = tiles * s->batch * s->groups, n = blocks ? wanted / blocks : 1, most = s->tk / least;
   if (n > most) n = most;
-  return n < 2 ? 1 : at_most(n, MAX_SPLITS);
+  int i = 0;
+  while (i + 1 < (int)(sizeof numbers / sizeof *numbers) && numbers[i + 1] <= n) i++;
+  return numbers[i];
 }
 
 /* --- flash --- */
@@ -206,12 +212,20 @@ static int width(const fl_tensor *x, int64_t length, const int64_t *strides) {
   return n;
 }
 
-static void put_place(fl_text *t, const char *name, const int64_t *strides, int n) {
+/* An offset by up to four coordinates, of an operand of one or several batches. Strides that depend on the heads alone are numbers:
+ * from row to row and, where heads lie inside rows, from head to head. Others are arguments, as is all of a mask but its last. */
+static void write_place(fl_cuda_writer *w, const char *name, const int64_t *strides, int n, bool batches) {
   static const char *const coordinates[] = {"b", "h", "i", "j"};
-  fl_text_add(t, "__device__ inline i64 %s(int b, int h, int i%s) { return 0", name, n > 3 ? ", int j" : "");
-  for (int d = 0; d < n; d++)
-    if (strides[d]) fl_text_add(t, " + %s * (i64)%" PRId64, coordinates[d], strides[d]);
-  fl_text_add(t, "; }\n");
+  char of[4][16];
+  for (int d = batches ? 0 : 1; d < n; d++) {
+    bool number = n > 3 ? d == 3 : d == 2 || (d == 1 && strides[1] < strides[2]);
+    snprintf(of[d], sizeof of[d], "%c_%s", name[0], coordinates[d]);
+    if (strides[d]) number ? fl_cuda_write_number(w, of[d], strides[d]) : fl_cuda_write_long(w, of[d], strides[d]);
+  }
+  fl_text_add(&w->text, "#define %s(b, h, i%s) (0", name, n > 3 ? ", j" : "");
+  for (int d = batches ? 0 : 1; d < n; d++)
+    if (strides[d]) fl_text_add(&w->text, " + (%s) * (i64)%s", coordinates[d], of[d]);
+  fl_text_add(&w->text, ")\n");
 }
 
 /* The mask as four axes, those that repeat at stride 0. */
@@ -243,24 +257,30 @@ static problem problem_of(const fl_run_args *a) {
   return p;
 }
 
-/* What all kernels want to know. */
-static void put_problem(fl_text *t, const problem *p) {
+/* What all kernels are given and want to know. Numbers of queries and keys and what follows from them are arguments, so that texts of
+ * other lengths share the kernel. */
+static void write_problem(fl_cuda_writer *w, const problem *p) {
   const int64_t *q = p->x[0].type.dims, *v = p->x[2].type.dims;
-  fl_text_add(t, "typedef %s T;\ntypedef %s M;\n", fl_cg_storage(p->x[0].type.dtype),
+  fl_text_add(&w->text, "typedef %s T;\ntypedef %s M;\n", fl_cg_storage(p->x[0].type.dtype),
               fl_cg_storage(p->mask ? p->mask->type.dtype : p->x[0].type.dtype));
-  fl_text_add(t,
-              "#define BATCH %" PRId64 "\n#define HEADS %" PRId64 "\n#define GROUPS %" PRId64 "\n#define GROUP %" PRId64
-              "\n#define SQ %" PRId64 "\n#define TK %" PRId64 "\n#define DQ %" PRId64 "\n#define DV %" PRId64 "\n",
-              q[0], p->heads, p->groups, p->heads / p->groups, q[2], v[2], q[3], v[3]);
-  fl_text_add(t, "#define SCALE %.17g\n#define CAUSAL %d\n#define MASK %d\n", p->scale,
+  fl_cuda_write_argument(w, "SQ", q[2]);
+  fl_cuda_write_argument(w, "TK", v[2]);
+  fl_cuda_write_argument(w, "HEAD_PAIRS", q[0] * p->groups);
+  fl_cuda_write_quotient(w, "HEAD_PAIRS", q[0] * p->groups, false);
+  fl_text_add(&w->text,
+              "#define HEADS %" PRId64 "\n#define GROUPS %" PRId64 "\n#define GROUP %" PRId64 "\n#define DQ %" PRId64
+              "\n#define DV %" PRId64 "\n",
+              p->heads, p->groups, p->heads / p->groups, q[3], v[3]);
+  fl_text_add(&w->text, "#define SCALE %.17g\n#define CAUSAL %d\n#define MASK %d\n", p->scale,
               fl_attr_int(&p->q->base.attrs, "causal", 0) != 0, p->kind);
-  fl_text_add(t, "#define QS %" PRId64 "\n#define KS %" PRId64 "\n#define VS %" PRId64 "\n#define OS %" PRId64 "\n",
+  fl_text_add(&w->text,
+              "#define QS %" PRId64 "\n#define KS %" PRId64 "\n#define VS %" PRId64 "\n#define OS %" PRId64 "\n",
               p->x[0].strides[3], p->x[1].strides[3], p->x[2].strides[3], p->out->strides[3]);
-  put_place(t, "q_at", p->x[0].strides, 3);
-  put_place(t, "k_at", p->x[1].strides, 3);
-  put_place(t, "v_at", p->x[2].strides, 3);
-  put_place(t, "o_at", p->out->strides, 3);
-  put_place(t, "m_at", p->mask_at, 4);
+  write_place(w, "q_at", p->x[0].strides, 3, q[0] > 1);
+  write_place(w, "k_at", p->x[1].strides, 3, q[0] > 1);
+  write_place(w, "v_at", p->x[2].strides, 3, q[0] > 1);
+  write_place(w, "o_at", p->out->strides, 3, q[0] > 1);
+  if (p->mask) write_place(w, "m_at", p->mask_at, 4, q[0] > 1);
 }
 
 /* exp2((score - maximum) * factor): scores are scaled before when something is added to them. */
@@ -268,20 +288,24 @@ static bool is_scaled(const problem *p) { return p->kind == MASK_ADDED || !(p->s
 static double factor(const problem *p) { return 1.4426950408889634 * (is_scaled(p) ? 1 : p->scale); }
 
 static void combine(const problem *p, int splits, double f) {
-  fl_text t = {0};
+  fl_cuda_writer w = {0};
   int64_t dv = p->x[2].type.dims[3];
   int threads = at_most(up(dv, 32), 256);
-  put_problem(&t, p);
-  fl_text_add(&t, "#define SPLITS %d\n#define FACTOR %.17g\n#define THREADS %d\n%s", splits, f, threads,
-              fl_cuda_source_flash_combine);
-  void *pointers[] = {p->a->scratch, p->out->data, p->a->fault};
-  fl_cuda_launch(p->a, &t, p->x[0].type.dims[0] * p->groups * p->rows, threads, 0, pointers, 3);
+  fl_cuda_write_pointer(&w, p->a->scratch);
+  fl_cuda_write_pointer(&w, p->out->data);
+  fl_cuda_write_pointer(&w, p->a->fault);
+  write_problem(&w, p);
+  fl_cuda_write_number(&w, "SPLITS", splits);
+  fl_cuda_write_quotient(&w, "ROWS", p->rows, false);
+  fl_text_add(&w.text, "#define FACTOR %.17g\n#define THREADS %d\n", f, threads);
+  fl_cuda_write_launch(&w, p->a, fl_cuda_source_flash_combine, p->x[0].type.dims[0] * p->groups * p->rows, threads, 0);
 }
 
-static void launch(const problem *p, fl_text *t, int64_t blocks, int threads, size_t shared_bytes) {
-  void *pointers[] = {p->x[0].data,   p->x[1].data,  p->x[2].data, p->mask ? p->mask->data : NULL,
-                      p->out[0].data, p->a->scratch, p->a->fault};
-  fl_cuda_launch(p->a, t, blocks, threads, shared_bytes, pointers, 7);
+/* What comes before the arguments. */
+static void write_pointers(fl_cuda_writer *w, const problem *p) {
+  const void *pointers[] = {p->x[0].data,   p->x[1].data,  p->x[2].data, p->mask ? p->mask->data : NULL,
+                            p->out[0].data, p->a->scratch, p->a->fault};
+  for (size_t i = 0; i < sizeof pointers / sizeof *pointers; i++) fl_cuda_write_pointer(w, pointers[i]);
 }
 
 static void put_accumulators(fl_text *t, int n, bool values) {
@@ -309,7 +333,8 @@ static void put_product(fl_text *t, const char *type, int n, bool registers) {
     fl_text_add(t, " : \"l\"(a), \"l\"(b), \"r\"(keep));\n}\n");
 }
 
-static void put_flash(fl_text *t, const problem *p) {
+static void write_flash(fl_cuda_writer *w, const problem *p) {
+  fl_text *t = &w->text;
   const tiling *c = &p->q->t;
   const int64_t *q = p->x[0].type.dims, *v = p->x[2].type.dims;
   bool repeats = p->mask && p->mask_at[3] == 0;
@@ -323,13 +348,13 @@ static void put_flash(fl_text *t, const problem *p) {
   fl_text_add(t, "#define K_STRIDE %" PRId64 "\n#define V_STRIDE %" PRId64 "\n", p->x[1].strides[2],
               p->x[2].strides[2]);
   fl_text_add(t,
-              "#define MI %d\n#define WM %d\n#define WN %d\n#define BN %d\n#define STAGES %d\n#define SPLITS %d\n"
+              "#define MI %d\n#define WM %d\n#define WN %d\n#define BN %d\n#define STAGES %d\n#define WHOLE %d\n"
               "#define WGMMA %d\ntypedef unsigned u32;\n",
-              c->mi, c->wm, c->wn, c->bn, c->stages, c->splits, c->wgmma);
+              c->mi, c->wm, c->wn, c->bn, c->stages, v[2] % (c->wn * c->bn) == 0, c->wgmma);
+  fl_cuda_write_number(w, "SPLITS", c->splits);
   const char *type = p->x[0].type.dtype == FL_BF16 ? "bf16" : "f16";
   if (c->wgmma) put_product(t, type, c->bn, false);
   if (c->wgmma) put_product(t, type, (int)up(v[3], 16), true);
-  fl_text_add(t, "%s", fl_cuda_source_flash);
 }
 
 static shape run_shape(const problem *p) {
@@ -341,11 +366,12 @@ void fl_cuda_run_attention_flash(const fl_run_args *a) {
   problem p = problem_of(a);
   shape s = run_shape(&p);
   const tiling *c = &p.q->t;
-  fl_text t = {0};
-  put_problem(&t, &p);
-  put_flash(&t, &p);
-  int64_t tiles = ceil_div(p.rows, 16 * c->mi * c->wm);
-  launch(&p, &t, tiles * s.batch * s.groups * c->splits, 32 * c->wm * c->wn, (size_t)flash_shared(&s, c));
+  fl_cuda_writer w = {0};
+  write_pointers(&w, &p);
+  write_problem(&w, &p);
+  write_flash(&w, &p);
+  int64_t blocks = ceil_div(p.rows, 16 * c->mi * c->wm) * s.batch * s.groups * c->splits;
+  fl_cuda_write_launch(&w, a, fl_cuda_source_flash, blocks, 32 * c->wm * c->wn, (size_t)flash_shared(&s, c));
   if (c->splits > 1) combine(&p, c->splits, factor(&p));
 }
 
@@ -386,11 +412,13 @@ void fl_cuda_run_attention_tile(const fl_run_args *a) {
   problem p = problem_of(a);
   shape s = run_shape(&p);
   const tiling *c = &p.q->t;
-  fl_text t = {0};
-  put_problem(&t, &p);
-  fl_text_add(&t, "#define BM %d\n#define BN %d\n#define SPLITS %d\n#define THREADS 256\n%s", 16 * c->mi, c->bn,
-              c->splits, fl_cuda_source_attention_tile);
-  launch(&p, &t, ceil_div(p.rows, 16 * c->mi) * s.batch * s.groups * c->splits, 256, (size_t)tile_shared(&s, c));
+  fl_cuda_writer w = {0};
+  write_pointers(&w, &p);
+  write_problem(&w, &p);
+  fl_cuda_write_number(&w, "SPLITS", c->splits);
+  fl_text_add(&w.text, "#define BM %d\n#define BN %d\n#define THREADS 256\n", 16 * c->mi, c->bn);
+  int64_t blocks = ceil_div(p.rows, 16 * c->mi) * s.batch * s.groups * c->splits;
+  fl_cuda_write_launch(&w, a, fl_cuda_source_attention_tile, blocks, 256, (size_t)tile_shared(&s, c));
   if (c->splits > 1) combine(&p, c->splits, 1.4426950408889634);
 }
 
@@ -408,8 +436,10 @@ const char *fl_cuda_plan_attention_row(const fl_problem *p, fl_arena *arena, fl_
 void fl_cuda_run_attention_row(const fl_run_args *a) {
   problem p = problem_of(a);
   int64_t keys = p.x[1].type.dims[2];
-  fl_text t = {0};
-  put_problem(&t, &p);
-  fl_text_add(&t, "#define THREADS 128\n%s", fl_cuda_source_attention_row);
-  launch(&p, &t, p.x[0].type.dims[0] * p.heads * p.x[0].type.dims[2], 128, (size_t)keys * sizeof(float));
+  fl_cuda_writer w = {0};
+  write_pointers(&w, &p);
+  write_problem(&w, &p);
+  fl_text_add(&w.text, "#define THREADS 128\n");
+  fl_cuda_write_launch(&w, a, fl_cuda_source_attention_row, p.x[0].type.dims[0] * p.heads * p.x[0].type.dims[2], 128,
+                       (size_t)keys * sizeof(float));
 }

@@ -10,6 +10,7 @@
 #include "cuda/nvrtc.h"
 #include "cuda/ops.h"
 #include "cuda/sources.h"
+#include "cuda/tactic.h"
 #include "cuda/writer.h"
 #include "cuda/written_case.h"
 #include "passes/passes.h"
@@ -373,6 +374,31 @@ FL_TEST(graphs_on_the_gpu) {
   fl_pool_destroy(pool);
 }
 
+/* Once products of several numbers of rows were timed, others near them are not. */
+FL_TEST(lengths_share_algorithms) {
+  static const int timed[] = {64, 80, 96, 128, 160, 200}, near[] = {72, 100, 111, 150};
+  const fl_backend *backend = NULL;
+  fl_pool *pool = NULL;
+  fl_status s = fl_cuda_backend(0, &backend);
+  fl_status_free(s);
+  if (!backend) return;
+  FL_CHECK_OK(fl_pool_create(1, &pool));
+  for (int round = 0; round < 2; round++) {
+    const int *rows = round ? near : timed, n = round ? 4 : 6;
+    int before = fl_cuda_tactic_get_stats().timed;
+    for (int i = 0; i < n; i++) {
+      char text[256];
+      snprintf(text, sizeof text,
+               "graph(%%0: f16[%d,256], %%1: weight 0 f16[256,512], %%2: weight 1 f16[512]) {\n"
+               " %%3 = matmul(%%0, %%1, %%2, _) trans_b=0 act=relu act_lo=0.0 act_hi=0.0 : f16[%d,512]\n return %%3\n}",
+               rows[i], rows[i]);
+      check_graph(text, backend, pool, "f16", 5e-3);
+    }
+    if (round) FL_CHECK(fl_cuda_tactic_get_stats().timed == before);
+  }
+  fl_pool_destroy(pool);
+}
+
 /* An index out of range is an error, told when the run is waited for or by the next one; then all is well again. */
 FL_TEST(faults_are_told) {
   static const char text[] = "graph(%0: f32[4,2], %1: i64[3]) {\n %2 = embedding(%0, %1) : f32[3,2]\n return %2\n}";
@@ -412,4 +438,5 @@ FL_TEST_MAIN(FL_RUN(pointwise_text) FL_RUN(other_shapes_share_the_kernel) FL_RUN
                                  FL_RUN(odd_widths_take_no_copy_of_weights) FL_RUN(odd_widths_in_a_concatenation)
                                      FL_RUN(joined_weights_are_told) FL_RUN(sources_are_embedded)
                                          FL_RUN(no_device_is_told) FL_RUN(every_graph_is_planned_and_written)
-                                             FL_RUN(graphs_on_the_gpu) FL_RUN(faults_are_told))
+                                             FL_RUN(graphs_on_the_gpu) FL_RUN(lengths_share_algorithms)
+                                                 FL_RUN(faults_are_told))

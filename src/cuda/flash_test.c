@@ -184,8 +184,8 @@ static void check_written(const char *text, const char *type, const char *kernel
 
 FL_TEST(problems_are_cut) {
   check_written(PLAIN(1, 12, 12, 512, 512, 64, 64, 0.125, 0), "f16", "cuda_attention_flash",
-                PARTS("#define SPLITS 1\n", "#define BF16 0\n", "#define SCALED 0\n", "#define KVEC 8\n",
-                      "#define WGMMA 1\n", "m64n128k16.f32.f16.f16 {%0,", "\"+f\"(d[63]) :"));
+                PARTS("#define SPLITS 1\n", "#define WHOLE 1\n", "#define BF16 0\n", "#define SCALED 0\n",
+                      "#define KVEC 8\n", "#define WGMMA 1\n", "m64n128k16.f32.f16.f16 {%0,", "\"+f\"(d[63]) :"));
   check_written(PLAIN(1, 32, 8, 1, 4096, 128, 128, 0.1, 0), "bf16", "cuda_attention_flash",
                 PARTS("#define GROUP 4\n", "#define BF16 1\n", "#define SPLITS 12\n", "#define WM 1\n",
                       "#define WGMMA 0\n", "exp2f((weight[s] - max)"));
@@ -212,6 +212,39 @@ FL_TEST(every_graph_is_written) {
       for (int n = 0; n < w.n; n++) FL_CHECK(strstr(w.text[n], "k(const ") && !strstr(w.text[n], "(null)"));
       forget(&w);
     }
+}
+
+/* Distinct sources for queries and keys of each of these numbers, from `first` on. */
+static int distinct_sources(const char *form, const char *type, int first, int last, int step, bool decodes) {
+  char *seen[512], text[512], name[64];
+  size_t scratch;
+  int n = 0;
+  for (int t = first; t <= last; t += step) {
+    int s = decodes ? 1 : t;
+    snprintf(text, sizeof text, form, s, t, t, s, s);
+    written w = write_graph(text, type, name, &scratch);
+    for (int i = 0; i < w.n; i++) {
+      int k = 0;
+      while (k < n && strcmp(seen[k], w.text[i])) k++;
+      if (k == n && n < 512) seen[n++] = fl_strdup(w.text[i]);
+    }
+    forget(&w);
+  }
+  for (int k = 0; k < n; k++) fl_free(seen[k]);
+  return n;
+}
+
+/* Texts of other lengths are no reason to compile: what is left are tiles, and whether the last one is full. */
+FL_TEST(lengths_share_kernels) {
+  static const char plain[] = "graph(%%0: f32[4,12,%d,32], %%1: f32[4,12,%d,32], %%2: f32[4,12,%d,32]) {\n"
+                              " %%3 = attention(%%0, %%1, %%2, _) scale=0.2 causal=0 : f32[4,12,%d,32]\n"
+                              " %%4 = permute(%%3) perm=[0,2,1,3] : f32[4,%d,12,32]\n return %%4\n}";
+  int flash = distinct_sources(plain, "f16", 33, 512, 1, false),
+      tile = distinct_sources(plain, "f32", 33, 512, 1, false);
+  FL_CHECK_MSG(flash <= 12, "%d sources", flash);
+  FL_CHECK_MSG(tile <= 4, "%d sources", tile);
+  int decode = distinct_sources(plain, "f16", 1024, 8192, 64, true);
+  FL_CHECK_MSG(decode <= 12, "%d sources", decode);
 }
 
 static int number_after(const char *text, const char *name) {
@@ -271,4 +304,4 @@ FL_TEST(attention_on_the_gpu) {
 }
 
 FL_TEST_MAIN(FL_RUN(problems_are_cut) FL_RUN(every_graph_is_written) FL_RUN(architectures_differ)
-                 FL_RUN(attention_on_the_gpu))
+                 FL_RUN(lengths_share_kernels) FL_RUN(attention_on_the_gpu))

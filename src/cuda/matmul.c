@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cuda/graph.h"
@@ -30,6 +31,9 @@ enum { /* cublasLt.h, cublas_api.h, library_types.h */
        EPILOGUE_GELU = 32
 };
 enum { WORKSPACE = 32 << 20, MAX_ALGOS = 6, ALIGN = 16, BUCKETS = 64 };
+/* Rows of a product, as texts of any length have them: once so many numbers of them were timed, the algorithm of another is taken
+ * where one is near. */
+enum { TIMED_ROWS = 4 };
 enum { WHOLE = 8, MIN_RAGGED = 1024 }; /* elements of 16 bits in 16 bytes; columns from which odd widths matter */
 
 static int type_of(fl_dtype t) { return t == FL_F32 ? R_32F : t == FL_F16 ? R_16F : R_16BF; }
@@ -234,7 +238,8 @@ static int multiply(const call *c, const fl_cuda_device *d, const objects *o, co
 typedef struct chosen {
   struct chosen *next;
   const fl_cuda_device *device;
-  char *key;
+  char *key, *family; /* family: the key of all problems that differ in m alone; NULL where there is no time of it */
+  int64_t m;
   bool found;
   fl_lt_algo algo;
   size_t workspace;
@@ -246,12 +251,13 @@ static struct {
   chosen *buckets[BUCKETS];
 } known = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-static void write_key(fl_text *t, const call *c, const fl_cuda_device *d) {
+/* m: the product's; 0: of its family. */
+static void write_key(fl_text *t, const call *c, const fl_cuda_device *d, int64_t m) {
   const product *p = c->p;
   fl_text_add(t,
               "matmul lt %zu type %d compute %d m %" PRId64 " n %" PRId64 " k %" PRId64
               " ops %d%d epilogue %d bias %d residual %d",
-              d->api->cublaslt_version, (int)p->a->out[0].type.dtype, compute_of(p), p->m, p->n, p->k, op_a(p), op_b(p),
+              d->api->cublaslt_version, (int)p->a->out[0].type.dtype, compute_of(p), m, p->n, p->k, op_a(p), op_b(p),
               p->epilogue, p->bias != NULL, p->has_residual);
   if (alignment_of(p->bias) < ALIGN) fl_text_add(t, " bias align %u", alignment_of(p->bias));
   fl_text_add(t, " cold %d%d batch %d", p->q->constant[0], p->q->constant[1], c->count);
@@ -275,14 +281,33 @@ static const chosen *find_chosen(const fl_cuda_device *d, const char *key) {
   return c;
 }
 
-/* Takes the key. Two threads may keep the same problem twice: the later one is found. */
-static const chosen *keep_chosen(const fl_cuda_device *d, char *key, const fl_lt_heuristic *best, float us) {
+/* Where products of `family` of several numbers of rows were timed, the one whose number is nearest to m and within a quarter of
+ * it. NULL: there is none. */
+static const chosen *nearest(const fl_cuda_device *d, const char *family, int64_t m) {
+  const chosen *best = NULL;
+  int timed = 0;
+  pthread_mutex_lock(&known.lock);
+  for (int i = 0; i < BUCKETS; i++)
+    for (const chosen *c = known.buckets[i]; c; c = c->next) {
+      if (c->device != d || !c->family || strcmp(c->family, family)) continue;
+      timed++;
+      if (4 * m > 5 * c->m || 4 * c->m > 5 * m) continue;
+      if (!best || llabs(c->m - m) < llabs(best->m - m)) best = c;
+    }
+  pthread_mutex_unlock(&known.lock);
+  return timed < TIMED_ROWS ? NULL : best;
+}
+
+/* Takes key and family. Two threads may keep the same problem twice: the later one is found. */
+static const chosen *keep_chosen(const fl_cuda_device *d, char *key, char *family, int64_t m,
+                                 const fl_lt_heuristic *best, float us) {
   chosen *c = fl_calloc(1, sizeof *c), **bucket = bucket_of(key);
   if (!c) {
     fl_free(key);
+    fl_free(family);
     return NULL;
   }
-  *c = (chosen){.device = d, .key = key, .found = best != NULL, .us = us};
+  *c = (chosen){.device = d, .key = key, .family = family, .m = m, .found = best != NULL, .us = us};
   if (best) c->algo = best->algo, c->workspace = best->workspace_bytes;
   pthread_mutex_lock(&known.lock);
   c->next = *bucket;
@@ -318,8 +343,21 @@ static size_t extent(const call *c, int i, int64_t rows, int64_t cols) {
          fl_dtype_size(c->p->a->out[0].type.dtype);
 }
 
-/* NULL when there is no algorithm. */
-static const fl_lt_heuristic *contend(contest *t, const char *key, float *out_us) {
+/* The algorithm of a product of about as many rows, where it can compute this one. */
+static const fl_lt_heuristic *as_before(contest *t, const char *family, float *out_us) {
+  const chosen *c = t->c->count == 1 ? nearest(t->d, family, t->c->p->m) : NULL;
+  fl_lt_heuristic *h = &t->found[0];
+  if (!c || t->d->api->cublasLtMatmulAlgoCheck(t->d->lt, t->o->desc, t->o->layout[0], t->o->layout[1], t->o->layout[2],
+                                               t->o->layout[3], &c->algo, h))
+    return NULL;
+  if (h->status || h->workspace_bytes > WORKSPACE) return NULL;
+  h->algo = c->algo;
+  *out_us = c->us * (float)t->c->p->m / (float)c->m;
+  return h;
+}
+
+/* NULL when there is no algorithm. *out_timed: by timing this very problem. */
+static const fl_lt_heuristic *contend(contest *t, const char *key, const char *family, float *out_us, bool *out_timed) {
   const product *p = t->c->p;
   int n = 0;
   if (t->d->api->cublasLtMatmulAlgoGetHeuristic(t->d->lt, t->o->desc, t->o->layout[0], t->o->layout[1], t->o->layout[2],
@@ -334,30 +372,42 @@ static const fl_lt_heuristic *contend(contest *t, const char *key, float *out_us
   tactic.buffers[3].bytes = extent(t->c, 3, p->n, p->m);
   tactic.buffers[4].bytes = p->bias ? (size_t)p->n * fl_dtype_size(p->a->out[0].type.dtype) : 0;
   tactic.buffers[5].bytes = WORKSPACE;
-  int best = n ? fl_cuda_tactic_choose(t->d, &tactic, out_us) : -1;
+  int best = -1;
+  if (!fl_cuda_tactic_known(t->d, &tactic, &best)) {
+    const fl_lt_heuristic likely = t->found[0], *h = as_before(t, family, out_us);
+    if (h) return h;
+    t->found[0] = likely;
+  }
+  best = n ? fl_cuda_tactic_choose(t->d, &tactic, out_us) : -1;
+  *out_timed = best >= 0 && *out_us > 0;
   return best < 0 ? NULL : &t->found[best];
 }
 
 static fl_status choose(const call *c, const fl_cuda_device *d, const chosen **out) {
-  fl_text key = {0};
-  write_key(&key, c, d);
+  fl_text key = {0}, family = {0};
+  write_key(&key, c, d, c->p->m);
   if (key.failed) return fl_oom();
   *out = find_chosen(d, key.data);
   if (*out) {
     fl_text_free(&key);
     return NULL;
   }
+  write_key(&family, c, d, 0);
   objects o = {0};
   contest t = {.c = c, .d = d, .o = &o};
-  fl_status s = set_up(c, d->api, &o);
+  fl_status s = family.failed ? fl_oom() : set_up(c, d->api, &o);
   if (!s) s = set_preferences(c, d->api, &o);
   if (!s) {
     float us = 0;
-    const fl_lt_heuristic *best = contend(&t, key.data, &us);
-    *out = keep_chosen(d, key.data, best, us);
+    bool timed = false;
+    const fl_lt_heuristic *best = contend(&t, key.data, family.data, &us, &timed);
+    if (!timed) fl_text_free(&family);
+    *out = keep_chosen(d, key.data, family.data, c->p->m, best, us);
     if (!*out) s = fl_oom();
-  } else
+  } else {
     fl_text_free(&key);
+    fl_text_free(&family);
+  }
   tear_down(d->api, &o);
   return s;
 }

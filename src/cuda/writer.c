@@ -30,6 +30,11 @@ void fl_cuda_write_argument(fl_cuda_writer *w, const char *name, int64_t v) {
   add_named(w, name, (uint64_t)v);
 }
 
+void fl_cuda_write_long(fl_cuda_writer *w, const char *name, int64_t v) {
+  fl_text_add(&w->text, "#define %s p_%s\n", name, name);
+  add_named(w, name, (uint64_t)v);
+}
+
 void fl_cuda_write_float(fl_cuda_writer *w, const char *name, double v) {
   float f = (float)v;
   int32_t bits;
@@ -204,11 +209,10 @@ static void write_parameters(fl_cuda_writer *w) {
   static const char type[] = "i64 ";
   const char *names = w->names.data ? w->names.data : "";
   fl_text_add(&w->text, "#define PARAMETERS %s\n", names);
-  if (!w->body.data) return;
   fl_text_add(&w->text, "#define ARGUMENTS ");
   for (const char *at; (at = strstr(names, type)); names = at + strlen(type))
     fl_text_add(&w->text, "%.*s", (int)(at - names), names);
-  fl_text_add(&w->text, "%s\n%s", names, w->body.data);
+  fl_text_add(&w->text, "%s\n%s", names, w->body.data ? w->body.data : "");
 }
 
 void fl_cuda_write_launch(fl_cuda_writer *w, const fl_run_args *a, const char *body, int64_t grid, int block,

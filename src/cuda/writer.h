@@ -20,7 +20,8 @@ struct fl_cuda_writer {
 void fl_cuda_write_pointer(fl_cuda_writer *w, const void *p); /* before the arguments */
 void fl_cuda_write_number(fl_cuda_writer *w, const char *name, int64_t v);
 void fl_cuda_write_argument(fl_cuda_writer *w, const char *name, int64_t v); /* |v| < 2^31 */
-void fl_cuda_write_float(fl_cuda_writer *w, const char *name, double v);     /* an argument */
+void fl_cuda_write_long(fl_cuda_writer *w, const char *name, int64_t v);
+void fl_cuda_write_float(fl_cuda_writer *w, const char *name, double v); /* an argument */
 void fl_cuda_write_double(fl_cuda_writer *w, const char *name, double v);
 /* OVER_name(n), n / v as an int for 0 <= n < 2^31: of an argument, or of a number. */
 void fl_cuda_write_quotient(fl_cuda_writer *w, const char *name, int64_t v, bool number);

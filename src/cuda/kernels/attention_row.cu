@@ -2,7 +2,7 @@
 // key head), SQ, TK, DQ, DV, SCALE, CAUSAL, MASK (0 none, 1 added, 2 kept where true), THREADS, and the offsets q_at(b,
 // h, i), k_at(b, g, j), v_at(b, g, j), o_at(b, h, i), m_at(b, h, i, j) with the last axes' strides QS, KS, VS, OS.
 extern "C" __global__ void __launch_bounds__(THREADS)
-k(const T *q, const T *kk, const T *v, const M *mask, T *y, float *part, int *fault) {
+k(const T *q, const T *kk, const T *v, const M *mask, T *y, float *part, int *fault PARAMETERS) {
   FOLLOW;
   SHARED_MEMORY(float, s, 4);
   __shared__ float row[DQ], scratch[33];

@@ -19,13 +19,14 @@ template <int N, int D, int LD, class F> __device__ inline void bring(float *to,
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-k(const T *q, const T *kk, const T *v, const M *mask, T *y, float *part, int *fault) {
+k(const T *q, const T *kk, const T *v, const M *mask, T *y, float *part, int *fault PARAMETERS) {
   FOLLOW;
   SHARED_MEMORY(float, shared, 16);
   float *qs = shared, *ks = qs + BM * QLD, *vs = ks + BN * QLD, *ps = vs + BN * DVP;
   const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
-  const int split = blockIdx.x % SPLITS, bg = blockIdx.x / SPLITS % (BATCH * GROUPS), b = bg / GROUPS, g = bg % GROUPS;
-  const int turn = blockIdx.x / SPLITS / (BATCH * GROUPS), row0 = (CAUSAL ? TILES - 1 - turn : turn) * BM;
+  const int tile = blockIdx.x / SPLITS, split = blockIdx.x % SPLITS;
+  const int turn = OVER_HEAD_PAIRS(tile), bg = tile - turn * HEAD_PAIRS, b = bg / GROUPS, g = bg % GROUPS;
+  const int row0 = (CAUSAL ? TILES - 1 - turn : turn) * BM;
   const int rows = ROWS - row0 < BM ? ROWS - row0 : BM, last_query = (row0 + rows - 1) / GROUP;
   const int end = CAUSAL && last_query + 1 < TK ? last_query + 1 : TK;
   const int tiles = (end + BN - 1) / BN, each = (tiles + SPLITS - 1) / SPLITS, first = split * each;
@@ -117,11 +118,11 @@ k(const T *q, const T *kk, const T *v, const M *mask, T *y, float *part, int *fa
 #pragma unroll
     for (int lane = 1; lane < 16; lane *= 2) sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], lane);
     if (row >= ROWS) continue;
-    const i64 at = (i64)split * BATCH * GROUPS * ROWS + (i64)bg * ROWS + row;
+    const i64 at = (i64)split * HEAD_PAIRS * ROWS + (i64)bg * ROWS + row;
     const float f = SPLITS > 1 ? 1 : sum[i] == 0 ? 0 : 1 / sum[i];
     if (SPLITS > 1 && tx == 0) {
-      part[(i64)SPLITS * BATCH * GROUPS * ROWS * DV + at * 2] = max[i];
-      part[(i64)SPLITS * BATCH * GROUPS * ROWS * DV + at * 2 + 1] = sum[i];
+      part[(i64)SPLITS * HEAD_PAIRS * ROWS * DV + at * 2] = max[i];
+      part[(i64)SPLITS * HEAD_PAIRS * ROWS * DV + at * 2 + 1] = sum[i];
     }
 #pragma unroll
     for (int e = 0; e < DVP / 16; e++) {

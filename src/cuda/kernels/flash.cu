@@ -3,8 +3,9 @@
 // and WN groups of WM warps; a warp has 16 MI rows, a group every WN-th tile of BN keys. Blocks may share the keys of a
 // row tile (SPLITS); flash_combine.cu puts their results together then. WGMMA: four warps multiply together, with score_product
 // and value_product, which are written for the tile's size; MI is 1, WM a multiple of 4.
-// Defined before: T (storage), M (mask), BF16, BATCH, GROUPS (key heads), GROUP (query heads a key head), SQ, TK, DQ, DV,
-// CAUSAL, MASK (0 none, 1 added, 2 kept where true), MI, WM, WN, BN, STAGES, SPLITS; SCALED: scores get SCALE before their
+// Arguments: SQ, TK, HEAD_PAIRS (batches times GROUPS), strides; OVER_x divides by x. Defined before: T (storage), M (mask), BF16, GROUPS (key
+// heads), GROUP (query heads a key head), DQ, DV, CAUSAL, MASK (0 none, 1 added, 2 kept where true), MI, WM, WN, BN, STAGES, SPLITS,
+// WHOLE (all stages are full of keys); SCALED: scores get SCALE before their
 // maximum is taken (when masks are added, or SCALE is not positive), and then exp2((score - maximum) * (float)FACTOR); WIDE: masks
 // whose numbers may overflow when multiplied; QVEC, KVEC, VVEC, OVEC, MVEC: elements that can be read or written at once (MVEC 0:
 // the mask repeats along the keys; else it divides TK); K_STRIDE, V_STRIDE from key to key; places as in attention.cu.
@@ -123,7 +124,7 @@ __device__ inline void bring_keys(u32 to, const T *from, i64 stride, int key0, i
 // What a thread has of the mask: rows lane / 4 and lane / 4 + 8 of each 16, eight keys of each 32.
 #if MASK
 struct masks { pack<M, 8> x[MI][2][BN / 32]; };
-__device__ inline void read_mask(masks &m, const M *const (&rows)[MI][2], int key0) {
+__device__ inline void read_mask(masks &m, const M *const (&rows)[MI][2], int key0 PARAMETERS) {
 #pragma unroll
   for (int a = 0; a < MI * 2 * (BN / 32); a++) {
     const int mi = a / (2 * (BN / 32)), h = a / (BN / 32) % 2, n = a % (BN / 32), key = key0 + 32 * n + 8 * (threadIdx.x % 4);
@@ -134,7 +135,7 @@ __device__ inline void read_mask(masks &m, const M *const (&rows)[MI][2], int ke
 #if MVEC == 0
       to.x[i] = *from;
 #else  // keys beyond the last are left out later: any place will do
-      const int at = TK % KEYS == 0 || key + i < TK ? key + i : 0;
+      const int at = WHOLE || key + i < TK ? key + i : 0;
       *(pack<M, MVEC> *)&to.x[i] = *(const pack<M, MVEC> *)(from + at);
 #endif
     }
@@ -251,7 +252,7 @@ __device__ inline void mask_scores(warp_state &w, const int (&query)[MI][2], int
 #if MASK
                                    , const masks &m
 #endif
-) {
+                                   PARAMETERS) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int mi = 0; mi < MI; mi++)
@@ -277,7 +278,7 @@ __device__ inline void mask_scores(warp_state &w, const int (&query)[MI][2], int
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         const int key = key0 + n / 4 * 32 + lane % 4 * 8 + n % 4 * 2 + i % 2;
-        if (key >= TK || (CAUSAL && key > query[mi][i / 2])) w.s[mi][n][i] = -INF;
+        if ((!WHOLE && key >= TK) || (CAUSAL && key > query[mi][i / 2])) w.s[mi][n][i] = -INF;
       }
 }
 
@@ -325,7 +326,7 @@ __device__ inline T rounded(float x) {
 }
 
 // One group, all keys: its warps' rows go out through shared memory, many bytes at a time.
-__device__ inline void put_rows(warp_state &w, T *shared, T *y, int b, int g, int row0, int group_row) {
+__device__ inline void put_rows(warp_state &w, T *shared, T *y, int b, int g, int row0, int group_row PARAMETERS) {
   const int lane = threadIdx.x % 32;
   T *mine = shared + group_row * VLD;
 #pragma unroll
@@ -349,7 +350,7 @@ __device__ inline void put_rows(warp_state &w, T *shared, T *y, int b, int g, in
 
 // Several groups, or blocks, of the same rows: groups are added in shared memory.
 __device__ inline void merge_rows(warp_state &w, float *shared, T *y, float *part, int b, int g, int split, int row0, int group_row,
-                                  int group) {
+                                  int group PARAMETERS) {
   const int lane = threadIdx.x % 32;
   float *edges = shared + WN * BM * OLD, *mine = shared + (group * BM + group_row) * OLD;
 #pragma unroll
@@ -378,7 +379,7 @@ __device__ inline void merge_rows(warp_state &w, float *shared, T *y, float *par
       f = sum == 0 ? 0 : f / sum;
 #else
       if (group == 0 && lane % 4 == 0 && row < ROWS) {
-        float *at = part + (i64)SPLITS * BATCH * GROUPS * ROWS * DV + (((i64)split * BATCH * GROUPS + b * GROUPS + g) * ROWS + row) * 2;
+        float *at = part + (i64)SPLITS * HEAD_PAIRS * ROWS * DV + (((i64)split * HEAD_PAIRS + b * GROUPS + g) * ROWS + row) * 2;
         at[0] = m;
         at[1] = sum;
       }
@@ -407,18 +408,19 @@ __device__ inline void merge_rows(warp_state &w, float *shared, T *y, float *par
     for (int i = 0; i < OVEC; i++) z.x[i] = rounded(x.x[i]);
     *(pack<T, OVEC> *)&y[o_at(b, g * GROUP + row % GROUP, row / GROUP) + c] = z;
 #else
-    *(pack<float, OVEC> *)&part[(((i64)split * BATCH * GROUPS + b * GROUPS + g) * ROWS + row) * DV + c] = x;
+    *(pack<float, OVEC> *)&part[(((i64)split * HEAD_PAIRS + b * GROUPS + g) * ROWS + row) * DV + c] = x;
 #endif
   }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-k(const T *q, const T *kk, const T *v, const M *mask, T *y, float *part, int *fault) {
+k(const T *q, const T *kk, const T *v, const M *mask, T *y, float *part, int *fault PARAMETERS) {
   FOLLOW;
   extern __shared__ __align__(1024) char memory[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = warp / WM, group_row = warp % WM * 16 * MI;
-  const int split = blockIdx.x % SPLITS, bg = blockIdx.x / SPLITS % (BATCH * GROUPS), b = bg / GROUPS, g = bg % GROUPS;
-  const int turn = blockIdx.x / SPLITS / (BATCH * GROUPS), row0 = (CAUSAL ? TILES - 1 - turn : turn) * BM; // long ones first
+  const int tile = blockIdx.x / SPLITS, split = blockIdx.x % SPLITS;
+  const int turn = OVER_HEAD_PAIRS(tile), bg = tile - turn * HEAD_PAIRS, b = bg / GROUPS, g = bg % GROUPS;
+  const int row0 = (CAUSAL ? TILES - 1 - turn : turn) * BM; // long ones first
   const int last_row = row0 + BM <= ROWS ? row0 + BM - 1 : ROWS - 1;
   const int end = CAUSAL && last_row / GROUP + 1 < TK ? last_row / GROUP + 1 : TK;
   const int stages = (end + KEYS - 1) / KEYS, each = (stages + SPLITS - 1) / SPLITS, first = split * each;
@@ -470,7 +472,7 @@ k(const T *q, const T *kk, const T *v, const M *mask, T *y, float *part, int *fa
   const u32 my_q = q_shared + ((group_row + lane % 16) * QLD + lane / 16 * 8) * 2;
 #endif
 #if MASK
-  if (first < stop) read_mask(m, mask_rows, first * KEYS + group * BN);
+  if (first < stop) read_mask(m, mask_rows, first * KEYS + group * BN ARGUMENTS);
 #endif
 #if Q_IN_REGISTERS
   wait_all_but<STAGES - 2>();
@@ -492,13 +494,13 @@ k(const T *q, const T *kk, const T *v, const M *mask, T *y, float *part, int *fa
     if (key0 >= TK || (CAUSAL && key0 > last_query)) continue;
     const u32 k_tile = k_shared + n % STAGES * STAGE + place<KEYS, DQP>(group * BN, 0);
     const u32 v_tile = k_shared + n % STAGES * STAGE + K_BYTES + place<KEYS, DVP>(group * BN, 0);
-    const bool edge = (TK % KEYS != 0 && key0 + BN > TK) || (CAUSAL && key0 + BN - 1 > first_query);
+    const bool edge = (!WHOLE && key0 + BN > TK) || (CAUSAL && key0 + BN - 1 > first_query);
     scores(w, my_q, k_tile);
 #if MASK
-    mask_scores(w, query, key0, edge, m);
-    if (n + 1 < stop) read_mask(m, mask_rows, key0 + KEYS); // on its way while values are added
+    mask_scores(w, query, key0, edge, m ARGUMENTS);
+    if (n + 1 < stop) read_mask(m, mask_rows, key0 + KEYS ARGUMENTS); // on its way while values are added
 #else
-    mask_scores(w, query, key0, edge);
+    mask_scores(w, query, key0, edge ARGUMENTS);
 #endif
     soften(w);
     weigh(w, v_tile);
@@ -513,8 +515,8 @@ k(const T *q, const T *kk, const T *v, const M *mask, T *y, float *part, int *fa
     }
   __syncthreads();
 #if WN == 1 && SPLITS == 1
-  put_rows(w, (T *)memory, y, b, g, row0, group_row);
+  put_rows(w, (T *)memory, y, b, g, row0, group_row ARGUMENTS);
 #else
-  merge_rows(w, (float *)memory, y, part, b, g, split, row0, group_row, group);
+  merge_rows(w, (float *)memory, y, part, b, g, split, row0, group_row, group ARGUMENTS);
 #endif
 }

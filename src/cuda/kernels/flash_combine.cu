@@ -1,8 +1,8 @@
 // Results of SPLITS blocks for the same rows, each with the maximum and sum of its keys, become one. A block a row.
-// Defined before: as in flash.cu; FACTOR; THREADS.
+// Arguments and defined before: as in flash.cu; FACTOR; THREADS; OVER_ROWS.
 #define ROWS (SQ * GROUP)
-#define ALL ((i64)BATCH * GROUPS * ROWS)
-extern "C" __global__ void __launch_bounds__(THREADS) k(const float *part, T *y, int *fault) {
+#define ALL ((i64)HEAD_PAIRS * ROWS)
+extern "C" __global__ void __launch_bounds__(THREADS) k(const float *part, T *y, int *fault PARAMETERS) {
   FOLLOW;
   const i64 at = blockIdx.x;
   const float *edges = part + SPLITS * ALL * DV;
@@ -15,7 +15,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) k(const float *part, T *y,
     sum += weight[s] * edges[(s * ALL + at) * 2 + 1];
   }
   const float f = sum == 0 ? 0 : 1 / sum;
-  const int row = (int)(at % ROWS), bg = (int)(at / ROWS), b = bg / GROUPS, g = bg % GROUPS;
+  const int bg = OVER_ROWS(at), row = (int)at - bg * ROWS, b = bg / GROUPS, g = bg % GROUPS;
   T *to = y + o_at(b, g * GROUP + row % GROUP, row / GROUP);
   for (int e = threadIdx.x; e < DV; e += THREADS) {
     float x = 0;
