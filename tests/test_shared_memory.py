@@ -1,6 +1,8 @@
 """Arguments, and tensors that unknown code gives, that share memory with a weight in later calls only: what is written
 there by way of numpy counts no version of the weight, and what was computed of it beforehand must not be used."""
 
+import random
+
 import numpy
 import pytest
 import torch
@@ -117,3 +119,39 @@ def test_a_weight_seen_by_unknown_code_is_computed_with_in_a_branch():
         return results
 
     assert_close(run(framelift.compile), run(lambda f: f))
+
+
+EIGHTH = numpy.arange(400) == 7
+
+
+def one(h, x):
+    """An element of each row, none of them a sample of the weight's."""
+    v = x.numpy()
+    numpy.negative(v, out=v, where=EIGHTH)
+    return h.weight.flip(0) * 2, x + 1
+
+
+def wide():
+    return torch.linspace(-1, 1, 1200).reshape(3, 400)
+
+
+@pytest.mark.parametrize("program", [filled, added, one])
+def test_many_traces_and_weights_that_move(program):
+    """Of all traces it is known where their weights lie: also of those recorded since, and of weights that moved."""
+    eager, fast = Holder(wide), Holder(wide)
+    compiled, choose = framelift.compile(lambda x: program(fast, x)), random.Random(7)
+    with torch.no_grad():
+        for n in (1, 2, 3, 1, 2, 3):
+            assert_close(compiled(torch.ones(n, 400)), program(eager, torch.ones(n, 400)))
+        for _ in range(60):
+            n, what = choose.randint(1, 3), choose.choice(["own", "own", "part", "move", "replace"])
+            for h in (eager, fast):
+                if what == "move":
+                    h.weight.data = h.weight.data.clone()
+                elif what == "replace":
+                    h.weight = h.weight.clone()
+            arguments = [h.weight[:n] if what == "part" else torch.full((n, 400), 0.5) for h in (eager, fast)]
+            assert_close(compiled(arguments[1]), program(eager, arguments[0]))
+            assert_close(fast.weight, eager.weight)
+    e = framelift.explain(compiled)
+    assert e.recorded <= 12 and e.replayed > 40

@@ -11,8 +11,18 @@
 /* Watches the weights that share memory with the tensor, of n traces, their roots and all branches. False where one cannot be
  * watched (on a GPU), or when out of memory; the others are all the same. */
 bool fl_tensor_watch_shared(PyObject *tensor, fl_trace *const *in, size_t n);
-/* The same for all inputs of `t`. Asked of traces with breaks, and of branches. */
-bool fl_inputs_watch_shared(const fl_trace *t, PyObject *const *inputs, fl_trace *const *in, size_t n);
+/* Where the unwatched weights of some traces lie, so that most tensors are seen to be apart at once. Zeroed: not known yet. */
+typedef struct fl_extent {
+  const char *lo, *hi;
+} fl_extent;
+typedef struct fl_extents {
+  FL_VEC(fl_extent) list; /* in order, apart from each other */
+  uint64_t moves;         /* fl_weights_moves as of then */
+} fl_extents;
+/* The same for all inputs of `t`. Asked of traces with breaks, and of branches. `known`: of the traces `in`; NULL where there are
+ * few. To be zeroed when these become others, unless they become fewer. */
+bool fl_inputs_watch_shared(const fl_trace *t, PyObject *const *inputs, fl_trace *const *in, size_t n,
+                            fl_extents *known);
 /* What is watched in one of root and branches, since unknown code has seen it, is watched in all. To be called when `t` joins
  * them. False when out of memory. */
 bool fl_weights_watch_alike(fl_trace *t);

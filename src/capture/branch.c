@@ -121,7 +121,7 @@ static int fits(fl_trace *t, const fl_call_args *args, PyObject **inputs) {
   if (!fl_argspec_match(&t->args, args->args, args->n_args, NULL, inputs, data, &why)) return 0;
   if (!same_state(t) || !fl_sources_find(t, inputs, buf, sizeof buf)) return 0;
   int ok = fl_guards_check(&t->guards, buf, sizeof buf) && fl_weights_check(&t->weights) &&
-           fl_inputs_watch_shared(t, inputs, &t, 1);
+           fl_inputs_watch_shared(t, inputs, &t, 1, NULL);
   return PyErr_Occurred() ? -1 : ok;
 }
 

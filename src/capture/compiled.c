@@ -4,7 +4,6 @@
 
 #include <string.h>
 
-#include "capture/apart.h"
 #include "capture/device.h"
 #include "capture/eval.h"
 #include "capture/later.h"
@@ -66,6 +65,10 @@ static bool holds(fl_call *k, fl_trace *t) {
   return false;
 }
 
+static bool watch_shared(fl_compiled *c, const fl_trace *t, PyObject **inputs) {
+  return fl_inputs_watch_shared(t, inputs, c->traces.data, c->traces.len, &c->extents);
+}
+
 /* 1 fits, 0 does not, -1 exception. */
 static int fits(fl_call *k, fl_trace *t, PyObject **inputs) {
   const char *why = NULL;
@@ -108,7 +111,7 @@ static int fits(fl_call *k, fl_trace *t, PyObject **inputs) {
     k->miss = "a cached function's answer is another object";
     return 0;
   }
-  if (!t->breaks.len || fl_inputs_watch_shared(t, inputs, k->c->traces.data, k->c->traces.len)) return 1;
+  if (!t->breaks.len || watch_shared(k->c, t, inputs)) return 1;
   k->miss = "memory: an argument shares it with a weight";
   return 0;
 }

@@ -2,6 +2,7 @@
 #ifndef FL_CAPTURE_COMPILED_H
 #define FL_CAPTURE_COMPILED_H
 
+#include "capture/apart.h"
 #include "capture/rec.h"
 #include "capture/segment.h"
 
@@ -39,6 +40,7 @@ typedef struct fl_compiled {
   double tactic_ms;          /* negative: as long as it takes to record, in proportion */
   fl_pool *pool;             /* shared by all callables of as many threads */
   FL_VEC(fl_trace *) traces; /* most recently used first */
+  fl_extents extents;        /* of their weights */
   FL_VEC(fl_give_up) give_ups;
   fl_opaque_set opaque;
   FL_VEC(fl_miss) misses;

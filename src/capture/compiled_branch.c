@@ -32,6 +32,7 @@ static void keep(fl_call *k, fl_attempt *a, fl_site *s, fl_trace *root) {
       if (refused) a->rec->trace = NULL;
       fl_trace_release(a->trace);
     }
+    k->c->extents.moves = 0;
   }
   PyErr_Restore(type, value, tb);
 }

@@ -335,6 +335,7 @@ static bool add_trace(fl_call *k, fl_trace *t) {
   fl_compiled_trim(c, 1, k->stale);
   if (!FL_PUSH(&c->traces, t)) return false;
   fl_trace_retain(t);
+  c->extents.moves = 0;
   fl_compiled_move_to_front(c, c->traces.len - 1);
   c->recorded++;
   return true;

@@ -121,6 +121,8 @@ static int compiled_clear(fl_compiled *c) {
   for (size_t i = 0; i < c->misses.len; i++) fl_free(c->misses.data[i].text);
   fl_free(c->misses.data);
   memset(&c->misses, 0, sizeof c->misses);
+  fl_free(c->extents.list.data);
+  memset(&c->extents, 0, sizeof c->extents);
   Py_CLEAR(c->target);
   Py_CLEAR(c->segment_backend);
   Py_CLEAR(c->options);

@@ -47,6 +47,8 @@ static bool watch_sample(fl_weights *w, const fl_weight *x) {
   return true;
 }
 
+uint64_t fl_weights_moves;
+
 const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *out_index) {
   fl_weight n = {.tensor = tensor, .epoch = w->epoch};
   if (!fl_tensor_is_plain(tensor)) return "a tensor subclass";
@@ -63,6 +65,7 @@ const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *
   fl_impl_take(tensor, n.meta.ndim, &n.seen);
   if (!FL_PUSH(&w->list, n)) return "out of memory";
   Py_INCREF(tensor);
+  fl_weights_moves++;
   *out_index = (uint32_t)w->list.len - 1;
   if (!own) w->list.data[*out_index].storage = fl_storage_hold(tensor);
   w->watched = false;
@@ -233,6 +236,7 @@ static bool look_at(fl_weight *x, bool *other) {
   fl_impl_take(x->tensor, now.ndim, &x->seen);
   *other = is_in_another(x->tensor, &x->storage) || now.data != x->meta.data || version != x->version;
   if (now.data != x->meta.data) {
+    fl_weights_moves++;
     fl_shared_forget();
     if (fl_tensor_is_shared(x->tensor, &now) != x->shared) return false;
   }
@@ -347,6 +351,7 @@ void fl_weights_replace(fl_weights *w, uint32_t index, fl_replacement *by) {
   EXCHANGE(x->tensor, by->tensor);
   EXCHANGE(x->storage, by->storage);
   x->meta.data = by->data;
+  fl_weights_moves++;
   x->version = by->version;
   x->seen = by->seen;
   if (x->copy) take_contents(x, by->data);

@@ -59,6 +59,8 @@ typedef struct fl_weights {
   FL_VEC(uint32_t) loose; /* weights that are looked at each time */
 } fl_weights;
 
+/* Grows whenever a weight of any trace is new or lies elsewhere. */
+extern uint64_t fl_weights_moves;
 /* NULL, or why this tensor cannot be a weight (static storage). Holds `tensor`. `own`: nobody else has it, so that it need not
  * be able to tell of changes. */
 const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *out_index);
