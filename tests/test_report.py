@@ -95,6 +95,16 @@ def test_memory_by_kind():
     assert json.loads(explanation.to_json())["memory"]["packed"] == 3 << 20
 
 
+def test_long_tables_are_cut():
+    def tables(failed):
+        explanation = Explanation(report(misses=[{"guard": f"g{i}", "count": 1} for i in range(failed)]))
+        assert len(explanation.misses) == failed == len(json.loads(explanation.to_json())["misses"])
+        return dict((title, rows) for title, _, rows in explanation.tables())["guards that failed"]
+
+    assert len(tables(24)) == 24
+    assert tables(27)[23:] == [("1", "g23"), ("3 more", "")]
+
+
 def test_memory_of_an_engine():
     torch = pytest.importorskip("torch")
     fast = framelift.compile(torch.nn.Linear(32, 48))

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field
 
 COUNTS = ("contexts", "programs")  # in a partition's memory, beside bytes
+MOST_ROWS = 24  # of a table; `raw` and `to_json` have all
 DEAD = "nobody needs its result"  # lowering's reason for operators that run nowhere
 
 
@@ -267,7 +268,10 @@ class Explanation:
         return lines
 
     def tables(self):
-        """The rest of the report: (title, column names, rows of strings), empty tables left out."""
+        """The rest of the report: (title, column names, rows of strings), empty tables left out.
+
+        Of a long one the first rows, the most recently used trace's before others, and how many more there are.
+        """
         tables = [
             ("traces", ("trace", "guards", "weights", "segments"), self._trace_rows()),
             ("first call, milliseconds", ("trace", *self._stages()), self._first_call_rows()),
@@ -307,7 +311,7 @@ class Explanation:
             ),
             ("guards that failed", ("count", "guard"), [(str(n), guard) for guard, n in self.misses.items()]),
         ]
-        return [table for table in tables if table[2]]
+        return [(title, names, _first(rows, len(names))) for title, names, rows in tables if rows]
 
     def __str__(self):
         return "\n".join(self.summary() + [plain_table(*table) for table in self.tables()])
@@ -468,6 +472,11 @@ def _bytes(count):
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
+
+
+def _first(rows, columns):
+    more = len(rows) - MOST_ROWS
+    return rows if more <= 0 else [*rows[:MOST_ROWS], (f"{more} more", *[""] * (columns - 1))]
 
 
 def plain_table(title, header, rows):
