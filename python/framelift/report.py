@@ -99,6 +99,7 @@ class Trace:
     """One way through the callable: its guards and the graphs that were recorded under them."""
 
     guards: dict
+    autocast: str | None  # around the calls that it answers: devices and dtypes
     weights: int
     rebound: int  # how often weights that were replaced by others like them were taken
     first_call_ms: dict  # milliseconds of the call that recorded it: stage -> its share, and "total"
@@ -320,7 +321,9 @@ class Explanation:
         return [
             (
                 str(i),
-                ", ".join(f"{n} {kind}" for kind, n in t.guards.items()) or "none",
+                ", ".join(f"{n} {kind}" for kind, n in t.guards.items())
+                + (f", autocast {t.autocast}" if t.autocast else "")
+                or "none",
                 f"{t.weights}, replaced {t.rebound} times" if t.rebound else str(t.weights),
                 str(len(t.segments)),
             )
@@ -447,6 +450,7 @@ def _segment(values):
 def _trace(values):
     return Trace(
         guards=dict(values.get("guards", {})),
+        autocast=values.get("autocast"),
         weights=values.get("weights", 0),
         rebound=values.get("rebound", 0),
         first_call_ms=dict(values.get("first_call_ms", {})),

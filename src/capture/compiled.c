@@ -73,6 +73,10 @@ static bool watch_shared(fl_compiled *c, const fl_trace *t, PyObject **inputs) {
 static int fits(fl_call *k, fl_trace *t, PyObject **inputs) {
   const char *why = NULL;
   void *data[FL_MAX_INPUTS];
+  if (t->around != k->way) {
+    k->miss = "global state: another autocast";
+    return 0;
+  }
   if (!fl_argspec_match(&t->args, k->args, k->nargs, k->kwnames, inputs, data, &why)) {
     if (why == fl_argspec_other_object) k->c->records = true;
     k->miss = why;
@@ -167,7 +171,15 @@ static PyObject *under_no_grad(fl_call *k, PyObject *(*fn)(fl_call *)) {
   return r;
 }
 
-PyObject *fl_call_target(fl_call *k) { return PyObject_Vectorcall(k->c->target, k->args, k->nargs, k->kwnames); }
+static void put_back_autocast(fl_call *k) {
+  if (k->around) fl_around_put_back(k->around);
+  Py_CLEAR(k->around);
+}
+
+PyObject *fl_call_target(fl_call *k) {
+  put_back_autocast(k);
+  return PyObject_Vectorcall(k->c->target, k->args, k->nargs, k->kwnames);
+}
 
 PyObject *fl_call_native(fl_call *k, const char *reason, bool keep_grad) {
   fl_compiled *c = k->c;
@@ -306,27 +318,53 @@ static PyObject *call_in_recording(fl_call *k, const fl_rec *outer) {
   return !fl_rec_gave_up(outer) || wants_grad(k) ? fl_call_target(k) : under_no_grad(k, fl_call_target);
 }
 
+static PyObject *answer(fl_call *k) {
+  fl_compiled *c = k->c;
+  PyObject *out = try_traces(k);
+  if (out || PyErr_Occurred()) return out;
+  if (k->wants_grad) return native_with_grad(k);
+  if (know_state(k) < 0) return NULL;
+  int grad = k->state.inference ? 0 : fl_grad_enabled();
+  if (grad < 0) return NULL;
+  if (grad && wants_grad(k)) return native_with_grad(k);
+  const char *why = fl_torch_state_why_not(&k->state);
+  if (why) return fl_call_native(k, why, false);
+  if (fl_call_gave_up_before(k)) return fl_call_native(k, c->native_reason, false);
+  if (c->give_ups.len >= 4) return fl_call_native(k, c->native_reason, false);
+  if (!fl_eval_supported()) return fl_call_native(k, fl_eval_why_not(), false);
+  if (fl_device_is_capturing()) return fl_call_native(k, "a CUDA graph is being captured", false);
+  if (!may_record(c)) {
+    c->declined++;
+    return fl_call_native(k, "too many recordings for the calls that they answered", false);
+  }
+  return record_locked(k);
+}
+
+/* As `answer`, within an autocast of the caller's. Natively where it is on for a device that is not known. */
+static PyObject *answer_in_autocast(fl_call *k) {
+  PyObject *now = fl_around_now();
+  fl_around a = {0};
+  if (now) (void)fl_around_find(&k->c->arounds, k->c->target, now, &a);
+  if (a.function && fl_around_set_aside(now) == 0) {
+    k->around = Py_NewRef(now);
+    k->way = a.state;
+    k->function = a.function;
+    k->state_known = false;
+  }
+  Py_XDECREF(now);
+  PyErr_Clear();
+  PyObject *out = answer(k);
+  Py_XDECREF(a.function);
+  return out;
+}
+
 PyObject *fl_compiled_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
   fl_compiled *c = (fl_compiled *)self;
   fl_call k = {.c = c, .args = args, .nargs = (size_t)PyVectorcall_NARGS(nargsf), .kwnames = kwnames};
   if (fl_rec_current()) return call_in_recording(&k, fl_rec_current());
   c->calls++;
-  PyObject *out = try_traces(&k);
-  if (out || PyErr_Occurred()) return out;
-  if (k.wants_grad) return native_with_grad(&k);
   if (know_state(&k) < 0) return NULL;
-  int grad = k.state.inference ? 0 : fl_grad_enabled();
-  if (grad < 0) return NULL;
-  if (grad && wants_grad(&k)) return native_with_grad(&k);
-  const char *why = fl_torch_state_why_not(&k.state);
-  if (why) return fl_call_native(&k, why, false);
-  if (fl_call_gave_up_before(&k)) return fl_call_native(&k, c->native_reason, false);
-  if (c->give_ups.len >= 4) return fl_call_native(&k, c->native_reason, false);
-  if (!fl_eval_supported()) return fl_call_native(&k, fl_eval_why_not(), false);
-  if (fl_device_is_capturing()) return fl_call_native(&k, "a CUDA graph is being captured", false);
-  if (!may_record(c)) {
-    c->declined++;
-    return fl_call_native(&k, "too many recordings for the calls that they answered", false);
-  }
-  return record_locked(&k);
+  PyObject *out = k.state.autocast ? answer_in_autocast(&k) : answer(&k);
+  put_back_autocast(&k);
+  return out;
 }

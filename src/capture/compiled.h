@@ -3,6 +3,7 @@
 #define FL_CAPTURE_COMPILED_H
 
 #include "capture/apart.h"
+#include "capture/around.h"
 #include "capture/rec.h"
 #include "capture/segment.h"
 
@@ -43,6 +44,7 @@ typedef struct fl_compiled {
   fl_extents extents;        /* of their weights */
   FL_VEC(fl_give_up) give_ups;
   fl_opaque_set opaque;
+  fl_arounds arounds; /* autocast around calls */
   FL_VEC(fl_miss) misses;
   uint64_t calls, replayed, native;
   uint64_t declined;       /* of the native ones: that might have been recorded */

@@ -7,6 +7,7 @@
 #include "capture/branch.h"
 #include "capture/device.h"
 #include "capture/eval.h"
+#include "capture/modes.h"
 
 static void note_why(fl_site *s, const fl_reason *w) {
   snprintf(s->why, sizeof s->why, "%s%s%s", w->reason ? w->reason : "out of memory",
@@ -55,9 +56,10 @@ static PyObject *grow(fl_call *k, fl_exit *e, PyObject **args, bool *out_done, f
   const char *why_not = NULL;
   size_t n_objects, n = fl_exit_arguments(e, args, args + b->n_holes, &n_objects);
   fl_entry entry = {args + b->n_holes, n_objects, e->back};
-  fl_attempt a = {.rec = fl_rec_begin(c->target, args, n, NULL, c->records, &entry, &why_not)};
+  fl_attempt a = {.rec = fl_rec_begin(fl_call_recorded(k), args, n, NULL, c->records, &entry, &why_not)};
   s->recordings++;
   root->n_branches++;
+  if (k->around && fl_autocast_forget() < 0) PyErr_Clear(); /* casts of weights would be taken for weights */
   if (!a.rec) {
     note_why(s, &(fl_reason){.reason = (char *)(why_not ? why_not : "out of memory")});
     return PyErr_Clear(), NULL;

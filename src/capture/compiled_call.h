@@ -9,6 +9,9 @@ typedef struct fl_call {
   PyObject *const *args;
   size_t nargs;
   PyObject *kwnames;
+  PyObject *around;   /* autocast as the caller has it, set aside; owned, or NULL */
+  PyObject *way;      /* the state of it that traces are told apart by */
+  PyObject *function; /* what is recorded in the target's place; borrowed, or NULL */
   fl_torch_state state;
   bool state_known;
   fl_trace *stale;  /* its arguments fit, its guards did not */
@@ -19,8 +22,10 @@ typedef struct fl_call {
   char why[200];
 } fl_call;
 
+static inline PyObject *fl_call_recorded(const fl_call *k) { return k->function ? k->function : k->c->target; }
+
 /* compiled.c */
-PyObject *fl_call_target(fl_call *k);
+PyObject *fl_call_target(fl_call *k); /* in the caller's autocast again */
 /* The original's answer, counted as native for this reason; under no_grad unless `keep_grad`. */
 PyObject *fl_call_native(fl_call *k, const char *reason, bool keep_grad);
 void fl_compiled_move_to_front(fl_compiled *c, size_t i);

@@ -7,6 +7,7 @@
 #include "capture/apart.h"
 #include "capture/branch.h"
 #include "capture/eval.h"
+#include "capture/modes.h"
 #include "capture/fx.h"
 #include "capture/later.h"
 
@@ -116,6 +117,7 @@ bool fl_call_gave_up_before(fl_call *k) {
   const char *why;
   for (size_t i = 0; i < c->give_ups.len; i++) {
     fl_give_up *g = &c->give_ups.data[i];
+    if (g->holder->around != k->way) continue;
     if (!fl_argspec_match(&g->holder->args, k->args, k->nargs, k->kwnames, inputs, data, &why)) continue;
     g->count++;
     snprintf(c->native_reason, sizeof c->native_reason, "%s%s%s", g->reason, *g->detail ? ": " : "", g->detail);
@@ -281,7 +283,7 @@ void fl_attempt_evaluate(fl_attempt *a, fl_attempt_fn call, void *ctx) {
 
 static PyObject *whole_call(void *ctx, fl_rec *r, int *out_native) {
   const fl_call *k = ctx;
-  return fl_eval_call(r, k->c->target, k->args, k->nargs, k->kwnames, out_native);
+  return fl_eval_call(r, fl_call_recorded(k), k->args, k->nargs, k->kwnames, out_native);
 }
 
 /* The call may write to its arguments in ways that count no version: weights of earlier traces that lie there are watched. */
@@ -295,9 +297,11 @@ static void watch_arguments(const fl_compiled *c, const fl_rec *r) {
 /* 1, with the call evaluated; 0 when it cannot be recorded, and *why_not says why; -1 with an exception, nothing done. */
 static int try(fl_call *k, attempt *a, const char **why_not) {
   *a = (attempt){0};
-  a->rec = fl_rec_begin(k->c->target, k->args, k->nargs, k->kwnames, k->c->records, NULL, why_not);
+  if (k->around && fl_autocast_forget() < 0) return -1; /* casts of weights would be taken for weights */
+  a->rec = fl_rec_begin(fl_call_recorded(k), k->args, k->nargs, k->kwnames, k->c->records, NULL, why_not);
   if (!a->rec) return *why_not ? 0 : -1;
   a->rec->opaque = &k->c->opaque;
+  a->rec->trace->around = k->way;
   watch_arguments(k->c, a->rec);
   fl_attempt_evaluate(a, whole_call, k);
   return 1;

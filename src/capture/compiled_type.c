@@ -103,6 +103,8 @@ void fl_compiled_refresh(fl_compiled *c) {
 static int compiled_traverse(fl_compiled *c, visitproc visit, void *arg) {
   Py_VISIT(c->target);
   Py_VISIT(c->segment_backend);
+  int in_arounds = fl_arounds_traverse(&c->arounds, visit, arg);
+  if (in_arounds) return in_arounds;
   Py_VISIT(c->options);
   for (size_t i = 0; i < c->opaque.len; i++) Py_VISIT(c->opaque.data[i].callable);
   for (size_t i = 0; i < c->traces.len; i++) {
@@ -123,6 +125,7 @@ static int compiled_clear(fl_compiled *c) {
   memset(&c->misses, 0, sizeof c->misses);
   fl_free(c->extents.list.data);
   memset(&c->extents, 0, sizeof c->extents);
+  fl_arounds_release(&c->arounds);
   Py_CLEAR(c->target);
   Py_CLEAR(c->segment_backend);
   Py_CLEAR(c->options);

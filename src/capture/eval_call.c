@@ -465,7 +465,11 @@ static PyObject *call_object(fl_rec *r, const fl_call_args *c) {
 
 PyObject *fl_call(fl_rec *r, PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
   PyTypeObject *tp = Py_TYPE(callable);
-  if (!r) return PyObject_Vectorcall(callable, args, nargsf, kwnames);
+  if (!r) {
+    PyObject *v = PyObject_Vectorcall(callable, args, nargsf, kwnames);
+    if (v && fl_eval_here && fl_eval_here->r && PyCFunction_Check(callable)) fl_contexts_unrecorded(callable);
+    return v;
+  }
   const char *reason, *detail;
   fl_call_args c = make_args(callable, args, nargsf, kwnames);
   if (fl_rec_must_be_opaque(r, callable, &reason, &detail)) return opaque(r, &c, false, reason, detail);

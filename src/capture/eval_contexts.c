@@ -7,6 +7,7 @@
 #include "capture/argspec.h"
 #include "capture/interop.h"
 #include "capture/modes.h"
+#include "capture/schema.h"
 
 static const char *name_of(PyObject *callable) {
   return PyCFunction_Check(callable) ? ((PyCFunctionObject *)callable)->m_ml->ml_name : "";
@@ -85,6 +86,29 @@ static int left(fl_contexts *m, PyObject *guard) {
   return 0;
 }
 
+/* Which devices it is on for now. */
+static int note_on(fl_contexts *m) {
+  PyObject *devices = Py_BuildValue("(ss)", "cuda", "cpu"), *now = devices ? fl_autocast_read(devices) : NULL;
+  m->on = 0;
+  for (int i = 0; now && i < FL_AUTOCAST_DEVICES; i++)
+    m->on |= (unsigned)(PyTuple_GET_ITEM(PyTuple_GET_ITEM(PyTuple_GET_ITEM(now, 2), i), 1) == Py_True) << i;
+  int rc = now ? 0 : -1;
+  Py_XDECREF(devices);
+  Py_XDECREF(now);
+  return rc;
+}
+
+static bool switches(PyObject *callable) {
+  const char *name = name_of(callable);
+  return !strncmp(name, "set_autocast_", 13) && strstr(name, "enabled");
+}
+
+void fl_contexts_unrecorded(PyObject *callable) {
+  if (switches(callable) && note_on(&fl_eval_here->contexts) < 0) PyErr_Clear();
+}
+
+unsigned fl_contexts_autocast_on(void) { return fl_eval_here ? fl_eval_here->contexts.on : 0; }
+
 void fl_contexts_changed(fl_rec *r, PyObject *callable, PyObject *const *args, size_t n, PyObject *result) {
   fl_contexts *m = &fl_eval_here->contexts;
   const char *name = name_of(callable);
@@ -96,6 +120,8 @@ void fl_contexts_changed(fl_rec *r, PyObject *callable, PyObject *const *args, s
   } else if (n && fl_inference_is_guard(args[0]) && !strcmp(name, "__exit__")) {
     rc = left(m, args[0]);
     m->odd |= !result;
+  } else if (result && switches(callable)) {
+    rc = note_on(m);
   }
   fl_tell(r, rc);
 }
@@ -287,7 +313,7 @@ static int stand(fl_contexts *m, const fl_modes_held *h) {
     Py_XDECREF(pair);
     if (rc < 0) return -1;
   }
-  return 0;
+  return note_on(m);
 }
 
 void fl_contexts_stand(fl_rec *r, fl_eval_state *st, const fl_modes_held *h) {
@@ -308,6 +334,7 @@ void fl_contexts_end(fl_rec *r, fl_eval_state *st) {
     Py_XDECREF(before);
   }
   PyErr_Clear();
+  m->on = 0;
   Py_CLEAR(m->open);
   Py_CLEAR(m->touched);
   Py_CLEAR(m->before);

@@ -36,6 +36,7 @@ typedef struct fl_contexts {
   PyObject *touched; /* dict: device whose autocast the call has set -> (device, enabled, dtype) before */
   PyObject *before;  /* autocast's state before the first change; NULL: there was none */
   bool odd;          /* not to be followed */
+  unsigned on;       /* bit: the device (FL_AUTOCAST_DEVICES) for which the call has it on */
 } fl_contexts;
 
 typedef struct fl_eval_state {
@@ -166,6 +167,8 @@ void fl_contexts_will_change(fl_rec *r, PyObject *callable, PyObject *const *arg
 void fl_contexts_changed(fl_rec *r, PyObject *callable, PyObject *const *args, size_t n, PyObject *result);
 /* What this function asks for is what it was when the call began. */
 bool fl_contexts_untouched(PyObject *callable, PyObject *const *args, size_t n);
+void fl_contexts_unrecorded(PyObject *callable); /* called, when the recording has given up */
+unsigned fl_contexts_autocast_on(void);          /* contexts.on: in an operator autocast counts as off */
 void fl_contexts_weight_written(void); /* of which autocast may keep a cast: the cache is not made again at replay */
 const char *fl_contexts_why_no_break(const fl_eval_state *st); /* NULL: they can be entered again at replay */
 /* The state is the one at the call's begin, but for the modes that the call has entered. */

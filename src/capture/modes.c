@@ -182,6 +182,22 @@ int fl_autocast_write(PyObject *state, long nesting) {
   return nest(nesting);
 }
 
+int fl_autocast_switch(PyObject *state, bool on) {
+  PyObject *states = states_of(state);
+  if (!ready()) return -1;
+  PyObject *now = nesting_now();
+  long want = on ? fl_autocast_nesting(state) : 0, is = now ? PyLong_AsLong(now) : 0;
+  int rc = done(now);
+  for (; rc == 0 && is != want; is += is < want ? 1 : -1)
+    rc = done(PyObject_CallNoArgs(is < want ? M.deeper : M.higher));
+  for (Py_ssize_t i = 0; rc == 0 && i < PyTuple_GET_SIZE(states); i++) {
+    PyObject *s = PyTuple_GET_ITEM(states, i);
+    if (PyTuple_GET_ITEM(s, 1) != Py_True) continue;
+    rc = done(PyObject_CallFunctionObjArgs(M.set_enabled, PyTuple_GET_ITEM(s, 0), on ? Py_True : Py_False, NULL));
+  }
+  return rc;
+}
+
 int fl_autocast_forget(void) { return ready() ? done(PyObject_CallNoArgs(M.clear)) : -1; }
 
 void fl_autocast_set_again(PyObject *state) {

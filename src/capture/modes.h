@@ -26,6 +26,9 @@ PyObject *fl_autocast_read(PyObject *devices);
 PyObject *fl_autocast_devices(PyObject *state); /* new tuple of the names in it, or NULL */
 /* Sets it; the nesting changes by `nesting`, and where it comes to nought casts are forgotten. 0, or -1. */
 int fl_autocast_write(PyObject *state, long nesting);
+/* Off, where the state has it on, and out of its nesting; or as the state has it again. The rest, and the casts that are kept,
+ * stay as they are. 0, or -1. */
+int fl_autocast_switch(PyObject *state, bool on);
 void fl_autocast_set_again(PyObject *state); /* takes; NULL: nothing. An exception stays as it is */
 bool fl_autocast_is_nested(void);            /* inside any, enabled or not */
 /* Forgets the casts of weights that it keeps. 0, or -1. */

@@ -4,6 +4,7 @@
 #include "capture/device.h"
 #include "capture/eval_impl.h"
 #include "capture/modes.h"
+#include "capture/rec_autocast.h"
 #include "capture/rec.h"
 
 #define MAX_TENSORS 512
@@ -575,7 +576,7 @@ PyObject *fl_rec_operator(fl_rec *r, const fl_schema *s, PyObject *args, PyObjec
   bool ok = s->lifts ? lift(&c, &n) : true;
   if (ok && n.schema == s) ok = take_args(&c, &n);
   r->paused++;
-  PyObject *result = PyObject_Call(s->op, args, kwargs);
+  PyObject *result = fl_rec_call_operator(r, s, args, kwargs);
   r->paused--;
   if (!result)
     fl_rec_give_up(r, "an operator raised", s->name);

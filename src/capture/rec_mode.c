@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "capture/eval_impl.h"
-#include "capture/rec.h"
+#include "capture/rec_autocast.h"
 
 static PyObject *dynamo_names; /* (module, function) */
 
@@ -34,7 +34,7 @@ static PyObject *dispatch_paused(PyObject *const *a, Py_ssize_t nargs) {
   fl_rec *r = fl_rec_current();
   if (fl_rec_is_off(r)) {
     bool plain = !strcmp(Py_TYPE(a[0])->tp_name, "OpOverload");
-    return plain ? PyObject_Call(a[0], a[2], kwargs) : call_with_functions(a[0], a[2], kwargs);
+    return plain ? fl_rec_call_unrecorded(r, a[0], a[2], kwargs) : call_with_functions(a[0], a[2], kwargs);
   }
   r->paused++; /* reading a schema runs torch's Python */
   const fl_schema *s = fl_schema_get(a[0]);
@@ -44,7 +44,8 @@ static PyObject *dispatch_paused(PyObject *const *a, Py_ssize_t nargs) {
     fl_rec_give_up(r, "an operator that is no OpOverload", Py_TYPE(a[0])->tp_name);
     return call_with_functions(a[0], a[2], kwargs);
   }
-  return fl_rec_operator(r, s, a[2], kwargs);
+  PyObject *result;
+  return fl_rec_in_parts(r, s, a[2], kwargs, &result) ? result : fl_rec_operator(r, s, a[2], kwargs);
 }
 
 /* Python below here is torch's own, or an operator written in Python: it belongs to the operator, not to the program. */

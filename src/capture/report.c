@@ -210,7 +210,9 @@ static PyObject *trace_of(const fl_trace *t) {
     else if (st->segment)
       ok = add(segments, segment_of(t, st)) == 0;
   }
-  ok = ok && put(d, "guards", guards_of(t)) == 0 && put(d, "weights", PyLong_FromSize_t(t->weights.list.len)) == 0 &&
+  ok = ok && put(d, "guards", guards_of(t)) == 0 &&
+       put(d, "autocast", t->around ? fl_around_text(t->around) : Py_NewRef(Py_None)) == 0 &&
+       put(d, "weights", PyLong_FromSize_t(t->weights.list.len)) == 0 &&
        put(d, "inputs", PyLong_FromLong(t->args.n_inputs)) == 0 &&
        put(d, "effects", PyLong_FromSize_t(t->writes.list.len)) == 0 &&
        put(d, "sources", PyLong_FromSize_t(t->writes.sources.len)) == 0 &&

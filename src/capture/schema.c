@@ -129,6 +129,26 @@ static bool is_outside(const char *name) {
   return !BEGINS_WITH(name, own);
 }
 
+/* 1, 0, or -1. */
+static int has_kernel(PyObject *overload, const char *key) {
+  PyObject *torch = PyImport_ImportModule("torch._C"), *name = PyObject_CallMethod(overload, "name", NULL), *has = NULL;
+  if (torch && name) has = PyObject_CallMethod(torch, "_dispatch_has_kernel_for_dispatch_key", "Os", name, key);
+  int truth = has ? PyObject_IsTrue(has) : -1;
+  Py_XDECREF(torch);
+  Py_XDECREF(name);
+  Py_XDECREF(has);
+  return truth;
+}
+
+static int read_kernels(PyObject *overload, fl_schema *s) {
+  int composite = has_kernel(overload, "CompositeImplicitAutograd");
+  int cuda = has_kernel(overload, "AutocastCUDA"), cpu = has_kernel(overload, "AutocastCPU");
+  if (composite < 0 || cuda < 0 || cpu < 0) return -1;
+  s->composite = composite;
+  s->autocast = (unsigned)cuda << FL_AUTOCAST_CUDA | (unsigned)cpu << FL_AUTOCAST_CPU;
+  return 0;
+}
+
 static fl_schema *read_schema(PyObject *overload) {
   fl_schema *s = fl_calloc(1, sizeof *s);
   PyObject *schema = NULL, *args = NULL;
@@ -146,7 +166,7 @@ static fl_schema *read_schema(PyObject *overload) {
     if (read_arg(PyList_GET_ITEM(args, i), &s->args[i]) < 0) goto fail;
     s->writes |= s->args[i].writes;
   }
-  if (read_tags(overload, s) < 0) goto fail;
+  if (read_tags(overload, s) < 0 || read_kernels(overload, s) < 0) goto fail;
   s->is_index = !strcmp(s->name, "aten.index.Tensor") || !strcmp(s->name, "aten._unsafe_index.Tensor");
   s->lifts = !strcmp(s->name, "aten.lift_fresh.default");
   s->dynamic_shape = s->dynamic_shape || is_untagged(s);

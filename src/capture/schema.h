@@ -5,6 +5,9 @@
 #include <Python.h>
 #include <stdbool.h>
 
+/* Devices whose autocast is told apart: CUDA and the CPU. */
+enum { FL_AUTOCAST_DEVICES = 2, FL_AUTOCAST_CUDA = 0, FL_AUTOCAST_CPU = 1 };
+
 typedef struct fl_schema_arg {
   PyObject *name;   /* str */
   const char *utf8; /* the same, borrowed from `name` */
@@ -32,6 +35,8 @@ typedef struct fl_schema {
   bool unfilled;      /* gives memory that it does not fill */
   bool outside;       /* of a library that is not PyTorch's own */
   bool total;         /* no integer makes it fail: none is an index, or divides */
+  bool composite;     /* of other operators, which inference mode hides */
+  unsigned autocast;  /* bit: of the device (FL_AUTOCAST_DEVICES) whose autocast casts for it */
   bool norm;          /* batch and instance norm: write running statistics in training, unseen by the schema */
 } fl_schema;
 

@@ -175,9 +175,10 @@ typedef struct fl_trace {
   int running;    /* calls that run or change it now */
   fl_argspec args;
   fl_torch_state state;
-  bool handles;   /* there is a break while an exception is handled: only where the call begins with none */
-  bool autocast;  /* the call enters autocast: only outside any other, which might keep casts of weights */
-  int cuda_state; /* fl_torch_cuda_state() if engines compute on a GPU, else -1 */
+  bool handles;     /* there is a break while an exception is handled: only where the call begins with none */
+  bool autocast;    /* the call enters autocast: only outside any other, which might keep casts of weights */
+  PyObject *around; /* the state of autocast around the call (fl_around), or NULL; only to be told from others */
+  int cuda_state;   /* fl_torch_cuda_state() if engines compute on a GPU, else -1 */
   fl_guards guards;
   fl_weights weights;
   FL_VEC(fl_tval) values;
