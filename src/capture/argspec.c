@@ -77,8 +77,9 @@ static const char *make(maker *m, PyObject *o, fl_spec *out);
 /* Containers that can be told apart: each an object of its own, as in the calls that match. */
 static const char *cover(maker *m, PyObject *o) {
   if (!PyTuple_Check(o) && fl_ptrmap_get(m->covered, o, NULL)) return "one container given twice";
-  if (!PyTuple_Check(o) && ++m->n_containers > FL_MAX_CONTAINERS) return "more than 64 containers in the arguments";
-  return fl_ptrmap_set(m->covered, o, UINT32_MAX) ? NULL : OOM;
+  uint32_t which = PyTuple_Check(o) ? UINT32_MAX : FL_ARG_CONTAINER | (uint32_t)m->n_containers++;
+  if (m->n_containers > FL_MAX_CONTAINERS) return "more than 64 containers in the arguments";
+  return fl_ptrmap_set(m->covered, o, which) ? NULL : OOM;
 }
 
 static const char *make_tensor(maker *m, PyObject *o, fl_spec *out) {

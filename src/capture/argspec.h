@@ -25,6 +25,9 @@ typedef enum fl_spec_kind {
   FL_SPEC_OBJECT
 } fl_spec_kind;
 
+/* What `covered` says of a list, dict or record: this bit, and which one it is, counted from the outside in. */
+#define FL_ARG_CONTAINER 0x80000000u
+
 typedef struct fl_spec {
   fl_spec_kind kind;
   uint32_t index;
@@ -33,6 +36,11 @@ typedef struct fl_spec {
   int n;
   struct fl_spec *items;
 } fl_spec;
+
+/* It has items that are matched. */
+static inline bool fl_spec_holds(const fl_spec *s) {
+  return s->kind == FL_SPEC_TUPLE || s->kind == FL_SPEC_LIST || s->kind == FL_SPEC_DICT || s->kind == FL_SPEC_RECORD;
+}
 
 typedef struct fl_input {
   fl_tensor_meta meta;

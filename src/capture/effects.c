@@ -41,23 +41,25 @@ static int draw(const fl_effect *e) {
   return number ? 0 : -1;
 }
 
-static int apply(const fl_effect *e, PyObject *value) {
+static int apply(const fl_effect *e, PyObject *obj, PyObject *value) {
   switch (e->kind) {
-  case FL_EFFECT_ATTR: return PyObject_GenericSetAttr(e->obj, e->key, e->del ? NULL : value);
-  case FL_EFFECT_ITEM: return e->del ? remove_item(e->obj, e->key) : PyDict_SetItem(e->obj, e->key, value);
-  case FL_EFFECT_CELL: return PyCell_Set(e->obj, e->del ? NULL : value);
-  case FL_EFFECT_EXTEND: return set_list(e->obj, value, true);
-  case FL_EFFECT_LIST: return set_list(e->obj, value, false);
-  case FL_EFFECT_DICT: return set_dict(e->obj, value);
-  case FL_EFFECT_SET: return set_set(e->obj, value);
+  case FL_EFFECT_ATTR: return PyObject_GenericSetAttr(obj, e->key, e->del ? NULL : value);
+  case FL_EFFECT_ITEM: return e->del ? remove_item(obj, e->key) : PyDict_SetItem(obj, e->key, value);
+  case FL_EFFECT_CELL: return PyCell_Set(obj, e->del ? NULL : value);
+  case FL_EFFECT_EXTEND: return set_list(obj, value, true);
+  case FL_EFFECT_LIST: return set_list(obj, value, false);
+  case FL_EFFECT_DICT: return set_dict(obj, value);
+  case FL_EFFECT_SET: return set_set(obj, value);
   case FL_EFFECT_DRAW: return draw(e);
   }
   return 0;
 }
 
-int fl_effects_apply(const fl_effects *e, PyObject *const *values) {
-  for (size_t i = 0; i < e->list.len; i++)
-    if (apply(&e->list.data[i], values[i]) < 0) return -1;
+int fl_effects_apply(const fl_effects *e, PyObject *const *values, PyObject *const *arguments) {
+  for (size_t i = 0; i < e->list.len; i++) {
+    const fl_effect *x = &e->list.data[i];
+    if (apply(x, x->obj ? x->obj : arguments[x->argument], values[i]) < 0) return -1;
+  }
   return 0;
 }
 

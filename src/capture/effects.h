@@ -25,9 +25,10 @@ typedef enum fl_effect_kind {
 
 typedef struct fl_effect { /* objects are held by the trace */
   fl_effect_kind kind;
-  PyObject *obj, *key;
-  bool del;     /* ATTR, ITEM, CELL: the place is left empty */
-  bool changes; /* the trace's own guards rely on what it changes: it cannot fit right after itself */
+  PyObject *obj, *key; /* obj NULL: */
+  uint32_t argument;   /* it is the container of the arguments that is this value */
+  bool del;            /* ATTR, ITEM, CELL: the place is left empty */
+  bool changes;        /* the trace's own guards rely on what it changes: it cannot fit right after itself */
 } fl_effect;
 
 /* A tensor found under a key when the call begins, because the trace leaves another one there. It is an input. */
@@ -43,9 +44,9 @@ typedef struct fl_effects {
   FL_VEC(fl_source) sources;
 } fl_effects;
 
-/* Does them in order. values[i] belongs to effect i; of EXTEND, LIST, DICT and SET it is a tuple. 0, or -1 with an
+/* Does them in order. `arguments` are the trace's values. values[i] belongs to effect i; of EXTEND, LIST, DICT and SET it is a tuple. 0, or -1 with an
  * exception. */
-int fl_effects_apply(const fl_effects *e, PyObject *const *values);
+int fl_effects_apply(const fl_effects *e, PyObject *const *values, PyObject *const *arguments);
 /* Whether the tensor under the source's key is as recorded; borrowed, or NULL (no exception). */
 PyObject *fl_source_find(const fl_source *s);
 void fl_effects_release(fl_effects *e);

@@ -312,10 +312,8 @@ static bool ask_known(void *ctx, PyObject *object) {
 fl_result_asker fl_rec_asker(fl_rec *r, bool frames) {
   fl_result_asker ask = {.ctx = r, .tensor = ask_tensor, .known = ask_known, .argument = ask_argument};
   ask.unknown = fl_rec_unknown_value;
-  if (frames) {
-    ask.argument_value = fl_rec_argument_value;
-    ask.made = fl_rec_made;
-  }
+  if (frames || !r->trace->entry) ask.argument_value = fl_rec_argument_value;
+  if (frames) ask.made = fl_rec_made;
   return ask;
 }
 

@@ -12,32 +12,17 @@
 
 /* --- whether there can be a break here --- */
 
-static bool in_arguments(fl_rec *r, const fl_spec *s, PyObject *o, PyObject *target, uint32_t *at) {
-  if (s->kind != FL_SPEC_LIST && s->kind != FL_SPEC_DICT && s->kind != FL_SPEC_TUPLE) return false;
-  if (s->kind != FL_SPEC_TUPLE) {
-    (*at)++;
-    if (o == target) return true;
-  }
-  for (int i = 0; i < s->n; i++) {
-    PyObject *item = fl_back_item(s, o, i);
-    if (item && in_arguments(r, &s->items[i], item, target, at)) return true;
-  }
-  return false;
-}
-
 bool fl_rec_argument_value(void *rec, PyObject *object, uint32_t *out_value) {
   fl_rec *r = rec;
-  uint32_t at = 0;
-  const fl_argspec *s = &r->trace->args;
-  for (int i = 0; i < s->n_pos + s->n_kw; i++)
-    if (in_arguments(r, &s->args[i], r->args[i], object, &at)) {
-      for (uint32_t v = 0; v < r->trace->values.len; v++)
-        if (r->trace->values.data[v].kind == FL_TVAL_ARGUMENT && r->trace->values.data[v].index == at - 1)
-          return *out_value = v, true;
-      *out_value = fl_rec_object_value(r, FL_TVAL_ARGUMENT, at - 1);
-      return *out_value != FL_NO_TVAL;
-    }
-  return false;
+  uint32_t which;
+  if (!fl_ptrmap_get(&r->covered, object, &which) || which == UINT32_MAX || !(which & FL_ARG_CONTAINER)) return false;
+  which &= ~FL_ARG_CONTAINER;
+  r->trace->containers = true;
+  for (uint32_t v = 0; v < r->trace->values.len; v++)
+    if (r->trace->values.data[v].kind == FL_TVAL_ARGUMENT && r->trace->values.data[v].index == which)
+      return *out_value = v, true;
+  *out_value = fl_rec_object_value(r, FL_TVAL_ARGUMENT, which);
+  return *out_value != FL_NO_TVAL;
 }
 
 bool fl_rec_made(void *rec, PyObject *o) {

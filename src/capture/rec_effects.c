@@ -86,10 +86,11 @@ static int write_whole(fl_rec *r, fl_write_kind kind, PyObject *obj, PyObject *k
   if (p) return effect(r, obj, key, kind == FL_WRITE_METHOD), 0;
   PyObject *snap = fl_guards_snapshot(obj);
   if (!snap) return fl_rec_oom(r);
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(snap); i++) fl_rec_note_known(r, PyTuple_GET_ITEM(snap, i));
+  bool covered = fl_ptrmap_get(&r->covered, obj, NULL);
+  for (Py_ssize_t i = 0; !covered && i < PyTuple_GET_SIZE(snap); i++) fl_rec_note_known(r, PyTuple_GET_ITEM(snap, i));
   fl_pending n = {.kind = kind, .obj = obj, .container = obj, .original = snap, .whole = true};
   n.looked_into = !is_blind(kind, obj, key);
-  n.covered = fl_ptrmap_get(&r->covered, obj, NULL);
+  n.covered = covered;
   int rc = push(r, &n);
   Py_DECREF(snap);
   return rc;
@@ -171,7 +172,7 @@ static void add_effect(fl_rec *r, fl_pending *p, const fl_effect *e, PyObject *v
   bool ok = value && PyList_Append(all, value) == 0 && FL_PUSH(&r->writes->list, *e);
   Py_XDECREF(value);
   PyErr_Clear();
-  if (!ok || !fl_rec_keep(r, e->obj) || (e->key && !fl_rec_keep(r, e->key))) fl_rec_oom(r);
+  if (!ok || (e->obj && !fl_rec_keep(r, e->obj)) || (e->key && !fl_rec_keep(r, e->key))) fl_rec_oom(r);
 }
 
 /* A tuple of ours in the result's recipe: not to be taken for an object of the program that had its address. */
@@ -195,6 +196,16 @@ static bool plain_members(PyObject *obj, PyObject *t) {
   return true;
 }
 
+/* A list, dict or record of the arguments is another object in each call: the effect is on the one that is given then. What it holds
+ * when the call begins is known. */
+static bool is_on_argument(fl_rec *r, const fl_pending *p, fl_effect *e) {
+  if (!p->covered || r->trace->entry) return false;
+  if (!fl_rec_argument_value(r, p->obj, &e->argument)) return false;
+  e->obj = NULL;
+  e->changes = false;
+  return true;
+}
+
 static void settle_whole(fl_rec *r, fl_pending *p, PyObject *all) {
   PyObject *now = fl_guards_snapshot(p->container), *value;
   if (!now) {
@@ -205,17 +216,22 @@ static void settle_whole(fl_rec *r, fl_pending *p, PyObject *all) {
   bool longer = starts_with(now, p->original), same = longer && PyTuple_GET_SIZE(now) == n;
   bool guarded = p->looked_into || !longer || fl_guards_has(r->guards, p->obj);
   if (same && p->covered) goto done;
-  if (p->covered || !plain_members(p->obj, now)) {
+  fl_effect on = {0};
+  if ((p->covered && !is_on_argument(r, p, &on)) || !plain_members(p->obj, now)) {
     effect(r, p->obj, p->key, true);
     goto done;
   }
-  if (guarded && fl_guards_add_snapshot(r->guards, p->container, p->original) < 0) fl_rec_oom(r);
+  if (!p->covered && guarded && fl_guards_add_snapshot(r->guards, p->container, p->original) < 0) fl_rec_oom(r);
   if (same) goto done;
   fl_effect e = {.kind = PyList_Check(p->obj)   ? guarded ? FL_EFFECT_LIST : FL_EFFECT_EXTEND
                          : PyDict_Check(p->obj) ? FL_EFFECT_DICT
                                                 : FL_EFFECT_SET,
                  .obj = p->obj,
                  .changes = guarded};
+  if (p->covered) {
+    e = (fl_effect){.kind = PyList_Check(p->obj) ? FL_EFFECT_LIST : FL_EFFECT_DICT, .argument = on.argument};
+    if (PySet_Check(p->obj)) e.kind = FL_EFFECT_SET;
+  }
   value = e.kind == FL_EFFECT_EXTEND ? PyTuple_GetSlice(now, n, PyTuple_GET_SIZE(now)) : Py_NewRef(now);
   add_effect(r, p, &e, ours(r, value), all);
 done:
@@ -232,7 +248,8 @@ static void settle_place(fl_rec *r, fl_pending *p, PyObject *all) {
     guard_entry(r, p);
     return;
   }
-  if (p->covered || p->moved || !is_plain_key(p->key)) {
+  fl_effect on = {0};
+  if ((p->covered && !is_on_argument(r, p, &on)) || p->moved || !is_plain_key(p->key)) {
     effect(r, p->obj, p->key, false);
     return;
   }
@@ -246,6 +263,11 @@ static void settle_place(fl_rec *r, fl_pending *p, PyObject *all) {
   bool read = p->kind == FL_WRITE_CELL ? fl_guards_has(r->guards, p->container)
                                        : fl_guards_item(r->guards, p->container, p->key, &expected);
   e.changes = (read || fl_guards_has(r->guards, p->container)) && !fl_const_equal(p->original, now);
+  if (p->covered) {
+    e.obj = NULL;
+    e.argument = on.argument;
+    e.changes = false;
+  }
   add_effect(r, p, &e, Py_NewRef(now ? now : Py_None), all);
 }
 
@@ -349,7 +371,9 @@ static void make_source(fl_rec *r, fl_pending *p, PyObject *left) {
 void fl_rec_find_sources(fl_rec *r, PyObject *all) {
   for (size_t i = 0; i < r->pending.len && !r->gave_up; i++) {
     fl_pending *p = &r->pending.data[i];
-    if (!p->effect || p->whole || p->kind == FL_WRITE_CELL || !p->original || !fl_tensor_check(p->original)) continue;
+    if (!p->effect || p->whole || p->covered || p->kind == FL_WRITE_CELL || !p->original ||
+        !fl_tensor_check(p->original))
+      continue;
     PyObject *left = PyTuple_GET_ITEM(all, (Py_ssize_t)p->at + 1), *expected;
     if (fl_tensor_check(left) && fl_guards_item(r->guards, p->container, p->key, &expected) && expected == p->original)
       make_source(r, p, left);

@@ -414,10 +414,10 @@ static int run_steps(fl_run *run, const char **miss, bool engines, PyObject **ou
 }
 
 /* The call's result out of the tuple that holds it and the effects' values, which are done now. Takes `all`. */
-static PyObject *finish(const fl_trace *t, PyObject *all, const char **miss) {
+static PyObject *finish(const fl_trace *t, PyObject *all, PyObject *const *values, const char **miss) {
   if (!all || !t->writes.list.len) return all;
   PyObject *out = Py_NewRef(PyTuple_GET_ITEM(all, 0));
-  if (fl_effects_apply(&t->writes, &PyTuple_GET_ITEM(all, 1)) < 0) {
+  if (fl_effects_apply(&t->writes, &PyTuple_GET_ITEM(all, 1), values) < 0) {
     *miss = FL_RUN_NOT_TWICE;
     Py_CLEAR(out);
   }
@@ -426,7 +426,7 @@ static PyObject *finish(const fl_trace *t, PyObject *all, const char **miss) {
 }
 
 static void find_containers(const fl_spec *s, PyObject *o, PyObject **found, uint32_t *at) {
-  if (s->kind != FL_SPEC_LIST && s->kind != FL_SPEC_DICT && s->kind != FL_SPEC_TUPLE) return;
+  if (!fl_spec_holds(s)) return;
   if (s->kind != FL_SPEC_TUPLE) found[(*at)++] = o;
   for (int i = 0; i < s->n; i++) {
     PyObject *item = fl_back_item(s, o, i);
@@ -435,16 +435,14 @@ static void find_containers(const fl_spec *s, PyObject *o, PyObject **found, uin
 }
 
 static uint32_t count_containers(const fl_spec *s) {
-  uint32_t n = s->kind == FL_SPEC_LIST || s->kind == FL_SPEC_DICT;
-  for (int i = 0; (n || s->kind == FL_SPEC_TUPLE) && i < s->n; i++) n += count_containers(&s->items[i]);
+  uint32_t n = fl_spec_holds(s) && s->kind != FL_SPEC_TUPLE;
+  for (int i = 0; fl_spec_holds(s) && i < s->n; i++) n += count_containers(&s->items[i]);
   return n;
 }
 
-/* Containers of the arguments that frames hold. */
+/* Containers of the arguments that frames hold, or that the call gives back or writes to. */
 static int put_containers(const fl_trace *t, const fl_call_args *call, PyObject **values) {
-  bool any = false;
-  for (size_t v = 0; t->breaks.len && v < t->values.len; v++) any |= t->values.data[v].kind == FL_TVAL_ARGUMENT;
-  if (!any) return 0;
+  if (!t->containers) return 0;
   uint32_t n = 0, at = 0;
   for (int i = 0; i < t->args.n_pos + t->args.n_kw; i++) n += count_containers(&t->args.args[i]);
   PyObject **found = fl_calloc(n + 1, sizeof *found);
@@ -472,7 +470,7 @@ PyObject *fl_trace_run_to_exit(fl_trace *t, PyObject *const *inputs, const fl_ca
   if (rc == 0 && entry && (*miss = fl_entry_match(t, entry, values))) rc = -1;
   if (rc == 0 && fl_ask_first(t, values)) *miss = other_answer, rc = -1;
   if (rc == 0) rc = run_steps(&run, miss, engines, &out);
-  if (rc == 0) out = finish(t, fl_result_build(&t->result, values), miss);
+  if (rc == 0) out = finish(t, fl_result_build(&t->result, values), values, miss);
   fl_run_end(&run);
   for (size_t i = 0; i < t->inputs.len; i++) values[t->inputs.data[i]] = NULL;
   for (size_t i = 0; i < n; i++)

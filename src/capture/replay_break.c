@@ -15,6 +15,10 @@ PyObject *fl_back_none(void) {
 }
 
 PyObject *fl_back_item(const fl_spec *s, PyObject *o, int i) {
+  if (s->kind == FL_SPEC_RECORD) {
+    PyObject **d = _PyObject_GetDictPtr(o);
+    return d ? *d : NULL;
+  }
   if (s->kind == FL_SPEC_DICT) {
     PyObject *v = PyDict_Check(o) && i < PyTuple_GET_SIZE(s->object)
                       ? PyDict_GetItemWithError(o, PyTuple_GET_ITEM(s->object, i))
@@ -338,7 +342,7 @@ int fl_break_run(fl_run *run, fl_break *b, PyObject **out) {
   inside in = {.run = run, .b = b, .state = build_state(run, b)};
   if (!in.state) return -1;
   b->count++;
-  if (fl_effects_apply(&b->writes, &PyTuple_GET_ITEM(PyTuple_GET_ITEM(in.state, FL_STATE_EFFECTS), 0)) < 0) {
+  if (fl_effects_apply(&b->writes, &PyTuple_GET_ITEM(PyTuple_GET_ITEM(in.state, FL_STATE_EFFECTS), 0), NULL) < 0) {
     Py_CLEAR(in.state);
     fl_raised_leave(&run->raised);
     fl_modes_leave(&run->modes);

@@ -410,7 +410,7 @@ static const char *describe(maker *m, PyObject *o, uint32_t *out) {
     return add(m, o, &n, out);
   }
   /* Of plain tuples nobody asks which one it is. */
-  bool itself = m->ask->argument_value ? !PyTuple_Check(o) : !PyTuple_CheckExact(o);
+  bool itself = m->ask->made ? !PyTuple_Check(o) : !PyTuple_CheckExact(o);
   if (itself && m->ask->argument(m->ask->ctx, o)) {
     if (m->ask->argument_value && m->ask->argument_value(m->ask->ctx, o, &value.index)) return add(m, o, &value, out);
     m->detail = "an argument's own container";

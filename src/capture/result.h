@@ -62,9 +62,9 @@ typedef struct fl_result_asker {
   bool (*argument)(void *ctx, PyObject *object);
   /* The value of an object that unknown code gave. */
   bool (*unknown)(void *ctx, PyObject *object, uint32_t *out_value);
-  /* For the state of frames, else NULL: the value that stands for a container among the arguments; and whether an
-   * object that would be made anew is the call's own. */
+  /* The value that stands for a container among the arguments; or NULL. */
   bool (*argument_value)(void *ctx, PyObject *object, uint32_t *out_value);
+  /* For the state of frames, else NULL: whether an object that would be made anew is the call's own. */
   bool (*made)(void *ctx, PyObject *object);
   PyObject
       *tokens; /* tuple: of context variables that are set (vars.h), in order. The recipe must come to them first */

@@ -188,6 +188,7 @@ typedef struct fl_trace {
   FL_VEC(fl_tnode) nodes;
   FL_VEC(fl_tstep) steps;
   FL_VEC(fl_break *) breaks;
+  bool containers;  /* a value is a container of the arguments */
   fl_result result; /* with effects: a tuple of the call's result and each effect's value */
   fl_effects writes;
   /* Of a branch: */

@@ -1,0 +1,207 @@
+"""Lists, dicts and records among the arguments that a call gives back or writes to: those of each call."""
+
+import collections
+import dataclasses
+import types
+
+import pytest
+import torch
+
+import battery
+import framelift
+from battery import x
+
+torch.manual_seed(0)
+LIN = torch.nn.Linear(4, 4).eval()
+CASES = {}
+
+
+def case(*makes):
+    def add(program):
+        CASES[program.__name__] = program, makes
+        return program
+
+    return add
+
+
+@dataclasses.dataclass
+class Record:
+    x: torch.Tensor
+    scale: float = 2.0
+    items: list = dataclasses.field(default_factory=list)
+
+
+def features():
+    return {"x": x(), "mask": x().relu()}
+
+
+@case(features, lambda: {"mask": x(), "x": x()}, lambda: collections.OrderedDict(x=x(), mask=x()))
+def gives_back_what_it_was_given(d):
+    return d, [d["x"] + 1, {"same": d}]
+
+
+@case(features, features)
+def adds_items(d):
+    d["y"] = LIN(d["x"])
+    d["z"] = d["y"] * d["mask"]
+    return d
+
+
+@case(features)
+def replaces_and_deletes(d):
+    d["x"] = LIN(d["x"])
+    del d["mask"]
+    d["count"] = len(d)
+    return None
+
+
+@case(features, lambda: collections.OrderedDict(x=x(), mask=x()))
+def updates(d):
+    y = LIN(d["x"])
+    d.update({"x": y, "y": y[0]})
+    d.setdefault("z", 3)
+    return d.pop("mask"), d
+
+
+@case(features)
+def moves_a_key(d):
+    v = d.pop("x")
+    d["x"] = LIN(v)
+    return list(d)
+
+
+@case(lambda: [x(), x()], lambda: [x()])
+def grows_a_list(items):
+    items.append(LIN(items[0]))
+    items[0] = items[0] * 2
+    items.sort(key=lambda t: 0)
+    return items
+
+
+@case(lambda: {"a": [x()], "b": ({"c": x()},)})
+def writes_deep_inside(d):
+    d["a"].append(LIN(d["a"][0]))
+    d["b"][0]["d"] = d["a"][1] + 1
+    return d["b"][0]
+
+
+@case(lambda: {"a": {"v": x()}, "b": [x()]})
+def replaces_containers_that_it_writes_to(d):
+    inner = d["a"]
+    inner["w"] = LIN(inner["v"])
+    d["a"] = {"new": inner["w"]}
+    d["b"].append(1)
+    return inner
+
+
+@case(lambda: {"a": {"v": x()}})
+def keeps_one_in_another(d):
+    d["b"] = d["a"]
+    return LIN(d["a"]["v"])
+
+
+@case(lambda: Record(x()), lambda: Record(x(), 3.0, [1]))
+def changes_a_record(r):
+    r.x = LIN(r.x)
+    r.items.append(r.scale)
+    r.scale = r.scale + 1
+    return r
+
+
+@case(lambda: types.SimpleNamespace(x=x(), d={}))
+def changes_a_namespace(n):
+    n.d["y"] = LIN(n.x)
+    n.z = n.d["y"].sum(0)
+    del n.x
+    return n
+
+
+@case(features)
+def reads_what_it_has_written(d):
+    d["y"] = LIN(d["x"])
+    total = sum(v.sum() for v in d.values())
+    return total, sorted(d), "y" in d, len(d), {**d}
+
+
+@case(features)
+def raises_after_a_write(d):
+    d["y"] = LIN(d["x"])
+    raise KeyError("late")
+
+
+@case(features)
+def breaks_after_a_write(d):
+    d["y"] = LIN(d["x"])
+    print(end="")
+    d["z"] = LIN(d["y"])
+    return d
+
+
+@case(features)
+def breaks_before_a_write(d):
+    y = LIN(d["x"])
+    print(end="")
+    d["y"] = LIN(y)
+    return d
+
+
+def run(program, makes):
+    def go(compile, call):
+        fast = compile(program)
+        for k in range(4):
+            for make in makes:
+                torch.manual_seed(k)
+                argument = make()
+                call(fast, argument)
+                call.show(argument)
+        same = makes[0]()
+        for _ in range(3):
+            call(fast, same)
+            call.show(same)
+
+    return go
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_like_eager(name):
+    battery.check(run(*CASES[name]))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gives_back_what_it_was_given", "adds_items", "replaces_and_deletes", "updates", "grows_a_list"]
+    + ["writes_deep_inside", "replaces_containers_that_it_writes_to", "reads_what_it_has_written"],
+)
+def test_such_calls_are_replayed(name):
+    program, makes = CASES[name]
+    fast = framelift.compile(program)
+    for _ in range(3):
+        fast(makes[0]())
+    e = framelift.explain(fast)
+    assert (e.recorded, e.replayed, e.native) == (1, 2, 0)
+
+
+@pytest.mark.parametrize("program", [changes_a_record, changes_a_namespace])
+def test_records_are_told_by_what_is_in_them(program):
+    fast = framelift.compile(program)
+    for _ in range(4):
+        fast(CASES[program.__name__][1][0]())
+    e = framelift.explain(fast)
+    assert (e.recorded, e.replayed, e.native) == (2, 2, 0)
+
+
+def test_nothing_is_kept_of_them():
+    import gc
+    import weakref
+
+    class Item:
+        pass
+
+    fast = framelift.compile(adds_items)
+    for _ in range(3):
+        d = {**features()}
+        t = weakref.ref(d["x"])
+        fast(d)
+        d.clear()
+        gc.collect()
+        assert t() is None
