@@ -51,7 +51,10 @@ typedef struct fl_kernel_plan {
   size_t params_bytes;
   bool pack_scales;    /* packing can multiply the weights of a product or convolution, operand 1, on the way */
   int64_t pack_pieces; /* into how many parts packing is divided; a kernel that packs sets it */
-  double cost_us;      /* the kernel's own estimate of a run on one core at 50 GFLOP/s and 10 GB/s; 0 = unknown */
+  int64_t
+      pack_form[2]; /* what decides what is packed, beside the kernel, the operand's type and strides, and scale: equal
+                           forms of equal operands give equal bytes, whatever else the problems are */
+  double cost_us;   /* the kernel's own estimate of a run on one core at 50 GFLOP/s and 10 GB/s; 0 = unknown */
 } fl_kernel_plan;
 
 typedef struct fl_run_args {

@@ -20,7 +20,7 @@ typedef struct fl_store {
   uint32_t index; /* input, output, weight slot, or value id of a literal */
   size_t bytes;
   bool init;             /* made by the init program */
-  bool kept;             /* init: the run program reads it, so it lies in the constant block */
+  bool kept;             /* init: the run program reads it, so it lies among the constants */
   bool shared;           /* a layout copy that later steps may read again */
   fl_const_kind kept_as; /* for reports, where it is kept */
   int first, last;       /* steps of its own program that touch it; first -1 = none yet */
@@ -140,5 +140,14 @@ bool fl_problem_equal(const fl_problem *a, const fl_problem *b);
 
 /* finish.c: places stores and fills the plan. */
 FL_MUST_USE fl_status fl_builder_finish(fl_builder *b);
+/* A result that only the init program reads, in the arena. */
+static inline bool fl_is_passing(const fl_store *s) {
+  return s->kind == FL_STORE_TEMP && s->init && !s->kept && s->first >= 0;
+}
+
+/* recipe.c: of stores that are blocks, in the order of plan->blocks. */
+FL_MUST_USE fl_status fl_draft_recipes(fl_builder *b, const uint32_t *stores);
+/* What steps of the init program need of each other; places[i] is where the drafted step i stands in plan->init. */
+FL_MUST_USE fl_status fl_draft_needs(fl_builder *b, const uint32_t *places);
 
 #endif

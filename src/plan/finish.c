@@ -11,9 +11,9 @@ static bool append(size_t *total, size_t bytes, size_t *out_offset) {
   return fl_add_size(bytes, ALIGN - 1, &bytes) && fl_add_size(*total, bytes / ALIGN * ALIGN, total);
 }
 
-/* --- the constant block: literals, then what the run program reads of the init program's results --- */
+/* --- the constants: literals, then what the run program reads of the init program's results, what is small first --- */
 
-/* Of one kind, at the end of the block. */
+/* Of one kind, at the end. */
 static fl_status append_kept(fl_builder *b, fl_store *s, fl_const_kind kind, size_t *total) {
   size_t before = *total;
   if (!append(total, s->bytes, &s->offset)) return fl_oom();
@@ -21,8 +21,26 @@ static fl_status append_kept(fl_builder *b, fl_store *s, fl_const_kind kind, siz
   return NULL;
 }
 
+static bool is_kept(const fl_store *s) { return s->kind == FL_STORE_TEMP && s->init && s->kept; }
+
+static fl_status place_blocks(fl_builder *b, size_t least) {
+  fl_plan *p = b->plan;
+  uint32_t *stores = fl_arena_alloc(&b->arena, b->stores.len * sizeof *stores + 1);
+  if (!stores) return fl_oom();
+  for (uint32_t i = 0; i < b->stores.len; i++) {
+    fl_store *s = &b->stores.data[i];
+    if (!is_kept(s) || s->bytes < least) continue;
+    FL_TRY(append_kept(b, s, s->kept_as, &p->const_bytes));
+    fl_const_block block = {.offset = s->offset, .bytes = p->const_bytes - s->offset, .kind = s->kept_as};
+    stores[p->blocks.len] = i;
+    if (!FL_PUSH(&p->blocks, block)) return fl_oom();
+  }
+  return fl_draft_recipes(b, stores);
+}
+
 static fl_status place_constants(fl_builder *b) {
   fl_plan *p = b->plan;
+  const size_t least = b->options->block_bytes ? b->options->block_bytes : FL_BLOCK_BYTES;
   for (size_t i = 0; i < b->stores.len; i++) {
     fl_store *s = &b->stores.data[i];
     if (s->kind == FL_STORE_LITERAL) FL_TRY(append_kept(b, s, FL_CONST_LITERAL, &p->literal_bytes));
@@ -30,8 +48,10 @@ static fl_status place_constants(fl_builder *b) {
   p->const_bytes = p->literal_bytes;
   for (size_t i = 0; i < b->stores.len; i++) {
     fl_store *s = &b->stores.data[i];
-    if (s->kind == FL_STORE_TEMP && s->init && s->kept) FL_TRY(append_kept(b, s, s->kept_as, &p->const_bytes));
+    if (is_kept(s) && s->bytes < least) FL_TRY(append_kept(b, s, s->kept_as, &p->const_bytes));
   }
+  p->local_bytes = p->const_bytes;
+  memcpy(p->local_kind_bytes, p->const_kind_bytes, sizeof p->local_kind_bytes);
   char *literals = fl_arena_alloc(&p->arena, p->literal_bytes + 1);
   if (!literals) return fl_oom();
   for (size_t i = 0; i < b->stores.len; i++) {
@@ -39,13 +59,13 @@ static fl_status place_constants(fl_builder *b) {
     if (s->kind == FL_STORE_LITERAL) memcpy(literals + s->offset, b->g->values.data[s->index].data, s->bytes);
   }
   p->literals = literals;
-  return NULL;
+  return place_blocks(b, least);
 }
 
 /* --- the arenas --- */
 
 static bool lies_in_arena(const fl_store *s, bool init) {
-  return s->kind == FL_STORE_TEMP && s->init == init && !(init && s->kept) && s->first >= 0;
+  return init ? fl_is_passing(s) : s->kind == FL_STORE_TEMP && !s->init && s->first >= 0;
 }
 
 /* Back to stores and steps, in the order in which the blocks were listed. */
@@ -187,10 +207,12 @@ static void keep_for_late_packs(fl_builder *b) {
   }
 }
 
-static fl_status emit_init(fl_builder *b, bool late) {
+static fl_status emit_init(fl_builder *b, bool late, uint32_t *places) {
   for (size_t i = 0; i < b->steps[FL_INIT].len; i++) {
     const fl_step *s = &b->steps[FL_INIT].data[i].step;
-    if (is_late_pack(b, s) == late && !FL_PUSH(&b->plan->init, *s)) return fl_oom();
+    if (is_late_pack(b, s) != late) continue;
+    places[i] = (uint32_t)b->plan->init.len;
+    if (!FL_PUSH(&b->plan->init, *s)) return fl_oom();
   }
   return NULL;
 }
@@ -199,8 +221,11 @@ static fl_status emit(fl_builder *b) {
   fl_plan *p = b->plan;
   for (size_t i = 0; i < b->operands.len; i++)
     if (!FL_PUSH(&p->operands, emit_operand(b, &b->operands.data[i]))) return fl_oom();
-  FL_TRY(emit_init(b, false));
-  FL_TRY(emit_init(b, true));
+  uint32_t *places = fl_arena_alloc(&b->arena, b->steps[FL_INIT].len * sizeof *places + 1);
+  if (!places) return fl_oom();
+  FL_TRY(emit_init(b, false, places));
+  FL_TRY(emit_init(b, true, places));
+  FL_TRY(fl_draft_needs(b, places));
   for (size_t i = 0; i < b->steps[FL_RUN].len; i++)
     if (!FL_PUSH(&p->run, b->steps[FL_RUN].data[i].step)) return fl_oom();
   return NULL;
@@ -222,6 +247,7 @@ void fl_plan_destroy(fl_plan *p) {
   fl_free(p->run.data);
   fl_free(p->operands.data);
   fl_free(p->deps.data);
+  fl_free(p->blocks.data);
   fl_arena_release(&p->arena);
   fl_free(p);
 }

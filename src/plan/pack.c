@@ -91,6 +91,7 @@ fl_status fl_draft_pack(fl_builder *b, const fl_node *n, const fl_choice *c, int
                               .kernel = c->kernel,
                               .pack_operand = operand,
                               .pack_pieces = c->plan.pack_pieces,
+                              .pack_form = {c->plan.pack_form[0], c->plan.pack_form[1]},
                               .n_in = scale == FL_NO_VALUE ? 1 : 2,
                               .n_out = 1,
                               .params = c->plan.params,

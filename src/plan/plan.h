@@ -1,7 +1,7 @@
 /* A plan: everything a run needs, decided beforehand, as plain data.
  *
  * Steps in order, each a kernel and its operands; operands name a memory space and an offset. Two programs:
- * `init` computes what depends on weights alone (folded batch norms, packed matrices) into the constant block, and is
+ * `init` computes what depends on weights alone (folded batch norms, packed matrices), the constants, and is
  * run again, step by step where weights changed; `run` computes the answer in one arena sized by the interval planner.
  * A plan is immutable once built. */
 #ifndef FL_PLAN_PLAN_H
@@ -16,7 +16,7 @@ typedef enum fl_space {
   FL_SPACE_INPUT,  /* index: caller's input */
   FL_SPACE_OUTPUT, /* index: caller's output */
   FL_SPACE_WEIGHT, /* index: weight slot, as the caller holds it */
-  FL_SPACE_CONST,  /* offset into the constant block */
+  FL_SPACE_CONST,  /* offset into the constants: the engine's own, then the blocks */
   FL_SPACE_ARENA   /* offset into the execution context's arena */
 } fl_space;
 
@@ -40,6 +40,7 @@ typedef struct fl_step {
   int kernel; /* id in the backend's table */
   int pack_operand;
   int64_t pack_pieces;
+  int64_t pack_form[2];
   uint32_t operands; /* first of n_in + n_out operands in plan->operands */
   int n_in, n_out;
   const void *params;
@@ -49,9 +50,12 @@ typedef struct fl_step {
   uint32_t origin;           /* recorded operator, or UINT32_MAX */
   uint32_t deps; /* init: first of n_deps weight slots in plan->deps: when one of them changes, run it again */
   int n_deps;
+  uint32_t needs; /* init: first of n_needs earlier steps in plan->deps, whose results it reads and nobody keeps */
+  int n_needs;
+  bool sink; /* init: nothing needs its results, but it may find that eager would raise */
 } fl_step;
 
-/* What lies in the constant block. */
+/* What lies among the constants. */
 typedef enum fl_const_kind {
   FL_CONST_COMPUTED, /* folded batch norms, other types, whatever else follows from weights alone */
   FL_CONST_LITERAL,
@@ -60,6 +64,18 @@ typedef enum fl_const_kind {
   FL_CONST_PACKED, /* as a kernel wants them */
   FL_CONST_KINDS
 } fl_const_kind;
+
+/* A large constant has a block of its own, which engines can share. Its recipe is all that decides what is in it but for what
+ * the weights hold: steps, kernels, types, literals, exact. Blocks with equal recipes, made by one backend of equal contents
+ * of the slots in their order, are equal. */
+typedef struct fl_const_block {
+  size_t offset, bytes; /* in FL_SPACE_CONST, in ascending order */
+  fl_const_kind kind;
+  const void *recipe;
+  size_t recipe_bytes;
+  uint32_t *slots;
+  uint32_t n_slots;
+} fl_const_block;
 
 typedef struct fl_plan {
   fl_arena arena; /* owns everything below */
@@ -77,9 +93,24 @@ typedef struct fl_plan {
   size_t arena_unshared_bytes; /* what the arena would take without reuse, for reports */
   size_t arena_floor_bytes;    /* the most that is alive in one step: no arena can be smaller */
   size_t const_kind_bytes[FL_CONST_KINDS];
-  const void *literals; /* copied to the start of the constant block */
+  size_t local_bytes; /* the engine's own constants: literals and small ones, from offset 0; blocks follow */
+  size_t local_kind_bytes[FL_CONST_KINDS];
+  FL_VEC(fl_const_block) blocks;
+  const void *literals; /* copied to the start of the constants */
   size_t literal_bytes;
 } fl_plan;
+
+#define FL_BLOCK_BYTES (16u << 10)
+
+#define FL_NO_BLOCK UINT32_MAX
+
+/* The block in which a constant's offset lies; FL_NO_BLOCK: it is one of the engine's own. */
+static inline uint32_t fl_plan_block_at(const fl_plan *p, size_t offset) {
+  uint32_t lo = 0, hi = (uint32_t)p->blocks.len; /* block `lo` begins at or before it */
+  if (!hi || offset < p->blocks.data[0].offset) return FL_NO_BLOCK;
+  while (hi - lo > 1) *(p->blocks.data[(lo + hi) / 2].offset <= offset ? &lo : &hi) = (lo + hi) / 2;
+  return lo;
+}
 
 typedef struct fl_plan_options {
   const fl_backend *backend; /* NULL = fl_backend_cpu */
@@ -87,6 +118,7 @@ typedef struct fl_plan_options {
   double tactic_budget_ms;     /* time to spend on measuring kernels against each other; 0 = cost model alone */
   fl_pool *pool;               /* what tactics are measured with; NULL = one thread */
   bool tf32_matmul, tf32_conv; /* fl_problem.tf32 of matrix products, and of convolutions */
+  size_t block_bytes;          /* the least that has a block of its own; 0: FL_BLOCK_BYTES */
   const int64_t (*out_strides)[FL_MAX_RANK]; /* of each graph output: dense, in any order. NULL = contiguous */
 } fl_plan_options;
 

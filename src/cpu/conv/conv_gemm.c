@@ -37,6 +37,8 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
   if (bytes == SIZE_MAX || !fl_mul_size(bytes, (size_t)c.groups, &all)) return "weights are too large";
   q->packed = p->constant[FL_CONV_W];
   plan->pack_pieces = pieces(q);
+  plan->pack_form[0] = c.groups;
+  plan->pack_form[1] = q->nchw;
   if (q->packed)
     plan->packed_bytes[FL_CONV_W] = all ? all : sizeof(float);
   else

@@ -94,6 +94,7 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
   q->block_floats = q->panels * c.kh * c.kw * c.cg * q->panel;
   plan->packed_bytes[FL_CONV_W] = (size_t)(q->blocks * q->block_floats) * sizeof(float);
   plan->pack_pieces = q->blocks * q->panels;
+  plan->pack_form[0] = c.groups;
   plan->scratch_bytes = (size_t)(q->threads * q->copy_floats) * sizeof(float);
   plan->in_layout[FL_CONV_X] = FL_LAYOUT_CHANNELS_LAST;
   fl_conv_plan_nhwc(p, &c, plan);

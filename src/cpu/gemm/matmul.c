@@ -64,6 +64,7 @@ static const char *plan_isa(const fl_problem *p, fl_arena *arena, fl_kernel_plan
     plan->packed_bytes[B] = b_bytes ? b_bytes : sizeof(float);
     plan->pack_scales = !m->half;
     plan->pack_pieces = fl_gemm_panels(fl_gemm_of(isa), &m->shape);
+    plan->pack_form[0] = m->trans_b;
   } else {
     m->b_at_once = block && SCRATCH_LIMIT / block > 1 ? (int64_t)(SCRATCH_LIMIT / block) : 1;
     if (m->b_at_once > m->batches) m->b_at_once = m->batches > 0 ? m->batches : 1;
