@@ -25,7 +25,7 @@ C_FILES = $(shell find src include cli tests -type f -name '*.[ch]' 2>/dev/null)
 GPU_PYTHON ?= $(if $(wildcard $(PY)),$(PY),$(PYTHON))
 DTYPE ?= fp16
 
-TSAN_TESTS := base pool engine build optimize
+TSAN_TESTS := base pool engine constants build optimize
 PYASAN_TESTS := $(addprefix tests/test_,$(addsuffix .py,api record record_state effects changes unseen raises partition \
                   threads breaks errors))
 

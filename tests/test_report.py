@@ -120,6 +120,17 @@ def test_memory_of_an_engine():
     assert sum(held.values()) == part.const_bytes
 
 
+def test_what_engines_share_is_counted_once():
+    data = report()
+    first = data["traces"][0]
+    part = first["segments"][0]["parts"][0]
+    again = part | {"memory": part["memory"] | {"packed": 0, "shared": 3 << 20}}
+    data["traces"].append(first | {"segments": [first["segments"][0] | {"parts": [again]}]})
+    explanation = Explanation(data)
+    assert explanation.memory == {"arena": 8192, "stages": 0, "packed": 3 << 20, "literals": 12}
+    assert "arena 4.0 KiB, shared 3.0 MiB" in str(explanation)
+
+
 def test_sums_over_traces():
     one = report()["traces"]
     e = Explanation(report(traces=one * 3))

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field
 
 COUNTS = ("contexts", "programs")  # in a partition's memory, beside bytes
+SHARED = "shared"  # bytes there that an earlier partition holds, too, and that are counted with it
 MOST_ROWS = 24  # of a table; `raw` and `to_json` have all
 DEAD = "nobody needs its result"  # lowering's reason for operators that run nowhere
 
@@ -71,7 +72,7 @@ class Partition:
     arena_bytes: int
     arena_least_bytes: int  # what is alive in one step at most: no arena could be smaller
     const_bytes: int
-    memory: dict  # of the engine: kind -> bytes held now on its device, see Explanation.memory
+    memory: dict  # of the engine: kind -> bytes held now on its device, see Explanation.memory; SHARED
     device: str | None  # of the engine
     precision: str | None  # "f16", "bf16": what it computes float32 operators in; None: as they were recorded
 
@@ -213,14 +214,16 @@ class Explanation:
 
     @property
     def memory(self):
-        """{kind: bytes} that the engines hold now on their devices, beside the caller's weights and results.
+        """{kind: bytes} that the engines, and those of branches, hold now on their devices, beside the caller's weights
+        and results.
 
         "arena": between steps; "stages": stand for the caller's tensors in recorded programs; "workspaces": of
         libraries; "graphs": CUDA graphs, as the driver's free memory tells it; and what is made of weights: "computed"
-        (folded), "joined" (several side by side), "copied" (in another layout), "packed", "literals".
+        (folded), "joined" (several side by side), "copied" (in another layout), "packed", "literals". What several
+        engines share of these is counted once.
         """
-        held = [p.memory for p in self.partitions if p.memory]
-        kinds = dict.fromkeys(kind for m in held for kind in m if kind not in COUNTS)
+        held = [part.memory for _, part in self._holders()]
+        kinds = dict.fromkeys(kind for m in held for kind in m if kind not in (*COUNTS, SHARED))
         return {kind: sum(m.get(kind, 0) for m in held) for kind in kinds}
 
     @property
@@ -380,10 +383,14 @@ class Explanation:
                 str(part.memory["programs"]),
                 ", ".join(f"{k} {_bytes(n)}" for k, n in part.memory.items() if n and k not in COUNTS) or "nothing",
             )
-            for name, segment in self._named_segments()
-            for part in segment.parts
-            if part.memory
+            for name, part in self._holders()
         ]
+
+    def _holders(self):
+        """(name, partition) of every engine; branches' go by the line of their break."""
+        branches = [(b.place, s) for b, t in self.branches for s in t.segments]
+        segments = [*self._named_segments(), *branches]
+        yield from ((name, part) for name, s in segments for part in s.parts if part.memory)
 
     def _verify_rows(self):
         return [

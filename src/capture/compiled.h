@@ -7,8 +7,8 @@
 #include "capture/rec.h"
 #include "capture/segment.h"
 
-/* Traces of one callable: so many in any case, more as long as engines of all of them hold no more memory than this. The one
- * used longest ago makes room. */
+/* Traces of one callable: so many in any case, more as long as engines of all of them hold no more memory than this beside what
+ * the newest makes of the weights. The one used longest ago makes room. */
 #define FL_MIN_TRACES          8
 #define FL_MAX_TRACES          64
 #define FL_TRACES_BYTES        ((size_t)512 << 20)
@@ -42,6 +42,7 @@ typedef struct fl_compiled {
   fl_pool *pool;             /* shared by all callables of as many threads */
   FL_VEC(fl_trace *) traces; /* most recently used first */
   fl_extents extents;        /* of their weights */
+  fl_family *family;         /* their weights, and those of traces that are being made (stamps.h) */
   FL_VEC(fl_give_up) give_ups;
   fl_opaque_set opaque;
   fl_arounds arounds; /* autocast around calls */

@@ -10,6 +10,7 @@
 #include "capture/modes.h"
 #include "capture/fx.h"
 #include "capture/later.h"
+#include "rt/constants.h"
 
 /* --- giving up --- */
 
@@ -228,9 +229,11 @@ static void evict(fl_compiled *c, const fl_trace *stale) {
   fl_trace_release(gone);
 }
 
+/* Beside what the newest one makes of the weights, which is there for any number of traces. */
 static size_t bytes_held(const fl_compiled *c) {
+  const uint64_t report = fl_constants_report();
   size_t bytes = 0;
-  for (size_t i = 0; i < c->traces.len; i++) bytes += fl_trace_bytes(c->traces.data[i]);
+  for (size_t i = 0; i < c->traces.len; i++) bytes += fl_trace_bytes(c->traces.data[i], report, i > 0);
   return bytes;
 }
 
@@ -323,6 +326,7 @@ bool fl_attempt_build(fl_call *k, fl_attempt *a) {
   fl_trace *t = a->trace;
   fl_stage before = fl_stage_enter(FL_STAGE_lower);
   fl_build_options o = {!c->backend_eager, c->verify, c->precision, tactic_ms(k), c->pool, a->generator, 0};
+  fl_family_join(c->family, &t->weights);
   bool ok = fl_trace_build(t, &o) && (!c->verify || verify(a->rec, t, a->generator, &o, !c->segment_backend) == 0);
   if (c->segment_backend) fl_stage_enter(FL_STAGE_backend);
   ok = ok && (!c->segment_backend || t->unfaithful || ask_backend(c, a->rec, t) == 0);

@@ -59,9 +59,10 @@ PyObject *fl_compiled_new(PyObject *target, PyObject *options) {
   c->threads = fl_pool_threads(pool);
   c->pool = pool;
   c->lock = PyThread_allocate_lock();
+  c->family = fl_family_new();
   PyObject_GC_Track(c);
   fl_eval_prepare();
-  if (!c->lock) {
+  if (!c->lock || !c->family) {
     Py_DECREF(c);
     return PyErr_NoMemory();
   }
@@ -96,9 +97,8 @@ void fl_compiled_reset(fl_compiled *c) {
   fl_free(g);
 }
 
-void fl_compiled_refresh(fl_compiled *c) {
-  for (size_t i = 0; i < c->traces.len; i++) fl_trace_touch(c->traces.data[i]);
-}
+/* All at once: what one makes anew is found by the others. */
+void fl_compiled_refresh(fl_compiled *c) { fl_family_touch(c->family, NULL); }
 
 static int compiled_traverse(fl_compiled *c, visitproc visit, void *arg) {
   Py_VISIT(c->target);
@@ -136,6 +136,7 @@ static void compiled_dealloc(fl_compiled *c) {
   PyObject_GC_UnTrack(c);
   if (c->weaklist) PyObject_ClearWeakRefs((PyObject *)c);
   compiled_clear(c);
+  fl_family_release(c->family);
   if (c->lock) PyThread_free_lock(c->lock);
   PyObject_GC_Del(c);
 }

@@ -127,17 +127,21 @@ static void drop(const fl_trace *t, const uint32_t *list, int n, PyObject **valu
 static int refresh(fl_trace *t, fl_segment *s, fl_seg_part *p) {
   uint32_t *slots = fl_malloc((s->n_slots + 1) * sizeof *slots);
   const void **data = fl_malloc((s->n_slots + 1) * sizeof *data);
+  uint64_t *stamps = fl_malloc((s->n_slots + 1) * sizeof *stamps);
   int n = 0;
-  fl_status st = slots && data ? NULL : fl_oom();
+  fl_status st = slots && data && stamps ? NULL : fl_oom();
+  fl_weights_stamp(&t->weights);
   for (uint32_t i = 0; !st && i < s->n_slots; i++) {
     const fl_weight *w = &t->weights.list.data[s->slots[i]];
     if (w->epoch <= p->epoch) continue;
     slots[n] = i;
+    stamps[n] = w->stamp;
     data[n++] = w->meta.data;
   }
-  if (!st && n) st = fl_engine_update(p->engine, slots, data, n);
+  if (!st && n) st = fl_engine_update(p->engine, slots, data, stamps, n);
   fl_free(slots);
   fl_free(data);
+  fl_free(stamps);
   int rc = (int)fl_status_code(st);
   if (rc == FL_OOM) rc = FL_INVALID;
   if (!st)

@@ -4,6 +4,7 @@
 
 #include "capture/compiled.h"
 #include "capture/fx.h"
+#include "rt/constants.h"
 
 /* Steals `value`; 0 or -1. */
 static int put(PyObject *dict, const char *key, PyObject *value) {
@@ -47,25 +48,25 @@ static PyObject *device_of(const fl_segment *s) {
   return PyUnicode_FromFormat("%s:%d", s->backend->name, s->device.id);
 }
 
-/* What an engine holds of its device's memory, in bytes, and how many contexts and programs hold it. */
-static PyObject *memory_of(fl_engine *e) {
+/* What an engine holds of its device's memory, in bytes, and how many contexts and programs hold it. What another engine
+ * that this report has told of holds too is "shared" alone. */
+static PyObject *memory_of(fl_engine *e, uint64_t report) {
   static const char *const kinds[FL_CONST_KINDS] = {"computed", "literals", "joined", "copied", "packed"};
-  const fl_plan *plan = fl_engine_plan(e);
-  fl_engine_memory m = fl_engine_memory_of(e);
+  fl_engine_memory m = fl_engine_memory_of(e, report);
   PyObject *d = PyDict_New();
   if (!d) return NULL;
   bool ok = put(d, "contexts", PyLong_FromLong(m.contexts)) == 0 && put(d, "arena", PyLong_FromSize_t(m.arenas)) == 0 &&
             put(d, "stages", PyLong_FromSize_t(m.stages)) == 0 &&
             put(d, "workspaces", PyLong_FromSize_t(m.workspaces)) == 0 &&
             put(d, "programs", PyLong_FromLong(m.programs)) == 0 &&
-            put(d, "graphs", PyLong_FromSize_t(m.programs_bytes)) == 0;
-  for (int i = 0; ok && i < FL_CONST_KINDS; i++)
-    ok = put(d, kinds[i], PyLong_FromSize_t(plan->const_kind_bytes[i])) == 0;
+            put(d, "graphs", PyLong_FromSize_t(m.programs_bytes)) == 0 &&
+            put(d, "shared", PyLong_FromSize_t(m.shared)) == 0;
+  for (int i = 0; ok && i < FL_CONST_KINDS; i++) ok = put(d, kinds[i], PyLong_FromSize_t(m.constants[i])) == 0;
   if (!ok) Py_CLEAR(d);
   return d;
 }
 
-static PyObject *part_of(const fl_trace *t, const fl_segment *s, const fl_seg_part *p) {
+static PyObject *part_of(const fl_trace *t, const fl_segment *s, const fl_seg_part *p, uint64_t report) {
   const fl_plan *plan = p->engine ? fl_engine_plan(p->engine) : NULL;
   PyObject *d = PyDict_New();
   if (!d) return NULL;
@@ -75,7 +76,7 @@ static PyObject *part_of(const fl_trace *t, const fl_segment *s, const fl_seg_pa
       put(d, "steps", PyLong_FromSize_t(plan ? plan->run.len : 0)) < 0 ||
       put(d, "arena_bytes", PyLong_FromSize_t(plan ? plan->arena_bytes : 0)) < 0 ||
       put(d, "arena_least_bytes", PyLong_FromSize_t(plan ? plan->arena_floor_bytes : 0)) < 0 ||
-      put(d, "memory", plan ? memory_of(p->engine) : PyDict_New()) < 0 ||
+      put(d, "memory", plan ? memory_of(p->engine, report) : PyDict_New()) < 0 ||
       put(d, "device", plan ? device_of(s) : Py_NewRef(Py_None)) < 0 ||
       put(d, "precision", text(plan && s->precision != FL_F32 ? fl_dtype_name(s->precision) : NULL)) < 0 ||
       put(d, "const_bytes", PyLong_FromSize_t(plan ? plan->const_bytes : 0)) < 0)
@@ -142,13 +143,13 @@ static PyObject *nodes_with(const fl_trace *t, const fl_tstep *st, reason_fn why
   return list;
 }
 
-static PyObject *segment_of(const fl_trace *t, const fl_tstep *st) {
+static PyObject *segment_of(const fl_trace *t, const fl_tstep *st, uint64_t report) {
   const fl_segment *s = st->segment;
   PyObject *d = PyDict_New(), *parts = PyList_New(0);
   int lowered = 0, dead = s->lowered ? s->lowered->n_dead : 0;
   for (int i = 0; parts && i < s->n_parts; i++) {
     if (s->parts[i].kind == FL_PART_ENGINE) lowered += s->parts[i].n_nodes;
-    if (add(parts, part_of(t, s, &s->parts[i])) < 0) Py_CLEAR(parts);
+    if (add(parts, part_of(t, s, &s->parts[i], report)) < 0) Py_CLEAR(parts);
   }
   if (!d || !parts || put(d, "parts", Py_NewRef(parts)) < 0 ||
       put(d, "operators", PyLong_FromUnsignedLong(st->n)) < 0 || put(d, "lowered", PyLong_FromLong(lowered)) < 0 ||
@@ -171,21 +172,22 @@ static PyObject *break_of(const fl_trace *t, const fl_tstep *st) {
                        "detail", n->schema->name, "file", n->file, "line", n->line);
 }
 
-static PyObject *trace_of(const fl_trace *t);
+static PyObject *trace_of(const fl_trace *t, uint64_t report);
 
 /* Breaks that stand alike have the same branches: they are listed with the first of them. */
-static PyObject *branches_of(const fl_break *b) {
+static PyObject *branches_of(const fl_break *b, uint64_t report) {
   PyObject *list = PyList_New(0);
   for (size_t i = 0; list && b->site && b->site->b == b && i < b->site->branches.len; i++)
-    if (add(list, trace_of(b->site->branches.data[i])) < 0) Py_CLEAR(list);
+    if (add(list, trace_of(b->site->branches.data[i], report)) < 0) Py_CLEAR(list);
   return list;
 }
 
-static PyObject *opaque_of(const fl_break *b) {
+static PyObject *opaque_of(const fl_break *b, uint64_t report) {
   const char *why = b->site && b->site->b == b && b->site->why[0] ? b->site->why : NULL;
   return Py_BuildValue("{szszszsisKsKszsNsz}", "reason", b->reason, "detail", b->detail, "file", b->file, "line",
                        b->line, "count", (unsigned long long)b->count, "exits", (unsigned long long)b->exits,
-                       "exit_reason", b->exits ? b->exit_why : NULL, "branches", branches_of(b), "branch_reason", why);
+                       "exit_reason", b->exits ? b->exit_why : NULL, "branches", branches_of(b, report),
+                       "branch_reason", why);
 }
 
 /* Stages that took time, in order, and their sum. */
@@ -197,18 +199,18 @@ static PyObject *times_of(const fl_stage_times *times) {
   return d;
 }
 
-static PyObject *trace_of(const fl_trace *t) {
+static PyObject *trace_of(const fl_trace *t, uint64_t report) {
   PyObject *d = PyDict_New(), *segments = PyList_New(0), *breaks = PyList_New(0), *checks = PyList_New(0);
   bool ok = d && segments && breaks && checks;
   for (size_t i = 0, k = 0; ok && i <= t->steps.len; i++) {
     for (; ok && k < t->breaks.len && t->breaks.data[k]->at == i; k++)
-      ok = add(breaks, opaque_of(t->breaks.data[k])) == 0;
+      ok = add(breaks, opaque_of(t->breaks.data[k], report)) == 0;
     if (i == t->steps.len) break;
     const fl_tstep *st = &t->steps.data[i];
     if (st->kind != FL_TSTEP_SEGMENT)
       ok = add(st->late ? checks : breaks, break_of(t, st)) == 0;
     else if (st->segment)
-      ok = add(segments, segment_of(t, st)) == 0;
+      ok = add(segments, segment_of(t, st, report)) == 0;
   }
   ok = ok && put(d, "guards", guards_of(t)) == 0 &&
        put(d, "autocast", t->around ? fl_around_text(t->around) : Py_NewRef(Py_None)) == 0 &&
@@ -279,11 +281,12 @@ static void make_ready(fl_compiled *c) {
 PyObject *fl_report(fl_compiled *c) {
   PyObject *d = PyDict_New(), *traces = PyList_New(0);
   bool ok = d && traces;
+  const uint64_t report = fl_constants_report(); /* what traces share is told of once */
   make_ready(c);
   for (size_t i = 0; ok && i < c->traces.len; i++) {
     fl_trace *t = c->traces.data[i];
     fl_trace_retain(t); /* collecting garbage may let other threads reset the callable */
-    ok = add(traces, trace_of(t)) == 0;
+    ok = add(traces, trace_of(t, report)) == 0;
     fl_trace_release(t);
   }
   ok = ok && put(d, "target", target_name(c->target)) == 0 &&

@@ -210,6 +210,7 @@ static int64_t (*out_strides(fl_trace *t, fl_segment *s, const fl_seg_part *p))[
 static void build_engine(fl_trace *t, uint32_t step, fl_segment *s, fl_seg_part *p, fl_graph *g,
                          const fl_build_options *o) {
   const void **weights = fl_calloc(s->n_slots + 1, sizeof *weights);
+  uint64_t *stamps = fl_calloc(s->n_slots + 1, sizeof *stamps);
   int64_t(*strides)[FL_MAX_RANK] = out_strides(t, s, p);
   fl_plan_options po = {.backend = s->backend,
                         .threads = fl_pool_threads(o->pool),
@@ -219,20 +220,25 @@ static void build_engine(fl_trace *t, uint32_t step, fl_segment *s, fl_seg_part 
                         .pool = o->pool,
                         .out_strides = (const int64_t(*)[FL_MAX_RANK])strides};
   fl_compile_nodes nodes = {0};
-  fl_status st = weights ? NULL : fl_oom();
-  for (uint32_t i = 0; !st && i < s->n_slots; i++) weights[i] = t->weights.list.data[s->slots[i]].meta.data;
+  fl_status st = weights && stamps ? NULL : fl_oom();
+  fl_weights_stamp(&t->weights);
+  for (uint32_t i = 0; !st && i < s->n_slots; i++) {
+    weights[i] = t->weights.list.data[s->slots[i]].meta.data;
+    stamps[i] = t->weights.list.data[s->slots[i]].stamp;
+  }
+  p->epoch = t->weights.epoch; /* others may touch them from now on */
   g->compute = s->precision;
   g->wide = fl_device_is_cpu(s->device);
   g->bf16_products = g->wide && fl_cpu_isa() >= FL_ISA_AVX512_BF16;
   g->exact = s->exact;
   g->n_exact = s->exact ? t->steps.data[step].n : 0;
   if (!st) {
-    Py_BEGIN_ALLOW_THREADS st = fl_engine_compile(g, &po, weights, s->n_slots, &nodes, &p->engine);
+    Py_BEGIN_ALLOW_THREADS st = fl_engine_compile(g, &po, weights, stamps, s->n_slots, &nodes, &p->engine);
     Py_END_ALLOW_THREADS
   }
   fl_free(weights);
+  fl_free(stamps);
   p->engine_nodes = nodes.after;
-  p->epoch = t->weights.epoch;
   if (!st)
     p->reason = set_borders(t, step, s, p);
   else {
@@ -389,20 +395,22 @@ bool fl_trace_build(fl_trace *t, const fl_build_options *o) {
   return true;
 }
 
-static size_t engine_bytes(fl_engine *e) {
-  fl_engine_memory m = fl_engine_memory_of(e);
-  return m.constants + m.arenas + m.stages + m.workspaces + m.programs_bytes;
+static size_t engine_bytes(fl_engine *e, uint64_t report, bool constants) {
+  fl_engine_memory m = fl_engine_memory_of(e, report);
+  size_t bytes = m.arenas + m.stages + m.workspaces + m.programs_bytes;
+  for (int i = 0; constants && i < FL_CONST_KINDS; i++) bytes += m.constants[i];
+  return bytes;
 }
 
-size_t fl_trace_bytes(const fl_trace *t) {
+size_t fl_trace_bytes(const fl_trace *t, uint64_t report, bool constants) {
   size_t bytes = 0;
   for (size_t i = 0; i < t->steps.len; i++) {
     const fl_segment *s = t->steps.data[i].segment;
     for (int k = 0; s && k < s->n_parts; k++)
-      if (s->parts[k].engine) bytes += engine_bytes(s->parts[k].engine);
+      if (s->parts[k].engine) bytes += engine_bytes(s->parts[k].engine, report, constants);
   }
   for (size_t i = 0; i < t->sites.len; i++)
     for (size_t k = 0; k < t->sites.data[i]->branches.len; k++)
-      bytes += fl_trace_bytes(t->sites.data[i]->branches.data[k]);
+      bytes += fl_trace_bytes(t->sites.data[i]->branches.data[k], report, constants);
   return bytes;
 }

@@ -62,8 +62,9 @@ void fl_segment_destroy(fl_segment *s); /* takes; NULL allowed */
 /* Builds the segment of a step anew, after a change of `exact` or of a node's pin. Where that fails, all of it is eager, with
  * the reason. False when out of memory. */
 bool fl_segment_rebuild(fl_trace *t, uint32_t step, const fl_build_options *options);
-/* Bytes of their devices that the engines of a trace and of its branches hold. */
-size_t fl_trace_bytes(const fl_trace *t);
+/* Bytes of their devices that the engines of a trace and of its branches hold, but for blocks that were counted in this report
+ * (rt/constants.h) already; with what is made of the weights or without. */
+size_t fl_trace_bytes(const fl_trace *t, uint64_t report, bool constants);
 /* One eager part with everything in it, for this reason (kept by reference). False when out of memory. */
 bool fl_segment_make_eager(fl_trace *t, fl_tstep *step, const char *reason);
 

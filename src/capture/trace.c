@@ -123,9 +123,3 @@ int fl_trace_traverse(const fl_trace *t, visitproc visit, void *arg) {
     }
   return fl_guards_traverse(&t->guards, visit, arg);
 }
-
-void fl_trace_touch(fl_trace *t) {
-  fl_weights_touch(&t->weights);
-  for (size_t i = 0; i < t->sites.len; i++)
-    for (size_t k = 0; k < t->sites.data[i]->branches.len; k++) fl_trace_touch(t->sites.data[i]->branches.data[k]);
-}

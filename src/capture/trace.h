@@ -230,7 +230,6 @@ void fl_trace_release(fl_trace *t); /* takes; NULL allowed */
 /* Of a branch, the trace that it grew from; else itself. */
 static inline fl_trace *fl_trace_root(const fl_trace *t) { return t->root ? t->root : (fl_trace *)t; }
 
-void fl_trace_touch(fl_trace *t); /* fl_weights_touch, and of its branches */
 int fl_trace_traverse(const fl_trace *t, visitproc visit, void *arg);
 
 /* Calls fn(ctx, value) for each value that the recipes of breaks and of the result use; a value may come more than once. */

@@ -208,6 +208,23 @@ static int trace_is_right(fl_trace *t, const fl_judge *by, PyObject *const *inpu
   return same;
 }
 
+/* The same. Where it is not right, what other traces made of the weights may be of contents that are no more, though nothing told
+ * of it: then it is right with constants of its own, and the others are to make theirs anew. */
+static int is_right(fl_trace *t, const fl_judge *by, PyObject *const *inputs, PyObject *const *finals,
+                    const fl_build_options *o) {
+  fl_unshared were;
+  int right = trace_is_right(t, by, inputs, finals, o);
+  if (right || !fl_weights_unshare(&t->weights, &were)) return right;
+  right = trace_is_right(t, by, inputs, finals, o);
+  if (right == 0) {
+    fl_weights_share_again(&t->weights, &were);
+    return 0;
+  }
+  fl_unshared_free(&were);
+  if (right > 0) fl_family_touch(t->weights.family, &t->weights);
+  return right;
+}
+
 /* The results of a trace of one segment, all of its parts together, are judged like those of a part: parts that are each near may be far
  * together. Of other traces it is not known, and they count as near. */
 static bool is_near_together(fl_trace *t, const fl_judge *by, PyObject *const *inputs, PyObject *const *finals) {
@@ -298,7 +315,7 @@ static int verify_whole(fl_trace *t, const fl_judge *by, PyObject *const *inputs
 static int verify(fl_trace *t, PyObject *const *inputs, PyObject *const *finals, const fl_build_options *options) {
   const fl_judge by = judge_of(t);
   if (!by.pool) return fl_rerun_check(t, inputs, finals, options);
-  int right = trace_is_right(t, &by, inputs, finals, options);
+  int right = is_right(t, &by, inputs, finals, options);
   if (right) return right < 0 ? -1 : 0;
   if (verify_parts(t, inputs, finals, options) < 0 || t->unfaithful) return PyErr_Occurred() ? -1 : 0;
   return verify_whole(t, &by, inputs, finals, options) < 0 ? -1 : 0;
@@ -315,7 +332,7 @@ int fl_trace_verify(fl_trace *t, PyObject *const *inputs, PyObject *const *final
 static int verify_late(fl_trace *t, PyObject *const *inputs, PyObject **finals, bool stale,
                        const fl_build_options *options) {
   const fl_judge by = judge_of(t);
-  int right = !by.pool ? 1 : stale ? 0 : trace_is_right(t, &by, inputs, finals, options);
+  int right = !by.pool ? 1 : stale ? 0 : is_right(t, &by, inputs, finals, options);
   if (right) return right < 0 ? -1 : 0;
   if (fl_rerun_answers(t, inputs, finals, stale, options) < 0) return -1;
   return t->unfaithful ? 0 : verify(t, inputs, finals, options);

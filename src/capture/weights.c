@@ -69,6 +69,7 @@ const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *
   *out_index = (uint32_t)w->list.len - 1;
   if (!own) w->list.data[*out_index].storage = fl_storage_hold(tensor);
   w->watched = false;
+  w->unstamped = true;
   if (!(n.unversioned || n.shared) || !n.meta.ok || fl_type_bytes(&n.meta.type) > MAX_COMPARED) return NULL;
   return fl_weights_watch(w, *out_index) ? NULL : "out of memory";
 }
@@ -98,6 +99,13 @@ static bool contents(const fl_tensor_meta *m, const void *data, void *flat, bool
   return compare ? !memcmp(flat, data, bytes) : (memcpy(flat, data, bytes), true);
 }
 
+bool fl_weight_holds_copy(const fl_weight *x) { return contents(&x->meta, x->meta.data, x->copy, true); }
+
+static void forget_stamp(fl_weights *w, fl_weight *x) {
+  x->stamp = 0;
+  w->unstamped = true;
+}
+
 static void take_contents(const fl_weight *x, const void *data) { (void)contents(&x->meta, data, x->copy, false); }
 
 bool fl_weights_watch(fl_weights *w, uint32_t index) {
@@ -106,6 +114,7 @@ bool fl_weights_watch(fl_weights *w, uint32_t index) {
   if (x->copy || !x->meta.ok || x->meta.device_type != FL_DEVICE_CPU || !bytes) return true;
   if (!(x->copy = fl_malloc(bytes))) return false;
   take_contents(x, x->meta.data);
+  forget_stamp(w, x);
   w->watched = false;
   return true;
 }
@@ -199,7 +208,8 @@ static bool nothing_changed(const fl_weights *w) {
 
 /* True when the contents differ from the copy, which then is made anew. */
 static bool contents_changed(fl_weight *x) {
-  if (!x->copy || contents(&x->meta, x->meta.data, x->copy, true)) return false;
+  if (!x->copy || fl_weight_holds_copy(x)) return false;
+  x->stamp = 0;
   take_contents(x, x->meta.data);
   return true;
 }
@@ -235,10 +245,11 @@ static bool look_at(fl_weight *x, bool *other) {
   if (fl_tensor_version(x->tensor, &version) == x->unversioned || !fl_tensor_meta_equal(&now, &x->meta)) return false;
   fl_impl_take(x->tensor, now.ndim, &x->seen);
   *other = is_in_another(x->tensor, &x->storage) || now.data != x->meta.data || version != x->version;
+  if (*other) x->stamp = 0;
   if (now.data != x->meta.data) {
     fl_weights_moves++;
     fl_shared_forget();
-    if (fl_tensor_is_shared(x->tensor, &now) != x->shared) return false;
+    if (fl_tensor_is_shared(x->tensor, &now) != x->shared) return x->seen.ok = false;
   }
   x->meta.data = now.data;
   x->version = version;
@@ -247,6 +258,7 @@ static bool look_at(fl_weight *x, bool *other) {
 
 /* To be compared on the next check, though nothing may have changed by then. */
 static void compare_again(fl_weight *x) {
+  x->stamp = 0;
   x->version = -1;
   x->seen.ok = false;
 }
@@ -261,8 +273,12 @@ static bool still_frozen(fl_weight *x) {
 static bool check_weight(fl_weights *w, uint32_t i, bool *changed) {
   fl_weight *x = &w->list.data[i];
   bool other = false;
+  w->unstamped = true; /* if it changes */
   if (!look_at(x, &other)) return false;
-  if (!x->copy && sample_changed(x)) other = true;
+  if (!x->copy && sample_changed(x)) {
+    x->stamp = 0;
+    other = true;
+  }
   if ((other || x->unversioned || x->shared) && !still_frozen(x)) return false;
   if (!contents_changed(x) && !other) return true;
   x->epoch = w->epoch + 1;
@@ -280,6 +296,7 @@ static bool touch_overlapping(fl_weights *w, bool ok) {
       fl_weight *y = &w->list.data[k];
       if (y->epoch == x->epoch || !fl_tensor_extent(&y->meta, &a, &b) || a >= hi || lo >= b) continue;
       y->epoch = x->epoch;
+      forget_stamp(w, y);
       if (!ok)
         compare_again(y);
       else
@@ -296,6 +313,7 @@ static bool look_at_each(fl_weights *w, bool *changed) {
       for (size_t k = 0; k < w->list.len; k++)
         if (w->list.data[k].witness == (int)i && !w->list.data[k].copy) {
           w->list.data[k].epoch = w->epoch + 1;
+          forget_stamp(w, &w->list.data[k]);
           *changed = true;
         }
   bool ok = true;
@@ -357,6 +375,7 @@ void fl_weights_replace(fl_weights *w, uint32_t index, fl_replacement *by) {
   if (x->copy) take_contents(x, by->data);
   take_sample(x);
   x->epoch = ++w->epoch;
+  forget_stamp(w, x);
   w->watched = false;
 }
 
@@ -368,7 +387,10 @@ void fl_weights_replace_witness(fl_weights *w, uint32_t index, fl_replacement *b
   x->seen = by->seen;
   w->epoch++;
   for (size_t i = 0; i < w->list.len; i++)
-    if (w->list.data[i].witness == (int)index) w->list.data[i].epoch = w->epoch;
+    if (w->list.data[i].witness == (int)index) {
+      w->list.data[i].epoch = w->epoch;
+      forget_stamp(w, &w->list.data[i]);
+    }
   w->watched = false;
 }
 
@@ -377,6 +399,7 @@ void fl_weights_touch(fl_weights *w) {
   for (size_t i = 0; i < w->list.len; i++) {
     fl_weight *x = &w->list.data[i];
     x->epoch = w->epoch;
+    forget_stamp(w, x);
     if (!x->frozen) continue;
     compare_again(x);
     w->watched = false;
@@ -384,6 +407,7 @@ void fl_weights_touch(fl_weights *w) {
 }
 
 void fl_weights_release(fl_weights *w) {
+  fl_family_leave(w);
   for (size_t i = 0; i < w->list.len; i++) {
     fl_storage_let_go(w->list.data[i].storage);
     Py_DECREF(w->list.data[i].tensor);

@@ -11,6 +11,7 @@
 #include "capture/bodies.h"
 #include "capture/impl.h"
 #include "capture/interop.h"
+#include "capture/stamps.h"
 #include "capture/watch.h"
 
 /* A few elements: what changes a weight without counting a version (`p.data.mul_(2)`, a merged adapter) mostly changes all of
@@ -37,6 +38,8 @@ typedef struct fl_weight {
   void *frozen;   /* its contents at recording, on which the trace depends; or NULL */
   int witness;    /* which of the witnesses changes with it, or -1 */
   uint64_t epoch; /* grows with each change seen; engines remember the epoch they have */
+  uint64_t
+      stamp; /* names what it holds (stamps.h); 0: none, or none yet. While there is one, all above is as it was then */
 } fl_weight;
 
 /* A tensor that is written whenever another is, and counts its versions. */
@@ -51,6 +54,11 @@ typedef struct fl_weights {
   FL_VEC(fl_weight) list;
   FL_VEC(fl_witness) witnesses;
   uint64_t epoch; /* of the newest change */
+  /* stamps.h */
+  fl_family *family; /* or NULL */
+  struct fl_weights *next_kin;
+  bool unstamped; /* some may have no stamp yet */
+  bool taken;     /* some stamp came from another member */
   /* When `watched`, the memory that shows that nothing has changed, in the order in which it may be read: the tensors' bodies;
    * elements of watched contents. */
   bool watched;
@@ -66,6 +74,8 @@ extern uint64_t fl_weights_moves;
 const char *fl_weights_add(fl_weights *w, PyObject *tensor, bool own, uint32_t *out_index);
 /* Its elements may differ in each call: nothing may be computed of them beforehand. */
 static inline bool fl_weight_is_read(const fl_weight *w) { return (w->unversioned || w->shared) && !w->copy; }
+/* Its memory holds what the copy does. */
+bool fl_weight_holds_copy(const fl_weight *w);
 /* Compares this weight's contents on every check: batch norm in training changes its running statistics without
  * counting a version. False when out of memory. */
 bool fl_weights_watch(fl_weights *w, uint32_t index);

@@ -22,6 +22,14 @@ static void *allocate(const fl_backend *b, size_t bytes) {
 
 static void release(const fl_backend *b, void *block) { fl_free_aligned(block); }
 
+/* Whole pages of it go back to the system; whoever reads them again finds zeros. */
+static void discard(const fl_backend *b, void *part, size_t bytes) {
+  enum { PAGE = 4096 };
+  uintptr_t begin = ((uintptr_t)part + PAGE - 1) & ~(uintptr_t)(PAGE - 1);
+  uintptr_t end = ((uintptr_t)part + bytes) & ~(uintptr_t)(PAGE - 1);
+  if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
 static fl_status upload(const fl_backend *b, void *dst, const void *src, size_t bytes) {
   memcpy(dst, src, bytes);
   return NULL;
@@ -59,6 +67,7 @@ const fl_backend fl_backend_cpu = {.name = "cpu",
                                    .copy = copy,
                                    .allocate = allocate,
                                    .release = release,
+                                   .discard = discard,
                                    .upload = upload,
                                    .queue_create = queue_create,
                                    .queue_destroy = queue_destroy,

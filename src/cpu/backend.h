@@ -53,11 +53,14 @@ typedef struct fl_backend {
 
   void *(*allocate)(const struct fl_backend *b, size_t bytes); /* 64-byte aligned; NULL when out of memory */
   void (*release)(const struct fl_backend *b, void *block);    /* NULL allowed */
+  /* A part of a block is not needed any more, though the block is. NULL: there is nothing to gain. */
+  void (*discard)(const struct fl_backend *b, void *part, size_t bytes);
   /* Host to backend; done on return. */
   FL_MUST_USE fl_status (*upload)(const struct fl_backend *b, void *dst, const void *src, size_t bytes);
 
   FL_MUST_USE fl_status (*queue_create)(const struct fl_backend *b, fl_pool *pool, fl_queue **out);
   void (*queue_destroy)(fl_queue *q); /* takes; NULL allowed */
+  void (*settle)(fl_queue *q);        /* returns when its work is done: memory that it uses may go. NULL if immediate */
   /* Begins what the work's first run takes long for (compiling), and waits for none of it; nothing is computed. NULL: there is
    * nothing to begin. */
   void (*prepare)(fl_queue *q, const fl_work *work);

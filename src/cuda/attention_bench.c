@@ -76,7 +76,7 @@ static double time_graph(const char *text, const fl_backend *backend, const fl_c
   const void *in[MAX_INPUTS];
   double us[ROUNDS];
   fl_bench_check(fl_graph_parse(text, &g));
-  fl_bench_check(fl_engine_compile(g, &options, NULL, 0, NULL, &e));
+  fl_bench_check(fl_engine_compile(g, &options, NULL, NULL, 0, NULL, &e));
   const fl_plan *p = fl_engine_plan(e);
   for (int i = 0; i < p->n_inputs; i++) in[i] = make_tensor(backend, &p->inputs[i].type);
   void *out = make_tensor(backend, &p->outputs[0].type);

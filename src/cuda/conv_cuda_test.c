@@ -68,7 +68,7 @@ static fl_engine *compile(const char *text, const fl_backend *b, fl_pool *pool, 
   fl_engine *e = NULL;
   fl_plan_options options = {.threads = fl_pool_threads(pool), .pool = pool, .backend = b};
   FL_CHECK_OK(fl_graph_parse(text, &g));
-  if (g) FL_CHECK_OK(fl_engine_compile(g, &options, (const void *const *)weights, 2 * CASES, NULL, &e));
+  if (g) FL_CHECK_OK(fl_engine_compile(g, &options, (const void *const *)weights, NULL, 2 * CASES, NULL, &e));
   fl_graph_destroy(g);
   return e;
 }

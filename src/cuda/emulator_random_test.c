@@ -23,7 +23,7 @@ static fl_engine *compile_world(const world *w, int seed, bool images) {
   world again;
   srand((unsigned)seed);
   make_world(&again, images);
-  FL_CHECK_OK(fl_engine_compile(again.g, &options, weights_of(w), w->n_slots, &nodes, &e));
+  FL_CHECK_OK(fl_engine_compile(again.g, &options, weights_of(w), NULL, w->n_slots, &nodes, &e));
   free_world(&again, w->g->values.len);
   return e;
 }

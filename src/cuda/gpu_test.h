@@ -70,7 +70,7 @@ static inline fl_status compile(const char *text, const fl_backend *backend, fl_
   fl_graph *g = NULL;
   fl_plan_options options = {.threads = fl_pool_threads(pool), .pool = pool, .backend = backend};
   FL_TRY(fl_graph_parse(text, &g));
-  fl_status s = fl_engine_compile(g, &options, weights, (uint32_t)n, NULL, out);
+  fl_status s = fl_engine_compile(g, &options, weights, NULL, (uint32_t)n, NULL, out);
   fl_graph_destroy(g);
   return s;
 }
@@ -133,8 +133,8 @@ static inline void check_graph(const char *text, const fl_backend *backend, fl_p
     worst = fmax(worst, compare(backend, cpu, gpu, &m));
     if (m.n_weights) {
       fill(&m, backend, m.n_inputs);
-      FL_CHECK_OK(fl_engine_update(cpu, &(uint32_t){0}, (const void *const *)&m.host[m.n_inputs], 1));
-      FL_CHECK_OK(fl_engine_update(gpu, &(uint32_t){0}, (const void *const *)&m.device[m.n_inputs], 1));
+      FL_CHECK_OK(fl_engine_update(cpu, &(uint32_t){0}, (const void *const *)&m.host[m.n_inputs], NULL, 1));
+      FL_CHECK_OK(fl_engine_update(gpu, &(uint32_t){0}, (const void *const *)&m.device[m.n_inputs], NULL, 1));
       worst = fmax(worst, compare(backend, cpu, gpu, &m));
     }
   }

@@ -246,6 +246,13 @@ fl_status fl_cuda_run(fl_queue *base, const fl_work *work) {
   return s;
 }
 
+void fl_cuda_settle(fl_queue *base) {
+  fl_cuda_queue *q = (fl_cuda_queue *)base;
+  enter(q);
+  q->device->api->cuEventSynchronize(q->done);
+  leave(q);
+}
+
 void fl_cuda_forget(fl_queue *base, int variant) {
   fl_cuda_queue *q = (fl_cuda_queue *)base;
   enter(q);

@@ -16,6 +16,7 @@ FL_MUST_USE fl_status fl_cuda_upload(const fl_backend *b, void *dst, const void 
  * replayed. A queue's works wait for each other, on whichever streams they are put. */
 FL_MUST_USE fl_status fl_cuda_queue_create(const fl_backend *b, fl_pool *pool, fl_queue **out);
 void fl_cuda_queue_destroy(fl_queue *q);
+void fl_cuda_settle(fl_queue *q);
 void fl_cuda_prepare(fl_queue *q,
                      const fl_work *work); /* notes what the first run will compile, which begins at once */
 FL_MUST_USE fl_status fl_cuda_run(fl_queue *q, const fl_work *work);

@@ -138,7 +138,7 @@ static void bench(const char *path, const fl_backend *b, const fl_cuda_device *d
   }
   fl_clock clock;
   fl_clock_start(&clock, FL_STAGE_plan);
-  fl_bench_check(fl_engine_compile(g, &options, weights, n_weights, NULL, &e));
+  fl_bench_check(fl_engine_compile(g, &options, weights, NULL, n_weights, NULL, &e));
   fl_clock_stop(&clock);
   const fl_plan *p = fl_engine_plan(e);
   for (int i = 0; i < p->n_inputs; i++) in[i] = make_tensor(b, &p->inputs[i].type);

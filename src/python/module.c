@@ -5,6 +5,7 @@
 #include "base/cpu.h"
 #include "capture/engine_error.h"
 #include "capture/compiled.h"
+#include "rt/constants.h"
 #include "capture/eval.h"
 #include "capture/door.h"
 #include "capture/impl.h"
@@ -80,6 +81,13 @@ static PyObject *spoil(PyObject *self, PyObject *op) {
 }
 
 static PyObject *live_blocks(PyObject *self, PyObject *unused) { return PyLong_FromLongLong(fl_alloc_live()); }
+
+static PyObject *constants(PyObject *self, PyObject *unused) {
+  size_t blocks, bytes;
+  fl_constants_listed(&blocks, &bytes);
+  return Py_BuildValue("(nn)", (Py_ssize_t)blocks, (Py_ssize_t)bytes);
+}
+
 static PyObject *isa(PyObject *self, PyObject *unused) { return PyUnicode_FromString(fl_isa_name(fl_cpu_isa())); }
 static PyObject *threads(PyObject *self, PyObject *unused) { return PyLong_FromLong(fl_torch_threads()); }
 
@@ -101,6 +109,7 @@ static PyMethodDef methods[] = {
     {"converters", converters, METH_NOARGS, "converters() -> [(operator, dtypes, limits)]"},
     {"spoil", spoil, METH_O, "spoil(operator or None): tests; engines built from now on compute it wrongly"},
     {"live_blocks", live_blocks, METH_NOARGS, "live_blocks() -> blocks of C memory in use"},
+    {"constants", constants, METH_NOARGS, "constants() -> (blocks that engines can share, their bytes)"},
     {"isa", isa, METH_NOARGS, "isa() -> instruction set in use"},
     {"threads", threads, METH_NOARGS, "threads() -> torch.get_num_threads()"},
     {NULL, NULL, 0, NULL}};

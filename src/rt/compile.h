@@ -12,6 +12,7 @@ typedef struct fl_compile_nodes {
  * `options->pool` is what the engine runs on too, and must outlive it. `nodes` may be NULL; it is filled as far as
  * compilation came. Errors are those of fl_passes_run, fl_plan_build and fl_engine_create. */
 FL_MUST_USE fl_status fl_engine_compile(fl_graph *g, const fl_plan_options *options, const void *const *weights,
-                                        uint32_t n_weights, fl_compile_nodes *nodes, fl_engine **out);
+                                        const uint64_t *stamps, uint32_t n_weights, fl_compile_nodes *nodes,
+                                        fl_engine **out);
 
 #endif

@@ -188,7 +188,7 @@ static void bench(const char *name, fl_vid (*make)(net *), const fl_plan_options
   double began = now_ms();
   fl_bench_check(fl_plan_build(n.g, options, &plan));
   double planned = now_ms(), planned_cpu = cpu_ms();
-  fl_bench_check(fl_engine_create(plan, n.weights, n.n_weights, options->pool, &e));
+  fl_bench_check(fl_engine_create(plan, n.weights, NULL, n.n_weights, options->pool, &e));
   double created = now_ms(), created_cpu = cpu_ms();
   float *x = fl_malloc_aligned(fl_type_bytes(&plan->inputs[0].type));
   float *y = fl_malloc_aligned(fl_type_bytes(&plan->outputs[0].type));

@@ -22,7 +22,7 @@ static fl_status make_engine(const world *w, fl_pool *pool, double budget_ms, fl
                              .out_strides = (const int64_t(*)[FL_MAX_RANK])w->out_strides};
   fl_plan *plan;
   FL_TRY(fl_plan_build(w->g, &options, &plan));
-  return fl_engine_create(plan, weights_of(w), w->n_slots, pool, out);
+  return fl_engine_create(plan, weights_of(w), NULL, w->n_slots, pool, out);
 }
 
 /* As planned here, or through the passes. They rewrite the graph, so they are given one made anew from the seed. */
@@ -34,7 +34,7 @@ static fl_status make_compiled(const world *w, int seed, bool images, fl_pool *p
   size_t n_values = again.g->values.len;
   fl_plan_options options = {
       .threads = fl_pool_threads(pool), .pool = pool, .out_strides = (const int64_t(*)[FL_MAX_RANK])w->out_strides};
-  fl_status s = fl_engine_compile(again.g, &options, weights_of(w), w->n_slots, &nodes, out);
+  fl_status s = fl_engine_compile(again.g, &options, weights_of(w), NULL, w->n_slots, &nodes, out);
   FL_CHECK(nodes.before == fl_graph_node_count(w->g));
   free_world(&again, n_values);
   return s;
@@ -54,7 +54,7 @@ static void check_engine(world *w, fl_engine *e, int seed) {
     data[n_changed++] = w->memory[i];
   }
   naive_run(&w->naive);
-  FL_CHECK_OK(fl_engine_update(e, slots, data, n_changed));
+  FL_CHECK_OK(fl_engine_update(e, slots, data, NULL, n_changed));
   wrong += count_wrong(w, e);
   FL_CHECK_MSG(wrong == 0, "seed %d: %d wrong", seed, wrong);
   if (wrong) explain(w, fl_engine_plan(e), seed);
@@ -158,7 +158,7 @@ static fl_engine *engine_of(const char *text, const void *const *weights, uint32
   FL_CHECK_OK(fl_graph_parse(text, &g));
   FL_CHECK_OK(fl_plan_build(g, &(fl_plan_options){.threads = 1}, &plan));
   fl_graph_destroy(g); /* the plan does not need it */
-  FL_CHECK_OK(fl_engine_create(plan, weights, n_weights, NULL, &e));
+  FL_CHECK_OK(fl_engine_create(plan, weights, NULL, n_weights, NULL, &e));
   return e;
 }
 
@@ -181,7 +181,7 @@ FL_TEST(updates_run_only_what_depends) {
   FL_CHECK_OK(fl_engine_run(e, (const void *[]){x}, (void *[]){y}));
   FL_CHECK(y[0] == -10 && y[3] == -43);
   float moved[4] = {5, 5, 5, 5};
-  FL_CHECK_OK(fl_engine_update(e, (uint32_t[]){1, 77}, (const void *[]){moved, moved}, 2));
+  FL_CHECK_OK(fl_engine_update(e, (uint32_t[]){1, 77}, (const void *[]){moved, moved}, NULL, 2));
   w0[0] = 100; /* nobody told */
   FL_CHECK_OK(fl_engine_run(e, (const void *[]){x}, (void *[]){y}));
   FL_CHECK(y[3] == -8);
@@ -197,7 +197,7 @@ FL_TEST(weights_used_as_they_are_follow_their_place) {
   FL_CHECK(fl_engine_plan(e)->init.len == 0 && fl_engine_plan(e)->const_bytes == 0);
   FL_CHECK_OK(fl_engine_run(e, (const void *[]){x}, (void *[]){y}));
   FL_CHECK(y[0] == 2 && y[1] == 3);
-  FL_CHECK_OK(fl_engine_update(e, (uint32_t[]){0}, (const void *[]){moved}, 1));
+  FL_CHECK_OK(fl_engine_update(e, (uint32_t[]){0}, (const void *[]){moved}, NULL, 1));
   FL_CHECK_OK(fl_engine_run(e, (const void *[]){x}, (void *[]){y}));
   FL_CHECK(y[0] == 8 && y[1] == 9);
   fl_engine_destroy(e);
@@ -246,7 +246,7 @@ FL_TEST(too_few_weights_fail) {
   int64_t live = fl_alloc_live();
   FL_CHECK_OK(fl_graph_parse("graph(%0: weight 3 f32[2]) {\n  %1 = neg(%0) : f32[2]\n  return %1\n}\n", &g));
   FL_CHECK_OK(fl_plan_build(g, &(fl_plan_options){.threads = 1}, &plan));
-  FL_CHECK_FAILS(fl_engine_create(plan, NULL, 3, NULL, &e), FL_INVALID, "3 weights given");
+  FL_CHECK_FAILS(fl_engine_create(plan, NULL, NULL, 3, NULL, &e), FL_INVALID, "3 weights given");
   fl_graph_destroy(g);
   FL_CHECK(fl_alloc_live() == live);
 }
@@ -262,7 +262,7 @@ static fl_engine *engine_on(const char *text, const fl_backend *backend, int *ou
   FL_CHECK_OK(fl_plan_build(g, &options, &plan));
   *out_copies = 0;
   for (size_t i = 0; i < plan->run.len; i++) *out_copies += plan->run.data[i].kind == FL_STEP_COPY;
-  FL_CHECK_OK(fl_engine_create(plan, NULL, 0, NULL, &e));
+  FL_CHECK_OK(fl_engine_create(plan, NULL, NULL, 0, NULL, &e));
   fl_graph_destroy(g);
   return e;
 }
@@ -414,7 +414,7 @@ static fl_engine *staged_engine_of(const char *text, const float *weight) {
   staged.table.release = staged_release;
   FL_CHECK_OK(fl_graph_parse(text, &g));
   fl_plan_options options = {.threads = 1, .backend = &staged.table};
-  FL_CHECK_OK(fl_engine_compile(g, &options, (const void *[]){weight}, 1, NULL, &e));
+  FL_CHECK_OK(fl_engine_compile(g, &options, (const void *[]){weight}, NULL, 1, NULL, &e));
   fl_graph_destroy(g);
   return e;
 }
@@ -449,12 +449,13 @@ FL_TEST(addresses_that_come_again_are_used_themselves) {
   FL_CHECK(other > 0 && other != own);
   FL_CHECK(call_staged(e, x[0], y[0], 2) == own && call_staged(e, x[1], y[0], 2) == other);
   FL_CHECK(staged.last->walks == 4); /* that of the stages twice: it had been forgotten */
-  FL_CHECK_OK(fl_engine_update(e, (uint32_t[]){0}, (const void *[]){moved}, 1)); /* a weight moved: each once more */
+  FL_CHECK_OK(
+      fl_engine_update(e, (uint32_t[]){0}, (const void *[]){moved}, NULL, 1)); /* a weight moved: each once more */
   FL_CHECK(call_staged(e, x[0], y[0], 3) == own && call_staged(e, x[1], y[0], 3) == other);
   FL_CHECK(call_staged(e, x[2], y[2], 3) == 0 && call_staged(e, x[0], y[0], 3) == own);
   FL_CHECK(staged.last->walks == 7);
   for (int i = 0; i < 4; i++) moved[i] = 5; /* new contents at the same place */
-  FL_CHECK_OK(fl_engine_update(e, (uint32_t[]){0}, (const void *[]){moved}, 1));
+  FL_CHECK_OK(fl_engine_update(e, (uint32_t[]){0}, (const void *[]){moved}, NULL, 1));
   FL_CHECK(call_staged(e, x[0], y[0], 5) == own && staged.last->walks == 7);
   fl_engine_destroy(e);
 }
@@ -546,7 +547,7 @@ FL_TEST(the_first_run_is_prepared_while_constants_are_made) {
                              "  %3 = mul(%0, %2) : f32[4]\n  return %3\n}\n",
                              &g));
   fl_plan_options options = {.threads = 1, .backend = &staged.table};
-  FL_CHECK_OK(fl_engine_compile(g, &options, (const void *[]){weight}, 1, NULL, &e));
+  FL_CHECK_OK(fl_engine_compile(g, &options, (const void *[]){weight}, NULL, 1, NULL, &e));
   fl_graph_destroy(g);
   if (!e) return;
   const recorder *q = staged.last;

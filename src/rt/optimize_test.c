@@ -53,7 +53,7 @@ static fl_engine *engine_of(const world *w, fl_graph *g) {
   fl_plan *plan = NULL;
   fl_engine *e = NULL;
   FL_CHECK_OK(fl_plan_build(g, &options, &plan));
-  if (plan) FL_CHECK_OK(fl_engine_create(plan, w->weights, plan->n_weights, NULL, &e));
+  if (plan) FL_CHECK_OK(fl_engine_create(plan, w->weights, NULL, plan->n_weights, NULL, &e));
   return e;
 }
 
@@ -115,8 +115,8 @@ static int check_seed(int seed) {
   fill(&w);
   uint32_t slots[MAX_VALUES];
   for (uint32_t i = 0; i < random_slots; i++) slots[i] = i;
-  if (plain) FL_CHECK_OK(fl_engine_update(plain, slots, w.weights, (int)fl_engine_plan(plain)->n_weights));
-  if (fast) FL_CHECK_OK(fl_engine_update(fast, slots, w.weights, (int)fl_engine_plan(fast)->n_weights));
+  if (plain) FL_CHECK_OK(fl_engine_update(plain, slots, w.weights, NULL, (int)fl_engine_plan(plain)->n_weights));
+  if (fast) FL_CHECK_OK(fl_engine_update(fast, slots, w.weights, NULL, (int)fl_engine_plan(fast)->n_weights));
   finite += compare(seed, &w, plain, fast, optimized);
   fl_engine_destroy(plain);
   fl_engine_destroy(fast);

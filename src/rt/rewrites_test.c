@@ -48,7 +48,7 @@ static fl_engine *engine_of(fl_graph *g, const void *const *weights) {
   fl_plan *plan = NULL;
   fl_engine *e = NULL;
   FL_CHECK_OK(fl_plan_build(g, &options, &plan));
-  if (plan) FL_CHECK_OK(fl_engine_create(plan, weights, plan->n_weights, NULL, &e));
+  if (plan) FL_CHECK_OK(fl_engine_create(plan, weights, NULL, plan->n_weights, NULL, &e));
   return e;
 }
 

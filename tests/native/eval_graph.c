@@ -14,7 +14,7 @@ static fl_status eval(const char *text, int threads, const void *const *inputs, 
   if (!s) s = fl_graph_parse(text, &g);
   fl_plan_options options = {.threads = threads};
   if (!s) s = fl_plan_build(g, &options, &plan);
-  if (!s) s = fl_engine_create(plan, NULL, 0, pool, &e);
+  if (!s) s = fl_engine_create(plan, NULL, NULL, 0, pool, &e);
   if (!s) s = fl_engine_run(e, inputs, outputs);
   fl_engine_destroy(e);
   fl_graph_destroy(g);
