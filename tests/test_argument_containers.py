@@ -205,3 +205,94 @@ def test_nothing_is_kept_of_them():
         d.clear()
         gc.collect()
         assert t() is None
+
+
+class Encoding(collections.UserDict):
+    """As tokenizers give it: items, and something else in each call."""
+
+    def __init__(self, data, encodings):
+        super().__init__(data)
+        self._encodings = encodings
+        self._n = len(data)
+
+    def __getattr__(self, name):
+        try:
+            return self.data[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def to(self, dtype):
+        self.data = {k: v.to(dtype) for k, v in self.data.items()}
+        return self
+
+
+def encoding(**more):
+    return Encoding({**features(), **more}, [object()])
+
+
+def encodes(e):
+    e["y"] = LIN(e["x"]) * e.mask
+    return e
+
+
+def looks_at_all(e):
+    return sorted(e), len(e), "x" in e, {k: v * 2 for k, v in e.items()}, e.get("none"), hasattr(e, "zz"), e._n
+
+
+def converts(e):
+    return e.to(torch.float64)["x"], e.data["mask"]
+
+
+def replaces_the_rest(e):
+    e._encodings = None
+    e.extra = LIN(e.x)
+    return e
+
+
+def looks_at_the_rest(e):
+    return LIN(e.x) * len(e._encodings)
+
+
+def looks_at_all_attributes(e):
+    return LIN(e.x), sorted(vars(e)), len(list(e.__dict__.values()))
+
+
+USER_DICTS = [encodes, looks_at_all, converts, replaces_the_rest, looks_at_the_rest, looks_at_all_attributes]
+
+
+@pytest.mark.parametrize("program", USER_DICTS, ids=lambda p: p.__name__)
+def test_dictionaries_in_python(program):
+    def go(compile, call):
+        fast = compile(program)
+        for k in range(4):
+            for more in ({}, {"n": torch.ones(2)}):
+                torch.manual_seed(k)
+                e = encoding(**more)
+                call(fast, e)
+                call.show(e.data, sorted(vars(e)), e.__dict__.get("extra"))
+        e = Encoding(features(), [1, 2, 3])
+        for _ in range(3):
+            call(fast, e)
+            call.show(e.data, sorted(vars(e)))
+
+    battery.check(go)
+
+
+@pytest.mark.parametrize("program", USER_DICTS[:4], ids=lambda p: p.__name__)
+def test_dictionaries_in_python_are_told_by_their_items(program):
+    fast = framelift.compile(program)
+    for _ in range(4):
+        fast(encoding())
+    e = framelift.explain(fast)
+    assert (e.recorded, e.replayed, e.native) == (1, 3, 0)
+
+
+def test_what_transformers_gives():
+    transformers = pytest.importorskip("transformers")
+    fast = framelift.compile(lambda b: {"y": LIN(b["x"]), **b})
+    for kind in (transformers.BatchEncoding, transformers.BatchFeature):
+        for k in range(3):
+            b = kind({"x": x() + k})
+            assert torch.equal(fast(b)["y"], LIN(b["x"]))
+    e = framelift.explain(fast)
+    assert (e.recorded, e.replayed, e.native) == (2, 4, 0)

@@ -1,5 +1,7 @@
 #include "capture/argspec.h"
 
+#include "capture/cpython/compat.h"
+
 #include <string.h>
 
 #include "capture/result.h"
@@ -53,9 +55,28 @@ static bool is_tuple(PyObject *o) {
                                    PyObject_HasAttrString((PyObject *)Py_TYPE(o), "_fields"));
 }
 
+/* collections.UserDict and what is derived from it (a tokenizer's BatchEncoding): its items are in the attribute `data`. */
+static bool is_user_dict(PyObject *o) {
+  static PyTypeObject *type;
+  PyTypeObject *t = Py_TYPE(o);
+  if (!type) {
+    PyObject *module = PyImport_ImportModule("collections"), *found = NULL;
+    if (module) found = PyObject_GetAttrString(module, "UserDict");
+    Py_XDECREF(module);
+    if (!found || !PyType_Check(found)) return PyErr_Clear(), false;
+    type = (PyTypeObject *)found;
+  }
+  if (!PyObject_TypeCheck(o, type) || !fl_result_plain_class(t, &PyBaseObject_Type)) return false;
+  PyObject *get = PyDict_GetItemString(fl_cpy_type_dict(&PyBaseObject_Type), "__getattribute__"), **d;
+  static PyObject *name;
+  if (!name && !(name = PyUnicode_InternFromString("__getattribute__"))) return PyErr_Clear(), false;
+  return _PyType_Lookup(t, name) == get && (d = _PyObject_GetDictPtr(o)) && *d && PyDict_CheckExact(*d);
+}
+
 bool fl_argspec_is_record(PyObject *o) {
   static PyObject *fields;
   PyTypeObject *t = Py_TYPE(o);
+  if (is_user_dict(o)) return true;
   if (!fields && !(fields = PyUnicode_InternFromString("__dataclass_fields__"))) return PyErr_Clear(), false;
   bool namespace = !strcmp(t->tp_name, "types.SimpleNamespace");
   if (t->tp_getattro != PyObject_GenericGetAttr || (!namespace && !_PyType_Lookup(t, fields))) return false;
@@ -141,6 +162,31 @@ static const char *make_items(maker *m, PyObject *o, fl_spec *out, Py_ssize_t n)
   return why;
 }
 
+/* Attributes of a user's dictionary: its items are matched, and constants. What else there is (a tokenizer's encodings) is another object
+ * in each call, and mostly of no interest. */
+static const char *make_attrs(maker *m, PyObject *dict, fl_spec *out) {
+  Py_ssize_t pos = 0, n = PyDict_GET_SIZE(dict), i = 0;
+  PyObject *keys = PyTuple_New(n), *k, *v;
+  *out = (fl_spec){.kind = FL_SPEC_DICT, .object = keys, .type = Py_TYPE(dict), .n = (int)n};
+  out->items = fl_arena_alloc(m->arena, ((size_t)n + 1) * sizeof *out->items);
+  const char *why = keys && out->items ? cover(m, dict) : OOM;
+  while (!why && PyDict_Next(dict, &pos, &k, &v)) {
+    PyTuple_SET_ITEM(keys, i, Py_NewRef(k));
+    fl_spec *item = &out->items[i++];
+    bool data = PyUnicode_Check(k) && PyUnicode_CompareWithASCIIString(k, "data") == 0;
+    if (!PyUnicode_CheckExact(k)) return Py_DECREF(keys), "a dict argument with unusual keys";
+    if (data || is_const(v)) {
+      why = make(m, v, item);
+    } else {
+      *item = (fl_spec){.kind = FL_SPEC_UNREAD};
+      if (!fl_ptrmap_get(m->covered, v, NULL) && !fl_ptrmap_set(m->covered, v, FL_ARG_UNREAD)) why = OOM;
+    }
+  }
+  if (!why) why = hold(m, keys);
+  Py_XDECREF(keys);
+  return why;
+}
+
 /* Its type is held, and its attributes are matched as the dictionary that they are. */
 static const char *make_record(maker *m, PyObject *o, fl_spec *out) {
   out->kind = FL_SPEC_RECORD;
@@ -150,7 +196,8 @@ static const char *make_record(maker *m, PyObject *o, fl_spec *out) {
   if (m->depth >= 32) return "arguments nested too deeply";
   const char *why = cover(m, o);
   m->depth++;
-  if (!why) why = make(m, *_PyObject_GetDictPtr(o), out->items);
+  PyObject *dict = *_PyObject_GetDictPtr(o);
+  if (!why) why = is_user_dict(o) ? make_attrs(m, dict, out->items) : make(m, dict, out->items);
   m->depth--;
   return why;
 }
@@ -159,7 +206,7 @@ static const char *make(maker *m, PyObject *o, fl_spec *out) {
   out->type = Py_TYPE(o);
   if (fl_tensor_check(o)) return make_tensor(m, o, out);
   if ((out->type->tp_flags & Py_TPFLAGS_HEAPTYPE) && hold(m, (PyObject *)out->type)) return OOM;
-  if (m->records && fl_argspec_is_record(o)) return make_record(m, o, out);
+  if (m->records ? fl_argspec_is_record(o) : is_user_dict(o)) return make_record(m, o, out);
   if (is_tuple(o)) return out->kind = FL_SPEC_TUPLE, make_items(m, o, out, PyTuple_GET_SIZE(o));
   if (PyList_CheckExact(o)) return out->kind = FL_SPEC_LIST, make_items(m, o, out, PyList_GET_SIZE(o));
   if (is_dict(o)) return out->kind = FL_SPEC_DICT, make_items(m, o, out, PyDict_GET_SIZE(o));
@@ -291,6 +338,7 @@ static bool match(matcher *m, const fl_spec *s, PyObject *o) {
   case FL_SPEC_TENSOR: return fl_tensor_check(o) ? match_tensor(m, s, o) : (m->why = "argument: type", false);
   case FL_SPEC_SAME: return m->inputs[s->index] == o || (m->why = "argument: no longer one object twice", false);
   case FL_SPEC_CONST: return fl_const_equal(o, s->object) || (m->why = "argument: value of a constant", false);
+  case FL_SPEC_UNREAD: return true;
   case FL_SPEC_OBJECT: return o == s->object || (m->why = fl_argspec_other_object, false);
   case FL_SPEC_DICT: return match_dict(m, s, o);
   case FL_SPEC_RECORD:

@@ -22,11 +22,13 @@ typedef enum fl_spec_kind {
   FL_SPEC_LIST,
   FL_SPEC_DICT,
   FL_SPEC_RECORD, /* its type, and its __dict__ as items[0] */
-  FL_SPEC_OBJECT
+  FL_SPEC_OBJECT,
+  FL_SPEC_UNREAD /* anything: the program has not looked at it */
 } fl_spec_kind;
 
 /* What `covered` says of a list, dict or record: this bit, and which one it is, counted from the outside in. */
 #define FL_ARG_CONTAINER 0x80000000u
+#define FL_ARG_UNREAD    0x7fffffffu /* of what is not matched */
 
 typedef struct fl_spec {
   fl_spec_kind kind;

@@ -57,8 +57,17 @@ static int done(fl_rec *r, int rc, bool changed, PyObject *key) {
   return 0;
 }
 
+/* What argspec.c has left unmatched. */
+static void read_argument(fl_rec *r, PyObject *value, PyObject *key) {
+  uint32_t what;
+  if (!value || !fl_ptrmap_get(&r->covered, value, &what) || what != FL_ARG_UNREAD) return;
+  const char *s = key && PyUnicode_Check(key) ? PyUnicode_AsUTF8(key) : "";
+  fl_rec_give_up(r, "attributes of an argument", s ? s : "");
+}
+
 int fl_rec_read_item(fl_rec *r, PyObject *dict, PyObject *key, PyObject *value) {
   bool changed = false;
+  if (!fl_rec_is_off(r)) read_argument(r, value, key);
   if (fl_rec_is_off(r) || !PyDict_Check(dict) || skip(r, dict)) return 0;
   if (r->pending.len && fl_rec_written(r, dict, key)) return 0;
   if (value && r->trace->breaks.len && fl_rec_reads_place(r, dict, key, value)) return 0;
@@ -212,7 +221,13 @@ static bool is_deque(PyObject *o) {
 }
 
 int fl_rec_read_contents(fl_rec *r, PyObject *c) {
-  if (fl_rec_is_off(r) || skip(r, c)) return 0;
+  Py_ssize_t at = 0;
+  PyObject *name, *value;
+  if (fl_rec_is_off(r)) return 0;
+  if (skip(r, c)) {
+    while (PyDict_Check(c) && PyDict_Next(c, &at, &name, &value)) read_argument(r, value, name);
+    return 0;
+  }
   if (!PyList_Check(c) && !PyDict_Check(c) && !PySet_Check(c) && !PyByteArray_Check(c) && !is_deque(c)) return 0;
   if (r->pending.len && fl_rec_reads_written(r, c)) return 0;
   if (PyList_Check(c))
