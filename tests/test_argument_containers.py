@@ -296,3 +296,61 @@ def test_what_transformers_gives():
             assert torch.equal(fast(b)["y"], LIN(b["x"]))
     e = framelift.explain(fast)
     assert (e.recorded, e.replayed, e.native) == (2, 4, 0)
+
+
+class Elsewhere:
+    table = {"x": x()}
+    items = [x()]
+    record = Record(x())
+
+
+def writes_to_its_argument(d):
+    d["y"] = 1
+    return Elsewhere.table.get("y"), LIN(d["x"])
+
+
+def writes_to_its_own(d):
+    Elsewhere.table["y"] = 7
+    return d.get("y"), LIN(d["x"])
+
+
+def replaces_an_item(d):
+    d["x"] = d["x"] * 3
+    return LIN(Elsewhere.table["x"])
+
+
+def appends(items):
+    Elsewhere.items.append(1)
+    return len(items), LIN(items[0])
+
+
+def sets_an_attribute(r):
+    r.scale = 5.0
+    return Elsewhere.record.scale, LIN(r.x)
+
+
+ELSEWHERE = {
+    writes_to_its_argument: ("table", features),
+    writes_to_its_own: ("table", features),
+    replaces_an_item: ("table", features),
+    appends: ("items", lambda: [x()]),
+    sets_an_attribute: ("record", lambda: Record(x())),
+}
+
+
+@pytest.mark.parametrize("program", ELSEWHERE, ids=lambda p: p.__name__)
+def test_an_argument_that_the_program_has_on_another_way(program):
+    name, make = ELSEWHERE[program]
+
+    def go(compile, call):
+        fast = compile(program)
+        for own in (False, False, False, True, False, True):
+            torch.manual_seed(0)
+            setattr(Elsewhere, name, make())
+            call(fast, getattr(Elsewhere, name) if own else make())
+            call.show(getattr(Elsewhere, name))
+        kept = getattr(Elsewhere, name)
+        for own in (False, False, True, False, True):
+            call(fast, kept if own else make())
+
+    battery.check(go)

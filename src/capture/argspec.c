@@ -240,6 +240,7 @@ const char *fl_argspec_make(fl_argspec *out, fl_arena *arena, PyObject *const *a
 void fl_argspec_release(fl_argspec *s) {
   Py_CLEAR(s->keep);
   Py_CLEAR(s->kwnames);
+  fl_ptrmap_release(&s->elsewhere);
 }
 
 typedef struct matcher {
@@ -256,6 +257,8 @@ static bool own_object(matcher *m, PyObject *o) {
   for (int i = 0; i < m->n_containers; i++)
     if (m->containers[i] == o) return m->why = "argument: one container given twice", false;
   if (m->n_containers == FL_MAX_CONTAINERS) return false;
+  if (m->spec->elsewhere.len && fl_ptrmap_get(&m->spec->elsewhere, o, NULL))
+    return m->why = "argument: a container that the program has elsewhere", false;
   m->containers[m->n_containers++] = o;
   return true;
 }

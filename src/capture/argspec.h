@@ -63,6 +63,7 @@ typedef struct fl_argspec {
   int n_pos, n_kw, n_inputs;
   fl_spec *args; /* n_pos + n_kw */
   fl_input *inputs;
+  fl_ptrmap elsewhere; /* dicts and lists that the program has otherwise: none of them may be among the arguments */
 } fl_argspec;
 
 /* An object that is nothing but its attributes: a dataclass's instance, a SimpleNamespace. Only where calls are given

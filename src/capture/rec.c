@@ -341,6 +341,36 @@ void fl_rec_find_witnesses(fl_rec *r) {
   PyErr_Clear();
 }
 
+static bool note_writes(fl_ptrmap *m, const fl_effects *e) {
+  bool ok = true;
+  for (size_t i = 0; ok && i < e->list.len; i++) {
+    PyObject *o = e->list.data[i].obj, **d = o ? _PyObject_GetDictPtr(o) : NULL;
+    if (o) ok = fl_ptrmap_set(m, o, 0) && (!d || !*d || fl_ptrmap_set(m, *d, 0));
+  }
+  return ok;
+}
+
+static bool note_reads(fl_ptrmap *m, const fl_guards *g) {
+  bool ok = true;
+  for (size_t i = 0; ok && i < g->dict.len; i++) ok = fl_ptrmap_set(m, g->dict.data[i].dict, 0);
+  for (size_t i = 0; ok && i < g->list.len; i++) ok = fl_ptrmap_set(m, g->list.data[i].list, 0);
+  for (size_t i = 0; ok && i < g->cont.len; i++) ok = fl_ptrmap_set(m, g->cont.data[i].obj, 0);
+  return ok;
+}
+
+/* Of a call that writes to containers, an argument may not be one that it has on another way: what it reads on the one way it
+ * may have written on the other. */
+static bool note_elsewhere(fl_trace *t) {
+  fl_ptrmap *m = &t->args.elsewhere;
+  bool writes = t->writes.list.len, ok = true;
+  for (size_t i = 0; i < t->breaks.len; i++) writes |= t->breaks.data[i]->writes.list.len > 0;
+  if (!writes) return true;
+  ok = note_reads(m, &t->guards) && note_writes(m, &t->writes);
+  for (size_t i = 0; ok && i < t->breaks.len; i++)
+    ok = note_reads(m, &t->breaks.data[i]->guards) && note_writes(m, &t->breaks.data[i]->writes);
+  return ok;
+}
+
 static fl_trace *take_trace(fl_rec *r) {
   fl_trace *t = r->trace;
   bool broken = t->breaks.len || t->entry;
@@ -350,6 +380,7 @@ static fl_trace *take_trace(fl_rec *r) {
     if (!t->steps.data[i].eager_reason) t->steps.data[i].eager_reason = "the call writes to tensors that outlive it";
   fl_rec_end_stretch(r);
   fl_rec_settle_cached(r, t);
+  if (!note_elsewhere(t)) return fl_rec_oom(r), NULL;
   r->trace = NULL;
   return t;
 }
