@@ -80,9 +80,10 @@ static bool find_alone(const fl_weights *w, bool *alone) {
   return true;
 }
 
+/* Other processes may write to shared memory between a look at it and the making of constants. */
 static bool tells_of_changes(const fl_weight *x) {
-  if (x->own || fl_weight_is_read(x)) return false;
-  return x->copy ? fl_weight_holds_copy(x) : x->storage != 0 && !x->unversioned && !x->shared;
+  if (x->own || x->shared || fl_weight_is_read(x)) return false;
+  return x->copy ? fl_weight_holds_copy(x) : x->storage != 0 && !x->unversioned;
 }
 
 /* --- the same in another trace --- */

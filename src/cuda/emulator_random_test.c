@@ -3,6 +3,7 @@
 
 #include "cuda/emulator_case.h"
 #include "rt/compile.h"
+#include "rt/constants.h"
 #include "rt/random_test.h"
 
 static void print_world(const world *w, const fl_plan *p) {
@@ -16,16 +17,51 @@ static void print_world(const world *w, const fl_plan *p) {
 
 /* The passes change the graph that they are given: they get another of the same seed. */
 static fl_engine *compile_world(const world *w, int seed, bool images) {
-  const fl_plan_options options = {
-      .threads = 1, .backend = fl_emulator_backend(), .out_strides = (const int64_t(*)[FL_MAX_RANK])w->out_strides};
+  const fl_plan_options options = {.threads = 1,
+                                   .backend = fl_emulator_backend(),
+                                   .block_bytes = 1,
+                                   .out_strides = (const int64_t(*)[FL_MAX_RANK])w->out_strides};
+  uint64_t stamps[MAX_GIVEN];
   fl_compile_nodes nodes;
   fl_engine *e = NULL;
   world again;
   srand((unsigned)seed);
   make_world(&again, images);
-  FL_CHECK_OK(fl_engine_compile(again.g, &options, weights_of(w), NULL, w->n_slots, &nodes, &e));
+  for (uint32_t i = 0; i < w->n_slots; i++) stamps[i] = i + 1;
+  FL_CHECK_OK(fl_engine_compile(again.g, &options, weights_of(w), stamps, w->n_slots, &nodes, &e));
   free_world(&again, w->g->values.len);
   return e;
+}
+
+/* Weights have other contents, in their places. */
+static void change_weights(world *w, fl_engine *e) {
+  uint32_t slots[MAX_GIVEN];
+  uint64_t stamps[MAX_GIVEN];
+  for (uint32_t i = 0; i < w->n_slots; i++) {
+    fill(w, w->n_inputs + (int)i);
+    slots[i] = i;
+    stamps[i] = 1000 + i;
+  }
+  naive_run(&w->naive);
+  FL_CHECK_OK(fl_engine_update(e, slots, weights_of(w), stamps, (int)w->n_slots));
+}
+
+/* One that finds all its constants there, and outlives who made them. */
+static int count_wrong_of_second(world *w, fl_engine *first, int seed, bool images) {
+  size_t before, after, bytes;
+  fl_constants_listed(&before, &bytes);
+  fl_engine *e = compile_world(w, seed, images);
+  fl_constants_listed(&after, &bytes);
+  FL_CHECK(before == after);
+  int wrong = e ? count_wrong(w, e) : 0;
+  fl_engine_destroy(first);
+  wrong += e ? count_wrong(w, e) : 0;
+  if (e) change_weights(w, e);
+  wrong += e ? count_wrong(w, e) : 0;
+  fl_engine_destroy(e);
+  fl_constants_listed(&after, &bytes);
+  FL_CHECK(after == 0);
+  return wrong;
 }
 
 static void check_seed(int seed, bool images) {
@@ -40,7 +76,8 @@ static void check_seed(int seed, bool images) {
   if (e) wrong += count_wrong(&w, e);
   FL_CHECK_MSG(wrong == 0, "seed %d%s: %d wrong", seed, images ? ", images" : "", wrong);
   if (wrong) print_world(&w, fl_engine_plan(e));
-  fl_engine_destroy(e);
+  wrong = e ? count_wrong_of_second(&w, e, seed, images) : 0;
+  FL_CHECK_MSG(wrong == 0, "seed %d%s: %d wrong of a second engine", seed, images ? ", images" : "", wrong);
   free_world(&w, w.g->values.len);
 }
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import framelift
+from framelift import _C
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -330,6 +331,45 @@ def test_memory_is_told():
     assert part.memory["programs"] >= 1
     made = ("computed", "literals", "joined", "copied", "packed")
     assert sum(held[kind] for kind in made) == part.const_bytes
+
+
+def test_sizes_share_what_is_made_of_weights():
+    import gc
+
+    gc.collect()
+    before, model = _C.constants(), Block(64).eval().to(**HALF)
+    fast = framelift.compile(model)
+
+    def call(fast, order, times=2):
+        with torch.inference_mode():
+            for size in order:
+                x = torch.randn(2, 64, size, size, **HALF)
+                for _ in range(times):
+                    close(fast(x), model(x))
+
+    call(fast, [16], 4)
+    one = _C.constants()
+    assert one > before
+    call(fast, [24, 32])
+    assert _C.constants() == one
+    recorded = framelift.explain(fast).recorded
+    for i in range(6):
+        with torch.no_grad():
+            if i % 3 == 0:
+                model.conv.weight.mul_(1.5)
+            elif i % 3 == 1:
+                model.conv.weight.data = model.conv.weight.detach() * 0.5
+            else:
+                model.norm.weight.data.add_(0.5)
+                framelift.refresh(fast)
+        call(fast, [(16, 24, 32), (24, 16, 32), (32, 24, 16)][i % 3])
+        assert _C.constants() == one
+    explanation = framelift.explain(fast)
+    assert explanation.recorded == recorded and len(explanation.traces) == 3
+    assert sum(p.memory["shared"] > 0 for p in explanation.partitions) == 2
+    del fast, explanation
+    gc.collect()
+    assert _C.constants() == before
 
 
 def test_what_eager_left_is_not_kept():
