@@ -354,3 +354,73 @@ def test_an_argument_that_the_program_has_on_another_way(program):
             call(fast, kept if own else make())
 
     battery.check(go)
+
+
+class Named(dict):
+    def __init__(self, items, label=None):
+        super().__init__(items)
+        self.label = label
+        self.first = next(iter(items.values()))
+
+
+class Ordered(collections.OrderedDict):
+    def __init__(self, items, label=None):
+        super().__init__(items)
+        self.label = label
+        self.first = next(iter(items.values()))
+
+
+def of_a_subclass(d):
+    return LIN(d["x"]), d.first * 2, list(d), [k for k in d.items()][0][0], d.label, d.get("none"), len(d), d
+
+
+def moved(d):
+    d.move_to_end("x")
+    return d
+
+
+@pytest.mark.parametrize("kind", [Named, Ordered])
+def test_subclasses_of_dict(kind):
+    def go(compile, call):
+        fast = compile(of_a_subclass)
+        kept = kind(features())
+        for k in range(5):
+            torch.manual_seed(k)
+            call(fast, kind(features()))
+            call(fast, kind(dict(reversed(features().items())), label=k % 2))
+            call(fast, kept)
+            if kind is Ordered:
+                call(fast, moved(kind(features())))
+            kept["x"] = x()
+            kept.label = k
+
+    battery.check(go)
+    fast = framelift.compile(of_a_subclass)
+    for _ in range(4):
+        fast(kind(features()))
+    e = framelift.explain(fast)
+    assert (e.recorded, e.replayed, e.native) == (2, 2, 0)
+
+
+def test_what_transformers_models_give():
+    outputs = pytest.importorskip("transformers.modeling_outputs")
+
+    def f(out):
+        return (
+            LIN(out.last_hidden_state),
+            out[0] + 1,
+            out["hidden_states"][1],
+            len(out),
+            out.to_tuple()[0] is out[0],
+            out,
+        )
+
+    fast = framelift.compile(f)
+    for k in range(5):
+        torch.manual_seed(k)
+        out = outputs.BaseModelOutput(last_hidden_state=x(), hidden_states=(x(), x()))
+        got, want = fast(out), f(out)
+        assert all(torch.equal(g, w) for g, w in zip(got[:3], want[:3], strict=True))
+        assert got[3:5] == want[3:5] and got[5] is out
+    e = framelift.explain(fast)
+    assert (e.recorded, e.replayed, e.native) == (2, 3, 0)

@@ -73,10 +73,21 @@ static bool is_user_dict(PyObject *o) {
   return _PyType_Lookup(t, name) == get && (d = _PyObject_GetDictPtr(o)) && *d && PyDict_CheckExact(*d);
 }
 
+/* A dict's subclass with attributes, as transformers' ModelOutput. */
+static bool is_dict_record(PyObject *o) {
+  PyTypeObject *t = Py_TYPE(o);
+  return PyDict_Check(o) && t->tp_getattro == PyObject_GenericGetAttr && t->tp_dictoffset && !is_dict(o) &&
+         fl_result_plain_class(t, PyODict_Check(o) ? &PyODict_Type : &PyDict_Type);
+}
+
 bool fl_argspec_is_record(PyObject *o) {
   static PyObject *fields;
   PyTypeObject *t = Py_TYPE(o);
   if (is_user_dict(o)) return true;
+  if (is_dict_record(o)) {
+    PyObject **dict = _PyObject_GetDictPtr(o);
+    return dict && *dict && PyDict_CheckExact(*dict);
+  }
   if (!fields && !(fields = PyUnicode_InternFromString("__dataclass_fields__"))) return PyErr_Clear(), false;
   bool namespace = !strcmp(t->tp_name, "types.SimpleNamespace");
   if (t->tp_getattro != PyObject_GenericGetAttr || (!namespace && !_PyType_Lookup(t, fields))) return false;
@@ -131,6 +142,28 @@ static const char *make_tensor(maker *m, PyObject *o, fl_spec *out) {
   return fl_ptrmap_set(m->covered, o, out->index) ? NULL : OOM;
 }
 
+/* Keys in order, and values. */
+static const char *make_pairs(maker *m, PyObject *o, fl_spec *out, Py_ssize_t n) {
+  PyObject *keys = PyTuple_New(n), *items = keys ? PyMapping_Items(o) : NULL;
+  const char *why = NULL;
+  if (!items || !PyList_Check(items) || PyList_GET_SIZE(items) != n) {
+    PyErr_Clear();
+    Py_XDECREF(keys);
+    Py_XDECREF(items);
+    return OOM;
+  }
+  for (Py_ssize_t i = 0; i < n && !why; i++) {
+    PyObject *pair = PyList_GET_ITEM(items, i), *k = PyTuple_GET_ITEM(pair, 0);
+    PyTuple_SET_ITEM(keys, i, Py_NewRef(k));
+    why = is_const(k) ? make(m, PyTuple_GET_ITEM(pair, 1), &out->items[i]) : "a dict argument with unusual keys";
+  }
+  out->object = keys;
+  if (!why) why = hold(m, keys);
+  Py_DECREF(keys);
+  Py_DECREF(items);
+  return why;
+}
+
 static const char *make_items(maker *m, PyObject *o, fl_spec *out, Py_ssize_t n) {
   out->n = (int)n;
   out->items = fl_arena_alloc(m->arena, ((size_t)n + 1) * sizeof *out->items);
@@ -139,22 +172,7 @@ static const char *make_items(maker *m, PyObject *o, fl_spec *out, Py_ssize_t n)
   const char *why = cover(m, o);
   m->depth++;
   if (is_dict(o)) {
-    PyObject *keys = PyTuple_New(n), *items = keys ? PyMapping_Items(o) : NULL;
-    if (!items || !PyList_Check(items) || PyList_GET_SIZE(items) != n) {
-      PyErr_Clear();
-      Py_XDECREF(keys);
-      Py_XDECREF(items);
-      return OOM;
-    }
-    for (Py_ssize_t i = 0; i < n && !why; i++) {
-      PyObject *pair = PyList_GET_ITEM(items, i), *k = PyTuple_GET_ITEM(pair, 0);
-      PyTuple_SET_ITEM(keys, i, Py_NewRef(k));
-      why = is_const(k) ? make(m, PyTuple_GET_ITEM(pair, 1), &out->items[i]) : "a dict argument with unusual keys";
-    }
-    out->object = keys;
-    if (!why) why = hold(m, keys);
-    Py_DECREF(keys);
-    Py_DECREF(items);
+    if (!why) why = make_pairs(m, o, out, n);
   } else {
     for (Py_ssize_t i = 0; i < n && !why; i++) why = make(m, PySequence_Fast_GET_ITEM(o, i), &out->items[i]);
   }
@@ -187,17 +205,41 @@ static const char *make_attrs(maker *m, PyObject *dict, fl_spec *out) {
   return why;
 }
 
+/* In its own order, which of an OrderedDict may differ from its table's. New tuple, or NULL without an exception. */
+static PyObject *keys_of(PyObject *o) {
+  PyObject *it = (PyODict_Check(o) ? PyODict_Type : PyDict_Type).tp_iter(o), *keys = it ? PySequence_Tuple(it) : NULL;
+  Py_XDECREF(it);
+  if (!keys) PyErr_Clear();
+  return keys;
+}
+
+/* Of a dict's subclass. */
+static const char *make_own_items(maker *m, PyObject *o, fl_spec *out) {
+  PyObject *keys = keys_of(o);
+  Py_ssize_t n = keys ? PyTuple_GET_SIZE(keys) : 0;
+  *out = (fl_spec){.kind = FL_SPEC_ITEMS, .object = keys, .type = Py_TYPE(o), .n = (int)n};
+  out->items = fl_arena_alloc(m->arena, ((size_t)n + 1) * sizeof *out->items);
+  const char *why = keys && out->items ? hold(m, keys) : OOM;
+  for (Py_ssize_t i = 0; !why && i < n; i++) {
+    PyObject *k = PyTuple_GET_ITEM(keys, i), *v = is_const(k) ? PyDict_GetItemWithError(o, k) : NULL;
+    why = v ? make(m, v, &out->items[i]) : "a dict argument with unusual keys";
+  }
+  Py_XDECREF(keys);
+  return why;
+}
+
 /* Its type is held, and its attributes are matched as the dictionary that they are. */
 static const char *make_record(maker *m, PyObject *o, fl_spec *out) {
   out->kind = FL_SPEC_RECORD;
-  out->n = 1;
-  out->items = fl_arena_alloc(m->arena, sizeof *out->items);
+  out->n = 1 + is_dict_record(o);
+  out->items = fl_arena_alloc(m->arena, 2 * sizeof *out->items);
   if (!out->items) return OOM;
   if (m->depth >= 32) return "arguments nested too deeply";
   const char *why = cover(m, o);
   m->depth++;
   PyObject *dict = *_PyObject_GetDictPtr(o);
   if (!why) why = is_user_dict(o) ? make_attrs(m, dict, out->items) : make(m, dict, out->items);
+  if (!why && out->n == 2) why = make_own_items(m, o, &out->items[1]);
   m->depth--;
   return why;
 }
@@ -336,6 +378,18 @@ static bool match_dict(matcher *m, const fl_spec *s, PyObject *o) {
   return true;
 }
 
+static bool match_items(matcher *m, const fl_spec *s, PyObject *o) {
+  PyObject *keys = PyDict_GET_SIZE(o) == s->n ? keys_of(o) : NULL;
+  bool same = keys && fl_const_equal(keys, s->object);
+  Py_XDECREF(keys);
+  if (!same) return m->why = "argument: keys of a dict", false;
+  for (int i = 0; same && i < s->n; i++) {
+    PyObject *v = PyDict_GetItemWithError(o, PyTuple_GET_ITEM(s->object, i));
+    same = v && match(m, &s->items[i], v);
+  }
+  return same;
+}
+
 static bool match(matcher *m, const fl_spec *s, PyObject *o) {
   switch (s->kind) {
   case FL_SPEC_TENSOR: return fl_tensor_check(o) ? match_tensor(m, s, o) : (m->why = "argument: type", false);
@@ -346,8 +400,9 @@ static bool match(matcher *m, const fl_spec *s, PyObject *o) {
   case FL_SPEC_DICT: return match_dict(m, s, o);
   case FL_SPEC_RECORD:
     if (Py_TYPE(o) != s->type || !fl_argspec_is_record(o)) return m->why = fl_argspec_other_object, false;
-    if (!own_object(m, o)) return false;
-    return match(m, s->items, *_PyObject_GetDictPtr(o));
+    if (!own_object(m, o) || !match(m, s->items, *_PyObject_GetDictPtr(o))) return false;
+    return s->n < 2 || match(m, &s->items[1], o);
+  case FL_SPEC_ITEMS: return match_items(m, s, o);
   case FL_SPEC_TUPLE:
   case FL_SPEC_LIST:
     if (Py_TYPE(o) != s->type || PySequence_Fast_GET_SIZE(o) != s->n) return m->why = "argument: length", false;

@@ -21,7 +21,8 @@ typedef enum fl_spec_kind {
   FL_SPEC_TUPLE,
   FL_SPEC_LIST,
   FL_SPEC_DICT,
-  FL_SPEC_RECORD, /* its type, and its __dict__ as items[0] */
+  FL_SPEC_RECORD, /* its type, its __dict__ as items[0]; of a dict's subclass, what is in it as items[1]: */
+  FL_SPEC_ITEMS,  /* keys in order and values, as of a DICT */
   FL_SPEC_OBJECT,
   FL_SPEC_UNREAD /* anything: the program has not looked at it */
 } fl_spec_kind;
@@ -39,9 +40,15 @@ typedef struct fl_spec {
   struct fl_spec *items;
 } fl_spec;
 
+/* It is an object of its own, which `covered` counts. */
+static inline bool fl_spec_is_container(const fl_spec *s) {
+  return s->kind == FL_SPEC_LIST || s->kind == FL_SPEC_DICT || s->kind == FL_SPEC_RECORD;
+}
+
 /* It has items that are matched. */
 static inline bool fl_spec_holds(const fl_spec *s) {
-  return s->kind == FL_SPEC_TUPLE || s->kind == FL_SPEC_LIST || s->kind == FL_SPEC_DICT || s->kind == FL_SPEC_RECORD;
+  return s->kind == FL_SPEC_TUPLE || s->kind == FL_SPEC_LIST || s->kind == FL_SPEC_DICT || s->kind == FL_SPEC_RECORD ||
+         s->kind == FL_SPEC_ITEMS;
 }
 
 typedef struct fl_input {

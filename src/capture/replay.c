@@ -431,7 +431,7 @@ static PyObject *finish(const fl_trace *t, PyObject *all, PyObject *const *value
 
 static void find_containers(const fl_spec *s, PyObject *o, PyObject **found, uint32_t *at) {
   if (!fl_spec_holds(s)) return;
-  if (s->kind != FL_SPEC_TUPLE) found[(*at)++] = o;
+  if (fl_spec_is_container(s)) found[(*at)++] = o;
   for (int i = 0; i < s->n; i++) {
     PyObject *item = fl_back_item(s, o, i);
     if (item) find_containers(&s->items[i], item, found, at);
@@ -439,7 +439,7 @@ static void find_containers(const fl_spec *s, PyObject *o, PyObject **found, uin
 }
 
 static uint32_t count_containers(const fl_spec *s) {
-  uint32_t n = fl_spec_holds(s) && s->kind != FL_SPEC_TUPLE;
+  uint32_t n = fl_spec_is_container(s);
   for (int i = 0; fl_spec_holds(s) && i < s->n; i++) n += count_containers(&s->items[i]);
   return n;
 }

@@ -16,10 +16,11 @@ PyObject *fl_back_none(void) {
 
 PyObject *fl_back_item(const fl_spec *s, PyObject *o, int i) {
   if (s->kind == FL_SPEC_RECORD) {
+    if (i == 1) return o;
     PyObject **d = _PyObject_GetDictPtr(o);
     return d ? *d : NULL;
   }
-  if (s->kind == FL_SPEC_DICT) {
+  if (s->kind == FL_SPEC_DICT || s->kind == FL_SPEC_ITEMS) {
     PyObject *v = PyDict_Check(o) && i < PyTuple_GET_SIZE(s->object)
                       ? PyDict_GetItemWithError(o, PyTuple_GET_ITEM(s->object, i))
                       : NULL;
