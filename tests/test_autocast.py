@@ -260,3 +260,41 @@ def test_nothing_is_cast_outside():
     with torch.no_grad():
         for _ in range(3):
             assert_close(fast(x()), fast.__wrapped__(x()))
+
+
+WEIGHTS = [torch.nn.Parameter(torch.randn(4, 4)) for _ in range(3)]
+
+
+def merges(t):
+    """As adapters are unmerged within a call."""
+    for w in WEIGHTS:
+        delta = WEIGHTS[0] @ WEIGHTS[1]
+        assert torch.is_autocast_enabled("cpu") and delta.dtype == BF16
+        w.data -= delta.float() * 0.0
+        t = torch.nn.functional.linear(t, w.detach())
+        assert torch.is_autocast_enabled("cpu") and t.dtype == BF16
+    return t
+
+
+def merges_after(t):
+    next(NUMBERS)
+    return merges(t)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("program", [merges, merges_after])
+def test_tensors_detached_within_a_call(program, mode):
+    def inside(t):
+        with torch.autocast("cpu", BF16):
+            return program(t)
+
+    around, within = framelift.compile(program), framelift.compile(inside)
+    with mode():
+        for k in range(4):
+            want = inside(x(k))
+            with torch.autocast("cpu", BF16):
+                before = state()
+                same([around(x(k))], [want])
+                assert state() == before
+            same([within(x(k))], [want])
+            assert not torch.is_autocast_enabled("cpu")

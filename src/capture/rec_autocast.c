@@ -5,7 +5,7 @@
 #include "capture/modes.h"
 
 static struct {
-  PyObject *exclude, *key[FL_AUTOCAST_DEVICES], *composite;
+  PyObject *exclude, *is_excluded, *key[FL_AUTOCAST_DEVICES], *composite;
 } A;
 
 static bool ready(void) {
@@ -14,7 +14,8 @@ static bool ready(void) {
   PyObject *torch = PyImport_ImportModule("torch._C");
   PyObject *keys = torch ? PyObject_GetAttrString(torch, "DispatchKey") : NULL;
   if (keys) A.exclude = PyObject_GetAttrString(torch, "_dispatch_tls_set_dispatch_key_excluded");
-  for (int i = 0; A.exclude && i < FL_AUTOCAST_DEVICES; i++) A.key[i] = PyObject_GetAttrString(keys, names[i]);
+  if (A.exclude) A.is_excluded = PyObject_GetAttrString(torch, "_dispatch_tls_is_dispatch_key_excluded");
+  for (int i = 0; A.is_excluded && i < FL_AUTOCAST_DEVICES; i++) A.key[i] = PyObject_GetAttrString(keys, names[i]);
   if (!PyErr_Occurred()) A.composite = PyObject_GetAttrString(keys, "CompositeImplicitAutograd");
   Py_XDECREF(keys);
   Py_XDECREF(torch);
@@ -31,6 +32,19 @@ static int exclude(unsigned devices, bool excluded) {
   return 0;
 }
 
+/* Of these, the devices for which it is off here: what a tensor does by itself (detach) comes to a mode without that. */
+static int excluded_of(unsigned devices, unsigned *out) {
+  *out = 0;
+  for (int i = 0; i < FL_AUTOCAST_DEVICES; i++) {
+    if (!(devices >> i & 1)) continue;
+    PyObject *o = PyObject_CallOneArg(A.is_excluded, A.key[i]);
+    if (!o) return -1;
+    if (o == Py_True) *out |= 1u << i;
+    Py_DECREF(o);
+  }
+  return 0;
+}
+
 /* The devices for which autocast is on and passes this operator on. */
 static unsigned passed_on(fl_rec *r, const fl_schema *s) {
   unsigned on = fl_contexts_autocast_on() & ~s->autocast;
@@ -42,7 +56,7 @@ static unsigned passed_on(fl_rec *r, const fl_schema *s) {
 
 /* What `call` gives with autocast on for these devices. */
 static PyObject *with_autocast(unsigned devices, PyObject *callable, PyObject *args, PyObject *kwargs) {
-  if (exclude(devices, false) < 0) return NULL;
+  if (excluded_of(devices, &devices) < 0 || exclude(devices, false) < 0) return NULL;
   PyObject *result = PyObject_Call(callable, args, kwargs), *type, *value, *tb;
   PyErr_Fetch(&type, &value, &tb);
   if (exclude(devices, true) < 0) PyErr_Clear();
