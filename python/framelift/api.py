@@ -33,7 +33,8 @@ def compile(
     model      a torch.nn.Module, function, method or other callable; it is neither changed nor copied, and changes
                made to it later (weights, attributes, mode, hooks) take effect on the next call. What is compiled of a
                module has its attributes and may be another module's part (`model.encoder = compile(model.encoder)`);
-               where the whole is compiled as well, it is one graph
+               where the whole is compiled as well, it is one graph. Items and len() of a Sequential are those of
+               `compiled.__wrapped__`
     backend    "framelift": the engine; "eager": recorded and replayed operator by operator, to see where a
                difference comes from; "inductor": torch.compile's code generator on each recorded graph; "auto": the
                fastest of all these for each graph, by timing; a name given to register_backend; or a callable
