@@ -10,6 +10,8 @@
 /* Inference mode shows composites whole, where autocast casts for their parts: true if the parts have been recorded in its place,
  * *out being the result, NULL with an exception. */
 bool fl_rec_in_parts(fl_rec *r, const fl_schema *s, PyObject *args, PyObject *kwargs, PyObject **out);
+/* Before the operator is called: the recording ends where autocast casts for what its kernel calls. */
+void fl_rec_expect_casts(fl_rec *r, const fl_schema *s);
 /* The operator's result, as autocast has it. */
 PyObject *fl_rec_call_operator(fl_rec *r, const fl_schema *s, PyObject *args, PyObject *kwargs);
 /* The same of one that is not recorded. */

@@ -575,6 +575,7 @@ PyObject *fl_rec_operator(fl_rec *r, const fl_schema *s, PyObject *args, PyObjec
   if (fl_eval_user_line(&file, &n.line) == 0 && file) n.file = fl_rec_intern(r, file);
   bool ok = s->lifts ? lift(&c, &n) : true;
   if (ok && n.schema == s) ok = take_args(&c, &n);
+  fl_rec_expect_casts(r, s);
   r->paused++;
   PyObject *result = fl_rec_call_operator(r, s, args, kwargs);
   r->paused--;
