@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +18,6 @@ TINY = "tiny_model:tiny"
 
 @pytest.fixture(autouse=True)
 def find_tiny_model(monkeypatch):
-    from pathlib import Path
-
     here = str(Path(__file__).parent)
     monkeypatch.syspath_prepend(here)
     monkeypatch.setenv("PYTHONPATH", here, prepend=":")
@@ -176,3 +175,21 @@ def test_zoo_repeats_itself():
     assert torch.equal(first.args[0], second.args[0])
     for a, b in zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_texts_of_other_lengths(tmp_path):
+    path = tmp_path / "rows"
+    command = [
+        sys.executable,
+        str(Path(__file__).parent.parent / "bench/lengths.py"),
+        "--only",
+        "minilm",
+        "--json",
+        str(path),
+    ]
+    subprocess.run([*command, "--lengths", "3", "--longest", "24", "--rounds", "3"], check=True, capture_output=True)
+    row = json.loads(path.read_text())
+    assert (row["lengths"], row["recorded"], row["replayed"], row["native"]) == (3, 3, 6, 0)
+    assert len(row["rounds"]) == 3 and all(t["s"] > 0 for r in row["rounds"] for t in r.values())
+    wrong = subprocess.run([*command, "--longest", "2"], capture_output=True, text=True)
+    assert wrong.returncode == 2 and "--longest: at least 8" in wrong.stderr
