@@ -17,8 +17,6 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "python"))
-
 CASES = ("minilm", "hf_DistilBert", "hf_Bert")
 SHORTEST = 8
 
