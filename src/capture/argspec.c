@@ -142,40 +142,46 @@ static const char *make_tensor(maker *m, PyObject *o, fl_spec *out) {
   return fl_ptrmap_set(m->covered, o, out->index) ? NULL : OOM;
 }
 
-/* Keys in order, and values. */
-static const char *make_pairs(maker *m, PyObject *o, fl_spec *out, Py_ssize_t n) {
-  PyObject *keys = PyTuple_New(n), *items = keys ? PyMapping_Items(o) : NULL;
-  const char *why = NULL;
-  if (!items || !PyList_Check(items) || PyList_GET_SIZE(items) != n) {
-    PyErr_Clear();
-    Py_XDECREF(keys);
-    Py_XDECREF(items);
-    return OOM;
-  }
-  for (Py_ssize_t i = 0; i < n && !why; i++) {
-    PyObject *pair = PyList_GET_ITEM(items, i), *k = PyTuple_GET_ITEM(pair, 0);
-    PyTuple_SET_ITEM(keys, i, Py_NewRef(k));
-    why = is_const(k) ? make(m, PyTuple_GET_ITEM(pair, 1), &out->items[i]) : "a dict argument with unusual keys";
-  }
+/* In its own order, which of an OrderedDict may differ from its table's. New tuple, or NULL without an exception. */
+static PyObject *keys_of(PyObject *o) {
+  PyObject *it = (PyODict_Check(o) ? PyODict_Type : PyDict_Type).tp_iter(o), *keys = it ? PySequence_Tuple(it) : NULL;
+  Py_XDECREF(it);
+  if (!keys) PyErr_Clear();
+  return keys;
+}
+
+/* Of a dict: keys in order, and values. */
+static const char *make_pairs(maker *m, PyObject *o, fl_spec *out) {
+  PyObject *keys = keys_of(o);
+  Py_ssize_t n = keys ? PyTuple_GET_SIZE(keys) : 0;
   out->object = keys;
-  if (!why) why = hold(m, keys);
-  Py_DECREF(keys);
-  Py_DECREF(items);
+  out->n = (int)n;
+  out->items = fl_arena_alloc(m->arena, ((size_t)n + 1) * sizeof *out->items);
+  const char *why = keys && out->items ? hold(m, keys) : OOM;
+  for (Py_ssize_t i = 0; !why && i < n; i++) {
+    PyObject *k = PyTuple_GET_ITEM(keys, i), *v = is_const(k) ? PyDict_GetItemWithError(o, k) : NULL;
+    why = v ? make(m, v, &out->items[i]) : "a dict argument with unusual keys";
+  }
+  Py_XDECREF(keys);
   return why;
 }
 
-static const char *make_items(maker *m, PyObject *o, fl_spec *out, Py_ssize_t n) {
+/* Of a list or tuple. */
+static const char *make_sequence(maker *m, PyObject *o, fl_spec *out) {
+  Py_ssize_t n = PySequence_Fast_GET_SIZE(o);
+  const char *why = NULL;
   out->n = (int)n;
   out->items = fl_arena_alloc(m->arena, ((size_t)n + 1) * sizeof *out->items);
   if (!out->items) return OOM;
+  for (Py_ssize_t i = 0; i < n && !why; i++) why = make(m, PySequence_Fast_GET_ITEM(o, i), &out->items[i]);
+  return why;
+}
+
+static const char *make_items(maker *m, PyObject *o, fl_spec *out) {
   if (m->depth >= 32) return "arguments nested too deeply";
   const char *why = cover(m, o);
   m->depth++;
-  if (is_dict(o)) {
-    if (!why) why = make_pairs(m, o, out, n);
-  } else {
-    for (Py_ssize_t i = 0; i < n && !why; i++) why = make(m, PySequence_Fast_GET_ITEM(o, i), &out->items[i]);
-  }
+  if (!why) why = PyDict_Check(o) ? make_pairs(m, o, out) : make_sequence(m, o, out);
   m->depth--;
   return why;
 }
@@ -205,29 +211,6 @@ static const char *make_attrs(maker *m, PyObject *dict, fl_spec *out) {
   return why;
 }
 
-/* In its own order, which of an OrderedDict may differ from its table's. New tuple, or NULL without an exception. */
-static PyObject *keys_of(PyObject *o) {
-  PyObject *it = (PyODict_Check(o) ? PyODict_Type : PyDict_Type).tp_iter(o), *keys = it ? PySequence_Tuple(it) : NULL;
-  Py_XDECREF(it);
-  if (!keys) PyErr_Clear();
-  return keys;
-}
-
-/* Of a dict's subclass. */
-static const char *make_own_items(maker *m, PyObject *o, fl_spec *out) {
-  PyObject *keys = keys_of(o);
-  Py_ssize_t n = keys ? PyTuple_GET_SIZE(keys) : 0;
-  *out = (fl_spec){.kind = FL_SPEC_ITEMS, .object = keys, .type = Py_TYPE(o), .n = (int)n};
-  out->items = fl_arena_alloc(m->arena, ((size_t)n + 1) * sizeof *out->items);
-  const char *why = keys && out->items ? hold(m, keys) : OOM;
-  for (Py_ssize_t i = 0; !why && i < n; i++) {
-    PyObject *k = PyTuple_GET_ITEM(keys, i), *v = is_const(k) ? PyDict_GetItemWithError(o, k) : NULL;
-    why = v ? make(m, v, &out->items[i]) : "a dict argument with unusual keys";
-  }
-  Py_XDECREF(keys);
-  return why;
-}
-
 /* Its type is held, and its attributes are matched as the dictionary that they are. */
 static const char *make_record(maker *m, PyObject *o, fl_spec *out) {
   out->kind = FL_SPEC_RECORD;
@@ -239,7 +222,10 @@ static const char *make_record(maker *m, PyObject *o, fl_spec *out) {
   m->depth++;
   PyObject *dict = *_PyObject_GetDictPtr(o);
   if (!why) why = is_user_dict(o) ? make_attrs(m, dict, out->items) : make(m, dict, out->items);
-  if (!why && out->n == 2) why = make_own_items(m, o, &out->items[1]);
+  if (!why && out->n == 2) {
+    out->items[1] = (fl_spec){.kind = FL_SPEC_ITEMS, .type = Py_TYPE(o)};
+    why = make_pairs(m, o, &out->items[1]);
+  }
   m->depth--;
   return why;
 }
@@ -249,9 +235,9 @@ static const char *make(maker *m, PyObject *o, fl_spec *out) {
   if (fl_tensor_check(o)) return make_tensor(m, o, out);
   if ((out->type->tp_flags & Py_TPFLAGS_HEAPTYPE) && hold(m, (PyObject *)out->type)) return OOM;
   if (m->records ? fl_argspec_is_record(o) : is_user_dict(o)) return make_record(m, o, out);
-  if (is_tuple(o)) return out->kind = FL_SPEC_TUPLE, make_items(m, o, out, PyTuple_GET_SIZE(o));
-  if (PyList_CheckExact(o)) return out->kind = FL_SPEC_LIST, make_items(m, o, out, PyList_GET_SIZE(o));
-  if (is_dict(o)) return out->kind = FL_SPEC_DICT, make_items(m, o, out, PyDict_GET_SIZE(o));
+  if (is_tuple(o)) return out->kind = FL_SPEC_TUPLE, make_items(m, o, out);
+  if (PyList_CheckExact(o)) return out->kind = FL_SPEC_LIST, make_items(m, o, out);
+  if (is_dict(o)) return out->kind = FL_SPEC_DICT, make_items(m, o, out);
   out->kind = is_const(o) ? FL_SPEC_CONST : FL_SPEC_OBJECT;
   out->object = o;
   return hold(m, o);
@@ -352,32 +338,6 @@ static bool match_tensor(matcher *m, const fl_spec *s, PyObject *o) {
 
 static bool match(matcher *m, const fl_spec *s, PyObject *o);
 
-static bool match_dict(matcher *m, const fl_spec *s, PyObject *o) {
-  if (Py_TYPE(o) != s->type || PyDict_GET_SIZE(o) != s->n) return m->why = "argument: keys of a dict", false;
-  if (!own_object(m, o)) return false;
-  Py_ssize_t pos = 0, i = 0;
-  PyObject *k, *v;
-  /* An OrderedDict's own order may differ from its table's after move_to_end. */
-  if (PyODict_CheckExact(o) && s->n > 1) {
-    PyObject *keys = PySequence_Tuple(o);
-    bool same = keys && fl_const_equal(keys, s->object);
-    if (!keys) PyErr_Clear();
-    for (int j = 0; same && j < s->n; j++) {
-      v = PyDict_GetItemWithError(o, PyTuple_GET_ITEM(keys, j));
-      same = v && match(m, &s->items[j], v);
-    }
-    Py_XDECREF(keys);
-    if (!same && !m->why) m->why = "argument: keys of a dict";
-    return same;
-  }
-  while (PyDict_Next(o, &pos, &k, &v)) {
-    if (i >= s->n || !fl_const_equal(k, PyTuple_GET_ITEM(s->object, i)))
-      return m->why = "argument: keys of a dict", false;
-    if (!match(m, &s->items[i++], v)) return false;
-  }
-  return true;
-}
-
 static bool match_items(matcher *m, const fl_spec *s, PyObject *o) {
   PyObject *keys = PyDict_GET_SIZE(o) == s->n ? keys_of(o) : NULL;
   bool same = keys && fl_const_equal(keys, s->object);
@@ -388,6 +348,21 @@ static bool match_items(matcher *m, const fl_spec *s, PyObject *o) {
     same = v && match(m, &s->items[i], v);
   }
   return same;
+}
+
+static bool match_dict(matcher *m, const fl_spec *s, PyObject *o) {
+  if (Py_TYPE(o) != s->type || PyDict_GET_SIZE(o) != s->n) return m->why = "argument: keys of a dict", false;
+  if (!own_object(m, o)) return false;
+  Py_ssize_t pos = 0, i = 0;
+  PyObject *k, *v;
+  /* An OrderedDict's own order may differ from its table's after move_to_end. */
+  if (PyODict_CheckExact(o) && s->n > 1) return match_items(m, s, o);
+  while (PyDict_Next(o, &pos, &k, &v)) {
+    if (i >= s->n || !fl_const_equal(k, PyTuple_GET_ITEM(s->object, i)))
+      return m->why = "argument: keys of a dict", false;
+    if (!match(m, &s->items[i++], v)) return false;
+  }
+  return true;
 }
 
 static bool match(matcher *m, const fl_spec *s, PyObject *o) {
