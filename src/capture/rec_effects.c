@@ -216,22 +216,17 @@ static void settle_whole(fl_rec *r, fl_pending *p, PyObject *all) {
   bool longer = starts_with(now, p->original), same = longer && PyTuple_GET_SIZE(now) == n;
   bool guarded = p->looked_into || !longer || fl_guards_has(r->guards, p->obj);
   if (same && p->covered) goto done;
-  fl_effect on = {0};
-  if ((p->covered && !is_on_argument(r, p, &on)) || !plain_members(p->obj, now)) {
+  fl_effect e = {.kind = PyList_Check(p->obj)   ? guarded || p->covered ? FL_EFFECT_LIST : FL_EFFECT_EXTEND
+                         : PyDict_Check(p->obj) ? FL_EFFECT_DICT
+                                                : FL_EFFECT_SET,
+                 .obj = p->obj,
+                 .changes = guarded};
+  if ((p->covered && !is_on_argument(r, p, &e)) || !plain_members(p->obj, now)) {
     effect(r, p->obj, p->key, true);
     goto done;
   }
   if (!p->covered && guarded && fl_guards_add_snapshot(r->guards, p->container, p->original) < 0) fl_rec_oom(r);
   if (same) goto done;
-  fl_effect e = {.kind = PyList_Check(p->obj)   ? guarded ? FL_EFFECT_LIST : FL_EFFECT_EXTEND
-                         : PyDict_Check(p->obj) ? FL_EFFECT_DICT
-                                                : FL_EFFECT_SET,
-                 .obj = p->obj,
-                 .changes = guarded};
-  if (p->covered) {
-    e = (fl_effect){.kind = PyList_Check(p->obj) ? FL_EFFECT_LIST : FL_EFFECT_DICT, .argument = on.argument};
-    if (PySet_Check(p->obj)) e.kind = FL_EFFECT_SET;
-  }
   value = e.kind == FL_EFFECT_EXTEND ? PyTuple_GetSlice(now, n, PyTuple_GET_SIZE(now)) : Py_NewRef(now);
   add_effect(r, p, &e, ours(r, value), all);
 done:
@@ -248,26 +243,20 @@ static void settle_place(fl_rec *r, fl_pending *p, PyObject *all) {
     guard_entry(r, p);
     return;
   }
-  fl_effect on = {0};
-  if ((p->covered && !is_on_argument(r, p, &on)) || p->moved || !is_plain_key(p->key)) {
-    effect(r, p->obj, p->key, false);
-    return;
-  }
-  if (!now) guard_entry(r, p); /* what is deleted must be there */
   fl_effect e = {.kind = p->kind == FL_WRITE_CELL   ? FL_EFFECT_CELL
                          : p->kind == FL_WRITE_ATTR ? FL_EFFECT_ATTR
                                                     : FL_EFFECT_ITEM,
                  .obj = p->obj,
                  .key = p->key,
                  .del = !now};
+  if ((p->covered && !is_on_argument(r, p, &e)) || p->moved || !is_plain_key(p->key)) {
+    effect(r, p->obj, p->key, false);
+    return;
+  }
+  if (!now) guard_entry(r, p); /* what is deleted must be there */
   bool read = p->kind == FL_WRITE_CELL ? fl_guards_has(r->guards, p->container)
                                        : fl_guards_item(r->guards, p->container, p->key, &expected);
-  e.changes = (read || fl_guards_has(r->guards, p->container)) && !fl_const_equal(p->original, now);
-  if (p->covered) {
-    e.obj = NULL;
-    e.argument = on.argument;
-    e.changes = false;
-  }
+  e.changes = !p->covered && (read || fl_guards_has(r->guards, p->container)) && !fl_const_equal(p->original, now);
   add_effect(r, p, &e, Py_NewRef(now ? now : Py_None), all);
 }
 

@@ -343,7 +343,8 @@ int fl_break_run(fl_run *run, fl_break *b, PyObject **out) {
   inside in = {.run = run, .b = b, .state = build_state(run, b)};
   if (!in.state) return -1;
   b->count++;
-  if (fl_effects_apply(&b->writes, &PyTuple_GET_ITEM(PyTuple_GET_ITEM(in.state, FL_STATE_EFFECTS), 0), NULL) < 0) {
+  if (fl_effects_apply(&b->writes, &PyTuple_GET_ITEM(PyTuple_GET_ITEM(in.state, FL_STATE_EFFECTS), 0), run->values) <
+      0) {
     Py_CLEAR(in.state);
     fl_raised_leave(&run->raised);
     fl_modes_leave(&run->modes);
