@@ -4,14 +4,8 @@
 
 enum { MOST = 4 }; /* states around calls of one callable */
 
-static PyObject *devices_told_apart(void) {
-  static PyObject *names;
-  if (!names) names = Py_BuildValue("(ss)", "cuda", "cpu");
-  return names;
-}
-
 PyObject *fl_around_now(void) {
-  PyObject *devices = devices_told_apart(), *now = devices ? fl_autocast_read(devices) : NULL;
+  PyObject *now = fl_autocast_now();
   if (now && !fl_autocast_any(now)) Py_CLEAR(now);
   PyErr_Clear();
   return now;

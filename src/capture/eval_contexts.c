@@ -88,12 +88,11 @@ static int left(fl_contexts *m, PyObject *guard) {
 
 /* Which devices it is on for now. */
 static int note_on(fl_contexts *m) {
-  PyObject *devices = Py_BuildValue("(ss)", "cuda", "cpu"), *now = devices ? fl_autocast_read(devices) : NULL;
+  PyObject *now = fl_autocast_now();
   m->on = 0;
   for (int i = 0; now && i < FL_AUTOCAST_DEVICES; i++)
     m->on |= (unsigned)(PyTuple_GET_ITEM(PyTuple_GET_ITEM(PyTuple_GET_ITEM(now, 2), i), 1) == Py_True) << i;
   int rc = now ? 0 : -1;
-  Py_XDECREF(devices);
   Py_XDECREF(now);
   return rc;
 }

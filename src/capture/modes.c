@@ -140,6 +140,12 @@ PyObject *fl_autocast_read(PyObject *devices) {
   return out;
 }
 
+PyObject *fl_autocast_now(void) {
+  static PyObject *devices;
+  if (!devices) devices = Py_BuildValue("(ss)", "cuda", "cpu");
+  return devices ? fl_autocast_read(devices) : NULL;
+}
+
 static PyObject *states_of(PyObject *state) { return PyTuple_GET_ITEM(state, 2); }
 
 PyObject *fl_autocast_devices(PyObject *state) {
@@ -156,14 +162,15 @@ bool fl_autocast_any(PyObject *state) {
   return false;
 }
 
-static int nest(long by) {
+/* `forget`: as when autocast is left, the casts go with the outermost. */
+static int nest(long by, bool forget) {
   for (; by > 0; by--)
     if (done(PyObject_CallNoArgs(M.deeper)) < 0) return -1;
   for (; by < 0; by++) {
     PyObject *now = PyObject_CallNoArgs(M.higher);
     long left = now ? PyLong_AsLong(now) : -1;
     if (done(now) < 0) return -1;
-    if (left == 0 && done(PyObject_CallNoArgs(M.clear)) < 0) return -1;
+    if (forget && left == 0 && done(PyObject_CallNoArgs(M.clear)) < 0) return -1;
   }
   return 0;
 }
@@ -179,7 +186,7 @@ int fl_autocast_write(PyObject *state, long nesting) {
   }
   PyObject *cache = PyTuple_GET_ITEM(state, 1);
   if (cache != Py_None && done(PyObject_CallOneArg(M.set_cache, cache)) < 0) return -1;
-  return nest(nesting);
+  return nest(nesting, true);
 }
 
 int fl_autocast_switch(PyObject *state, bool on) {
@@ -187,9 +194,7 @@ int fl_autocast_switch(PyObject *state, bool on) {
   if (!ready()) return -1;
   PyObject *now = nesting_now();
   long want = on ? fl_autocast_nesting(state) : 0, is = now ? PyLong_AsLong(now) : 0;
-  int rc = done(now);
-  for (; rc == 0 && is != want; is += is < want ? 1 : -1)
-    rc = done(PyObject_CallNoArgs(is < want ? M.deeper : M.higher));
+  int rc = done(now) < 0 ? -1 : nest(want - is, false);
   for (Py_ssize_t i = 0; rc == 0 && i < PyTuple_GET_SIZE(states); i++) {
     PyObject *s = PyTuple_GET_ITEM(states, i);
     if (PyTuple_GET_ITEM(s, 1) != Py_True) continue;

@@ -23,6 +23,8 @@ PyObject *fl_inference_guard(bool on, bool open);
 
 /* Autocast's state of these devices (an iterable of names). New reference, or NULL with an exception. */
 PyObject *fl_autocast_read(PyObject *devices);
+PyObject *
+fl_autocast_now(void); /* of the devices that are told apart, in the order of FL_AUTOCAST_DEVICES (schema.h) */
 PyObject *fl_autocast_devices(PyObject *state); /* new tuple of the names in it, or NULL */
 /* Sets it; the nesting changes by `nesting`, and where it comes to nought casts are forgotten. 0, or -1. */
 int fl_autocast_write(PyObject *state, long nesting);

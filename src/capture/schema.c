@@ -130,20 +130,22 @@ static bool is_outside(const char *name) {
 }
 
 /* 1, 0, or -1. */
-static int has_kernel(PyObject *overload, const char *key) {
-  PyObject *torch = PyImport_ImportModule("torch._C"), *name = PyObject_CallMethod(overload, "name", NULL), *has = NULL;
-  if (torch && name) has = PyObject_CallMethod(torch, "_dispatch_has_kernel_for_dispatch_key", "Os", name, key);
+static int has_kernel(PyObject *torch, PyObject *name, const char *key) {
+  PyObject *has = PyObject_CallMethod(torch, "_dispatch_has_kernel_for_dispatch_key", "Os", name, key);
   int truth = has ? PyObject_IsTrue(has) : -1;
-  Py_XDECREF(torch);
-  Py_XDECREF(name);
   Py_XDECREF(has);
   return truth;
 }
 
 static int read_kernels(PyObject *overload, fl_schema *s) {
-  int composite = has_kernel(overload, "CompositeImplicitAutograd");
-  int cuda = has_kernel(overload, "AutocastCUDA"), cpu = has_kernel(overload, "AutocastCPU");
-  if (composite < 0 || cuda < 0 || cpu < 0) return -1;
+  PyObject *torch = PyImport_ImportModule("torch._C");
+  PyObject *name = torch ? PyObject_CallMethod(overload, "name", NULL) : NULL;
+  int composite = name ? has_kernel(torch, name, "CompositeImplicitAutograd") : -1;
+  int cuda = composite < 0 ? -1 : has_kernel(torch, name, "AutocastCUDA");
+  int cpu = cuda < 0 ? -1 : has_kernel(torch, name, "AutocastCPU");
+  Py_XDECREF(torch);
+  Py_XDECREF(name);
+  if (cpu < 0) return -1;
   s->composite = composite;
   s->autocast = (unsigned)cuda << FL_AUTOCAST_CUDA | (unsigned)cpu << FL_AUTOCAST_CPU;
   return 0;
