@@ -50,16 +50,11 @@ static bool list_extents(fl_trace *t, void *ctx) {
   return true;
 }
 
-static int by_place(const void *a, const void *b) {
-  const fl_extent *x = a, *y = b;
-  return (x->lo > y->lo) - (x->lo < y->lo);
-}
-
 /* Those that meet become one. */
 static void join(fl_extents *all) {
   size_t n = 0;
   if (!all->list.len) return;
-  qsort(all->list.data, all->list.len, sizeof *all->list.data, by_place);
+  qsort(all->list.data, all->list.len, sizeof *all->list.data, fl_extent_order);
   for (size_t i = 1; i < all->list.len; i++) {
     fl_extent x = all->list.data[i], *last = &all->list.data[n];
     if (x.lo >= last->hi)

@@ -12,9 +12,6 @@
  * watched (on a GPU), or when out of memory; the others are all the same. */
 bool fl_tensor_watch_shared(PyObject *tensor, fl_trace *const *in, size_t n);
 /* Where the unwatched weights of some traces lie, so that most tensors are seen to be apart at once. Zeroed: not known yet. */
-typedef struct fl_extent {
-  const char *lo, *hi;
-} fl_extent;
 typedef struct fl_extents {
   FL_VEC(fl_extent) list; /* in order, apart from each other */
   uint64_t moves;         /* fl_weights_moves as of then */

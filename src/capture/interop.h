@@ -36,6 +36,14 @@ void fl_tensor_read(PyObject *tensor, fl_tensor_meta *out);
 bool fl_tensor_meta_equal(const fl_tensor_meta *a, const fl_tensor_meta *b); /* all but `data` */
 /* First and one-past-last byte the elements lie in; false when unknown or empty. */
 bool fl_tensor_extent(const fl_tensor_meta *m, const char **lo, const char **hi);
+typedef struct fl_extent {
+  const char *lo, *hi;
+} fl_extent;
+/* For qsort, of extents and of what begins with one: by where they begin. */
+static inline int fl_extent_order(const void *a, const void *b) {
+  const fl_extent *x = (const fl_extent *)a, *y = (const fl_extent *)b;
+  return (x->lo > y->lo) - (x->lo < y->lo);
+}
 
 bool fl_tensor_is_wrapped(PyObject *o); /* a functorch transform's, around another tensor */
 /* 1, 0, or -1 with an exception. */

@@ -51,14 +51,9 @@ void fl_family_touch(fl_family *f, const fl_weights *but) {
 
 /* Where others lie in the same memory, what is written by way of these need not show. */
 typedef struct place {
-  const char *lo, *hi;
+  fl_extent at;
   uint32_t weight;
 } place;
-
-static int by_address(const void *a, const void *b) {
-  const place *x = a, *y = b;
-  return x->lo < y->lo ? -1 : x->lo > y->lo;
-}
 
 /* alone[i]: no other weight shares its memory. False when out of memory. */
 static bool find_alone(const fl_weights *w, bool *alone) {
@@ -69,12 +64,12 @@ static bool find_alone(const fl_weights *w, bool *alone) {
     place *p = &places[n];
     alone[i] = true;
     p->weight = i;
-    n += fl_tensor_extent(&w->list.data[i].meta, &p->lo, &p->hi);
+    n += fl_tensor_extent(&w->list.data[i].meta, &p->at.lo, &p->at.hi);
   }
-  qsort(places, n, sizeof *places, by_address);
+  qsort(places, n, sizeof *places, fl_extent_order);
   for (size_t i = 1, reaches = 0; i < n; i++) { /* `reaches`: the one before that goes furthest */
-    if (places[i].lo < places[reaches].hi) alone[places[i].weight] = alone[places[reaches].weight] = false;
-    if (places[i].hi > places[reaches].hi) reaches = i;
+    if (places[i].at.lo < places[reaches].at.hi) alone[places[i].weight] = alone[places[reaches].weight] = false;
+    if (places[i].at.hi > places[reaches].at.hi) reaches = i;
   }
   fl_free(places);
   return true;
