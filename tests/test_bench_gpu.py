@@ -102,6 +102,7 @@ def test_medians_of_first_calls(monkeypatch):
         * 2
     )
     assert (row["first_call_s"], row["first_call_warm_s"], row["first_call_warm_ms"]) == (5.0, 6.0, {"a": 6})
+    assert row["first_calls"] == 3
     assert row["eager_first_call_s"] == 2.5, "of 1, 3, 2 and 8: the first of all read the libraries"
 
 

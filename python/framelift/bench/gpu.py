@@ -99,7 +99,7 @@ def measure_apart(name, *, timeout, compiled=None, first_calls=1, **options):
                 eager.append(apart.call(eager_first_call, timeout=timeout, environment=environment, **what))
             row["first_call_s"], row["first_call_ms"] = cold
             row["first_call_warm_s"], row["first_call_warm_ms"] = _median_call(warm)
-            row["eager_first_call_s"] = statistics.median(eager)
+            row["eager_first_call_s"], row["first_calls"] = statistics.median(eager), first_calls
             if compiled and "compile_ms" in row:
                 row["compile_first_call_s"] = compiled.seconds.get(name)
     except apart.Failed as error:
